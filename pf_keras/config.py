@@ -59,11 +59,11 @@ class ModelConfig:
         _choice("model.norm_order", self.norm_order, ("pre_norm", "post_norm"))
         _choice("model.decode_position", self.decode_position, ("query", "additive"))
         _expect(self.image_size % self.grid == 0, f"model.image_size to be a multiple of model.grid={self.grid}",
-                self.image_size, "change one of the two")  # fmt: skip
+                self.image_size, "change one of the two")
         _expect(self.width % self.heads == 0, f"model.width to be a multiple of model.heads={self.heads}",
-                self.width, "change one of the two")  # fmt: skip
+                self.width, "change one of the two")
         _expect(len(self.stacks) == len(self.stack_widths) > 0, "as many model.stack_widths as model.stacks",
-                f"{self.stack_widths} for {self.stacks}", "give a width for every stack")  # fmt: skip
+                f"{self.stack_widths} for {self.stacks}", "give a width for every stack")
         _expect(0 <= self.dropout < 1, "model.dropout in [0, 1)", self.dropout, "use a rate such as 0.1")
 
     @property
@@ -233,14 +233,14 @@ class Config:
     def __post_init__(self):
         size = self.model.patch_size
         _expect(0 < self.masked < self.model.patches, "a mask that leaves and hides at least one patch",
-                f"mask.ratio={self.mask.ratio} of {self.model.patches} patches", "change mask.ratio")  # fmt: skip
+                f"mask.ratio={self.mask.ratio} of {self.model.patches} patches", "change mask.ratio")
         _expect(self.target.size <= size, f"target.size of at most the patch's {size} px", self.target.size,
-                "make target.size smaller")  # fmt: skip
+                "make target.size smaller")
         _expect(self.target.crop != "subsample" or size % self.target.size == 0,
                 f"a target.size that divides the patch's {size} px for target.crop=subsample", self.target.size,
-                "change target.size or use centre_crop")  # fmt: skip
-        _expect(self.augment.jitter_size <= size, f"augment.jitter_size of at most the patch's {size} px",
-                self.augment.jitter_size, "make it smaller, or 0 for none")  # fmt: skip
+                "change target.size or use centre_crop")
+        _expect(not self.augment.enabled or self.augment.jitter_size <= size, f"augment.jitter_size of at most the patch's {size} px",
+                self.augment.jitter_size, "make it smaller, or 0 for none")
 
     @property
     def masked(self):

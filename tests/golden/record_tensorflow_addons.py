@@ -4,10 +4,10 @@ TensorFlow Addons has reached its end of life and cannot be imported next to
 Keras 3, so its results are recorded once, in an environment of their own, and
 the tests compare with the recording. To record again (Python 3.11):
 
-    python3.11 -m venv /tmp/tfa-venv
-    /tmp/tfa-venv/bin/pip install "tensorflow-cpu==2.15.1" \
+    python3.11 -m venv ../tfa-venv
+    ../tfa-venv/bin/pip install "tensorflow-cpu==2.15.1" \
         "tensorflow-addons==0.23.0" "numpy==1.26.4" "typeguard==2.13.3"
-    TF_ADDONS_PY_OPS=1 CUDA_VISIBLE_DEVICES= /tmp/tfa-venv/bin/python \
+    TF_ADDONS_PY_OPS=1 CUDA_VISIBLE_DEVICES= ../tfa-venv/bin/python \
         tests/golden/record_tensorflow_addons.py
 
 This writes `tensorflow_addons.json` next to this file:

@@ -1,0 +1,29 @@
+"""Handwritten digits that scikit-learn ships: offline, on any machine; the default of main.py.
+
+    python main.py --mode=pretrain --workdir=runs/digits
+"""
+
+from pf_keras.config import AugmentConfig, Config, DataConfig, FinetuneConfig, MaskConfig, ModelConfig
+from pf_keras.config import PretrainConfig, RunConfig, TargetConfig
+
+config = Config(
+    model=ModelConfig(
+        image_size=32,
+        grid=8,
+        stem="cifar",
+        stem_width=32,
+        stacks=(1, 1),
+        stack_widths=(16, 32),
+        width=96,
+        depth=3,
+        heads=4,
+        decoder_width=64,
+    ),
+    mask=MaskConfig(ratio=0.6, block=2),
+    augment=AugmentConfig(enabled=False),
+    target=TargetConfig(size=2, bits=2),
+    data=DataConfig(source="digits", crop_scale=(0.7, 1.0), flip=False, eval_crop=1.0),
+    pretrain=PretrainConfig(steps=1500, batch=128, learning_rate=1e-3, warmup_steps=100, beta_2=0.95),
+    finetune=FinetuneConfig(epochs=60, batch=32, learning_rate=1e-3),
+    run=RunConfig(log_every=50, checkpoint_every="1min"),
+)

@@ -1,0 +1,119 @@
+"""PatchFormer in Keras: pre-train by decoding masked patches, then use what was learned.
+
+    python main.py --mode=MODE --workdir=DIR [--config=experiments/NAME.py] [--config.SECTION.FIELD=VALUE ...]
+                   [--data=SOURCE]
+
+The modes:
+    pretrain     learn from unlabelled images by decoding masked patches
+    reconstruct  draw what a pre-trained workdir decodes
+"""
+
+import importlib
+import json
+import os
+import sys
+
+from absl import flags
+
+# Nothing else is imported before the flags are read: --help answers at once.
+MODES = [line.split()[0] for line in __doc__.split("The modes:\n")[1].splitlines() if line.strip()]
+NEW_RUNS = ("pretrain",)  # modes that begin a run with a config; the others read the workdir of an earlier run
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("mode", None, f"What to do: {', '.join(MODES)}.")
+flags.DEFINE_string("workdir", None, "The directory of the run. Default for a new run: runs/MODE.")
+flags.DEFINE_string("config", "experiments/digits.py", "A Python file that defines config. It is run as code.")
+flags.DEFINE_string("data", None, "digits, folder:DIR, tfrecord:DIR or tfds:NAME. Default: the config's.")
+flags.DEFINE_integer("seed", None, "Shorthand for --config.run.seed.")
+flags.DEFINE_string("checkpoint_every", None, 'Steps ("500") or minutes ("10min"); --config.run.checkpoint_every.')
+flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's checkpoints. Default: the newest.")
+
+SHORTHANDS = {"data": "data.source", "seed": "run.seed", "checkpoint_every": "run.checkpoint_every"}
+
+
+def main(argv):
+    try:
+        overrides = read_flags(argv)
+    except flags.Error as error:
+        return fail(" ".join(str(error).split()))
+    if FLAGS.mode not in MODES:
+        return fail(f"expected --mode to be one of {', '.join(MODES)}, received {FLAGS.mode}: see --help")
+    load_quietly()
+
+    from pf_keras.errors import UserError
+    from pf_keras.training.callbacks import Stopped
+
+    try:
+        request = read_request(overrides)
+        result = importlib.import_module(f"pf_keras.tasks.{FLAGS.mode}").run(request)
+    except UserError as error:
+        return fail(error)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signal
+    print(json.dumps(result))
+    return 0
+
+
+def load_quietly():
+    """Import Keras and its backend without the notes that their native libraries write as they load.
+
+    Those come before any log level is read, and would bury the one line that an error is to be.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    shown, hidden = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(hidden, 2)
+    try:
+        importlib.import_module("pf_keras")
+        importlib.import_module("tensorflow")  # the input pipeline's, whatever the backend
+    finally:
+        os.dup2(shown, 2)
+        os.close(shown)
+        os.close(hidden)
+
+
+def read_flags(argv):
+    """Parse `argv` into FLAGS; returns the `--config.SECTION.FIELD=VALUE` among it as a dict."""
+    overrides, rest = {}, []
+    for argument in argv:
+        if argument.lstrip("-").startswith("config.") and argument.startswith("-"):
+            name, equals, value = argument.lstrip("-").removeprefix("config.").partition("=")
+            if not equals:
+                raise flags.Error(f"expected {argument}=VALUE, received no value: write --config.{name}=VALUE")
+            overrides[name] = value
+        else:
+            rest.append(argument)
+    if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in rest):
+        print(__doc__ + "\nThe flags:\n" + FLAGS.module_help(sys.modules[__name__]))
+        sys.exit(0)
+    unknown = FLAGS(rest)[1:]
+    if unknown:
+        raise flags.Error(f"expected flags only, received {unknown[0]!r}: write --NAME=VALUE")
+    for flag, field in SHORTHANDS.items():
+        if FLAGS[flag].value is not None:
+            overrides[field] = str(FLAGS[flag].value)
+    return overrides
+
+
+def read_request(overrides):
+    """The task's `Request`. Raises UserError for a config that is none or a workdir that is missing."""
+    from pf_keras.config import load_config
+    from pf_keras.errors import UserError
+    from pf_keras.tasks import Request
+
+    if FLAGS.mode in NEW_RUNS:
+        config = load_config(FLAGS.config).override(overrides)
+        return Request(workdir=FLAGS.workdir or f"runs/{FLAGS.mode}", config=config)
+    if not FLAGS.workdir:
+        raise UserError(f"expected --workdir to name an earlier run for --mode={FLAGS.mode}, received none: add it")
+    return Request(workdir=FLAGS.workdir, data=FLAGS.data or "", checkpoint=FLAGS.checkpoint)
+
+
+def fail(message):
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

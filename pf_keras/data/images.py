@@ -1,0 +1,67 @@
+"""Examples that can be read in any order."""
+
+import hashlib
+
+import numpy as np
+
+
+class Images:
+    """A split whose examples are read by number.
+
+    names: a list of n strings; labels: n ints from 0, or -1 for none.
+    values: n strings (bytes), either the encoded images or, with `paths=True`, where their files are.
+    """
+
+    def __init__(self, names, labels, values, paths=False):
+        self.names, self.labels, self.values, self.paths = list(names), np.asarray(labels, "int64"), values, paths
+
+    @property
+    def size(self):
+        return len(self.names)
+
+    def subset(self, indices):
+        """The split of some of the examples, in the given order."""
+        pick = [int(i) for i in indices]
+        return Images(
+            [self.names[i] for i in pick], self.labels[pick], [self.values[i] for i in pick], paths=self.paths
+        )
+
+    def held_out(self, share):
+        """Two splits, `(train, validation)`: a fixed share of the examples is kept for validation.
+
+        Which ones depends on their names alone, so that it is the same on every machine.
+        """
+        order = sorted(range(self.size), key=lambda i: hashlib.sha256(self.names[i].encode()).digest())
+        count = min(max(1, round(share * self.size)), self.size - 1)
+        return self.subset(sorted(order[count:])), self.subset(sorted(order[:count]))
+
+    def keys(self, start=0, seed=0, shuffle=True):
+        """The examples' order: forever and shuffled anew each epoch, or once through.
+
+        Position p of the stream belongs to epoch p // size. Its place in the epoch's permutation is computed, not
+        stored, so that starting at any position costs nothing.
+        """
+        import tensorflow as tf
+
+        if not shuffle:
+            return tf.data.Dataset.range(start, self.size).map(lambda i: {"epoch": tf.constant(0, tf.int64), "index": i})
+
+        def key(position):
+            epoch, place = position // self.size, position % self.size
+            seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
+            index = tf.random.experimental.index_shuffle(place, tf.cast(seeds, tf.int32), self.size - 1)
+            return {"epoch": epoch, "index": index}
+
+        return tf.data.Dataset.range(start, np.iinfo("int64").max).map(key)
+
+    def loader(self):
+        """A function for tf.data from a key to `(encoded, label)`."""
+        import tensorflow as tf
+
+        values, labels = tf.constant(self.values, tf.string), tf.constant(self.labels)
+
+        def load(key):
+            value = values[key["index"]]
+            return tf.io.read_file(value) if self.paths else value, labels[key["index"]]
+
+        return load

@@ -1,0 +1,86 @@
+"""The one input pipeline: a split's encoded images to batches of uint8 images with noise beside each example.
+
+Every random choice of an example is a function of `(seed, epoch, index)`, so that a run can stop at any step and go on
+with the same numbers, and any number of replicas sees the same masks.
+"""
+
+import math
+
+import tensorflow as tf
+
+from pf_keras.augment import NOISE
+from pf_keras.data.decode import CROP_NOISE, centre_window, decode_and_crop, random_window
+from pf_keras.masking import block_count
+
+EPOCHS = 2**20  # room for epochs in the first word of an example's seed
+
+
+def pretrain_noise(config):
+    """Shapes of the noise that pre-training takes, an example."""
+    blocks = block_count(config.model.grid, config.mask.block)
+    return {"mask_noise": (blocks,), "augment_noise": (config.visible, len(NOISE))}
+
+
+def finetune_noise(config):
+    """Shapes of the noise that fine-tuning takes, an example."""
+    return {"mask_noise": (config.model.patches,)}
+
+
+def draw_noise(seed, epoch, index, shapes):
+    """Uniform float32 numbers in [0, 1) for one example: `(crop, {name: tensor of the shape})`."""
+    sizes = [CROP_NOISE, *(math.prod(shape) for shape in shapes.values())]
+    key = tf.stack([tf.cast(seed, tf.int64) * EPOCHS + epoch, index])
+    crop, *parts = tf.split(tf.random.stateless_uniform((sum(sizes),), key), sizes)
+    return crop, {name: tf.reshape(part, shapes[name]) for name, part in zip(shapes, parts, strict=True)}
+
+
+def training_batches(split, config, batch, noise, start_step=0, crop_scale=None, labels=False):
+    """Endless shuffled batches, from any step on, without decoding what comes before it.
+
+    noise: shapes by name (`pretrain_noise`, `finetune_noise`).
+    Yields a dict of `image` uint8 (batch, S, S, 3) and the noise float32 (batch, ...); with `labels`, a pair of it
+    and the labels int64 (batch,).
+    """
+    seed, data, load = config.run.seed, config.data, split.loader()
+
+    def example(key):
+        crop, parts = draw_noise(seed, key["epoch"], key["index"], noise)
+        encoded, label = load(key)
+        window = random_window(crop, crop_scale or data.crop_scale, data.crop_ratio)
+        image = decode_and_crop(encoded, window, config.model.image_size)
+        if data.flip:
+            image = tf.where(crop[4] < 0.5, image[:, ::-1], image)
+        inputs = {"image": image, **parts}
+        return (inputs, label) if labels else inputs
+
+    keys = split.keys(start=start_step * batch, seed=seed, shuffle=True)
+    return _batched(keys.map(example, num_parallel_calls=tf.data.AUTOTUNE), batch, drop_remainder=True)
+
+
+def evaluation_batches(split, config, batch, noise=None, labels=False):
+    """Every example once, in order, by one centre crop; the same noise each time.
+
+    The last batch is filled up with zeros, since shapes are static: use the first `split.size` of the results.
+    """
+    load = split.loader()
+
+    def example(key):
+        _, parts = draw_noise(config.run.seed, key["epoch"], key["index"], noise or {})
+        encoded, label = load(key)
+        image = decode_and_crop(encoded, centre_window(config.data.eval_crop), config.model.image_size)
+        inputs = {"image": image, **parts}
+        return (inputs, label) if labels else inputs
+
+    def fill_up(x):
+        filled = tf.pad(x, [[0, batch - tf.shape(x)[0]]] + [[0, 0]] * (x.shape.rank - 1))
+        return tf.ensure_shape(filled, (batch, *x.shape[1:]))
+
+    keys = split.keys(shuffle=False)
+    batches = _batched(keys.map(example, num_parallel_calls=tf.data.AUTOTUNE), batch, drop_remainder=False)
+    return batches.map(lambda *x: tf.nest.map_structure(fill_up, x if len(x) > 1 else x[0]))
+
+
+def _batched(examples, batch, drop_remainder):
+    options = tf.data.Options()
+    options.deterministic = True
+    return examples.batch(batch, drop_remainder=drop_remainder).prefetch(2).with_options(options)

@@ -1,0 +1,44 @@
+"""Where images come from: `--data=SOURCE` resolved into splits, for the one pipeline that all of them feed.
+
+A split is one of two kinds. `Images` can be read in any order (`digits`, `folder:`), `Records` are streams of shards
+(`tfrecord:`, `tfds:`). Both offer
+    size, names            how many examples, and what to call the i-th
+    keys(...)              a dataset of dicts with `epoch` and `index`, and what else `load` needs
+    load(key)              the encoded image (bytes) and its label, from 0 (-1: none); runs inside tf.data
+TensorFlow is imported when a source is opened.
+"""
+
+from dataclasses import dataclass
+
+from pf_keras.data.digits import open_digits
+from pf_keras.data.folder import open_folder
+from pf_keras.data.records import open_tfds, open_tfrecords
+from pf_keras.errors import UserError
+
+KINDS = {"folder": open_folder, "tfrecord": open_tfrecords, "tfds": open_tfds}
+
+
+@dataclass(frozen=True)
+class Source:
+    """The splits of a source. `classes` are names in label order, empty where images are unlabelled.
+
+    `held_out` says where validation examples come from when the source has no split of its own for them.
+    """
+
+    train: object
+    validation: object
+    classes: tuple[str, ...] = ()
+    held_out: str = ""
+
+
+def open_source(config):
+    """The `Source` of a `DataConfig`. Raises UserError where it names nothing readable."""
+    kind, colon, place = config.source.partition(":")
+    if config.source == "digits":
+        return Source(*open_digits())
+    if kind not in KINDS or not colon or not place:
+        raise UserError(
+            "expected --data to be digits, folder:DIR, tfrecord:DIR or tfds:NAME, "
+            f"received {config.source!r}: name one of these"
+        )
+    return Source(*KINDS[kind](place, config))

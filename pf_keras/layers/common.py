@@ -1,0 +1,64 @@
+"""The small parts that several layers are made of, with the initial values used throughout."""
+
+import keras
+from keras import ops
+
+
+def dense(units, parent, name, **kwargs):
+    """A Dense layer as in BERT: truncated normal of 0.02; of the parent's dtype policy."""
+    initial = keras.initializers.TruncatedNormal(stddev=0.02)
+    return keras.layers.Dense(units, kernel_initializer=initial, dtype=parent.dtype_policy, name=name, **kwargs)
+
+
+def conv(filters, size, parent, name, strides=1, **kwargs):
+    """A convolution with same padding and no bias, to be followed by a normalisation."""
+    return keras.layers.Conv2D(
+        filters, size, strides=strides, padding="same", use_bias=False, kernel_initializer="he_normal",
+        dtype=parent.dtype_policy, name=name, **kwargs,
+    )
+
+
+def normalization(kind, channels, parent, name, gamma_initializer="ones"):
+    """Batch normalisation, synchronised over replicas, or group normalisation with up to 32 groups.
+
+    Under JAX a batch split over devices is one array, so that its statistics are of the whole batch as it stands.
+    """
+    options = {"epsilon": 1e-5, "gamma_initializer": gamma_initializer, "dtype": parent.dtype_policy, "name": name}
+    if kind == "batch":
+        synchronized = keras.backend.backend() == "tensorflow"
+        return keras.layers.BatchNormalization(momentum=0.9, synchronized=synchronized, **options)
+    if kind == "group":
+        groups = next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
+        return keras.layers.GroupNormalization(groups=groups, **options)
+    raise ValueError(f"Expected norm to be 'batch' or 'group'. Received: {kind!r}")
+
+
+def layer_norm(parent, name):
+    return keras.layers.LayerNormalization(epsilon=1e-6, dtype=parent.dtype_policy, name=name)
+
+
+@keras.saving.register_keras_serializable("pf_keras")
+class Mlp(keras.layers.Layer):
+    """Two dense layers with GELU between: (..., D) -> (..., ratio * D) -> (..., D) (paper, 2.1)."""
+
+    def __init__(self, ratio=4, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.ratio, self.dropout = ratio, dropout
+
+    def build(self, input_shape):
+        width = input_shape[-1]
+        self.widen = dense(self.ratio * width, self, "widen")
+        self.narrow = dense(width, self, "narrow")
+        self.drop = keras.layers.Dropout(self.dropout, name="drop")
+        self.widen.build((None, None, width))
+        self.narrow.build((None, None, self.ratio * width))
+
+    def call(self, x, training=False):
+        hidden = ops.gelu(self.widen(x), approximate=True)
+        return self.drop(self.narrow(hidden), training=training)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "ratio": self.ratio, "dropout": self.dropout}

@@ -1,0 +1,67 @@
+import keras
+from keras import ops
+
+from pf_keras.augment import scale_pixels
+from pf_keras.layers.bottleneck import EXPANSION, Bottleneck
+from pf_keras.layers.common import dense
+from pf_keras.masking import block_mask
+from pf_keras.patches import extract_patches, gather_patches
+
+
+@keras.saving.register_keras_serializable("pf_keras")
+class Classifier(keras.Model):
+    """Classify images from the backbone's pooled vector (paper, 2.2).
+
+    Input, a dict: `image` uint8 (B, H, W, 3) and, while training with `mask_ratio` above 0, `mask_noise` float32
+    (B, N): the patches with the lowest noise are left out. At evaluation every patch is seen.
+    Output: float32 logits (B, classes).
+    """
+
+    def __init__(self, backbone, classes, mask_ratio=0.1, dropout=0.2, **kwargs):
+        super().__init__(**kwargs)
+        self.backbone, self.classes, self.mask_ratio, self.dropout = backbone, classes, mask_ratio, dropout
+        self.masked = round(mask_ratio * backbone.grid**2)
+        filters = max(1, backbone.width // EXPANSION)
+        self.residual = Bottleneck(filters, norm=backbone.norm, dtype=self.dtype_policy, name="residual")
+        self.drop = keras.layers.Dropout(dropout, name="drop")
+        self.head = dense(classes, self, "head")
+        self.head.dtype_policy = keras.DTypePolicy("float32")  # logits enter a softmax
+
+    def build(self, input_shape=None):
+        if not self.backbone.built:
+            self.backbone.build()
+        self.residual.build((None, 1, 1, self.backbone.width))
+        self.head.build((None, self.residual.compute_output_shape((None, 1, 1, None))[-1]))
+        self.built = True
+
+    def call(self, inputs, training=False):
+        vectors = self.embed(inputs, training=training)
+        vectors = self.residual(vectors[:, None, None, :], training=training)[:, 0, 0, :]
+        return self.head(self.drop(vectors, training=training))
+
+    def embed(self, inputs, training=False):
+        """The pooled vectors that the residual block operates on: (B, width)."""
+        patches = extract_patches(inputs["image"], self.backbone.grid)
+        visible_indices = None
+        if training and self.masked:
+            visible_indices, _ = block_mask(inputs["mask_noise"], self.backbone.grid, 1, self.masked)
+            patches = gather_patches(patches, visible_indices)
+        context = self.backbone(scale_pixels(patches), visible_indices, training=training)
+        return self.backbone.pool(context)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape["image"][0], self.classes
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "classes": self.classes,
+            "mask_ratio": self.mask_ratio,
+            "dropout": self.dropout,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        return cls(keras.saving.deserialize_keras_object(config.pop("backbone")), **config)

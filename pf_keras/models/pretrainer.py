@@ -1,0 +1,123 @@
+import dataclasses
+
+import keras
+from keras import ops
+
+from pf_keras.augment import augment_patches
+from pf_keras.config import AugmentConfig
+from pf_keras.masking import block_mask
+from pf_keras.models.backbone import Backbone
+from pf_keras.models.decoder import PatchDecoder
+from pf_keras.patches import extract_patches, gather_patches
+from pf_keras.targets import grey_levels
+
+
+@keras.saving.register_keras_serializable("pf_keras")
+class Pretrainer(keras.Model):
+    """Decode the masked patches of an image from its visible ones (paper, 2.1).
+
+    Input, a dict:
+        `image`          uint8 (B, H, W, 3)
+        `mask_noise`     float32 (B, block_count(grid, block)), see `masking.block_mask`
+        `augment_noise`  float32 (B, V, len(augment.NOISE)), used while training
+    Output, a dict:
+        `logits`          float32 (B, M, size, size, 2**bits)
+        `targets`         int32 (B, M, size, size), the grey levels of the masked patches
+        `visible_indices` int32 (B, V) and `masked_indices` int32 (B, M)
+
+    The loss of `fit` is the cross-entropy of the target pixels, with labels smoothed. It needs no `y`.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        mask_ratio=0.6,
+        block=2,
+        target_size=8,
+        target_bits=2,
+        target_crop="centre_crop",
+        decoder_width=256,
+        augment=None,
+        label_smoothing=0.01,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.backbone = backbone
+        self.mask_ratio, self.block = mask_ratio, block
+        self.target_size, self.target_bits, self.target_crop = target_size, target_bits, target_crop
+        self.decoder_width, self.label_smoothing = decoder_width, label_smoothing
+        self.augment = AugmentConfig(**(augment or {}))
+        self.masked = round(mask_ratio * backbone.grid**2)
+        self.decoder = PatchDecoder(
+            target_size, 2**target_bits, decoder_width, backbone.norm, dtype=self.dtype_policy, name="decoder"
+        )
+        self.cross_entropy = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+
+    def build(self, input_shape=None):
+        if not self.backbone.built:
+            self.backbone.build()
+        self.decoder.build((None, None, self.backbone.width))
+        self.built = True
+
+    def call(self, inputs, training=False):
+        patches = extract_patches(inputs["image"], self.backbone.grid)
+        visible_indices, masked_indices = block_mask(
+            inputs["mask_noise"], self.backbone.grid, self.block, self.masked
+        )
+        # The augmentation of an evaluation is none: its figures do not depend on what training adds.
+        augment = self.augment if training else AugmentConfig(enabled=False)
+        visible = augment_patches(gather_patches(patches, visible_indices), inputs.get("augment_noise"), augment)
+        context = self.backbone(visible, visible_indices, training=training)
+        logits = self.decoder(self.backbone.pool_targets(context, masked_indices), training=training)
+        masked = gather_patches(patches, masked_indices)
+        return {
+            "logits": logits,
+            "targets": grey_levels(masked, self.target_size, self.target_bits, self.target_crop),
+            "visible_indices": visible_indices,
+            "masked_indices": masked_indices,
+        }
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        labels = ops.one_hot(y_pred["targets"], 2**self.target_bits, dtype="float32")
+        return self.cross_entropy(labels, y_pred["logits"])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "mask_ratio": self.mask_ratio,
+            "block": self.block,
+            "target_size": self.target_size,
+            "target_bits": self.target_bits,
+            "target_crop": self.target_crop,
+            "decoder_width": self.decoder_width,
+            "augment": dataclasses.asdict(self.augment),
+            "label_smoothing": self.label_smoothing,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        return cls(keras.saving.deserialize_keras_object(config.pop("backbone")), **config)
+
+
+@keras.saving.register_keras_serializable("pf_keras")
+class PretrainScores(keras.Model):
+    """A pre-trainer's figures for each example, without smoothing or augmentation; for `predict`.
+
+    Output, a dict: `cross_entropy` float32 (B,), the mean over the example's target pixels, and `level_counts`
+    float32 (B, 2**bits), how often each grey level occurs in them.
+    """
+
+    def __init__(self, pretrainer, **kwargs):
+        super().__init__(**kwargs)
+        self.pretrainer = pretrainer
+
+    def build(self, input_shape=None):
+        self.built = True
+
+    def call(self, inputs):
+        outputs = self.pretrainer(inputs, training=False)
+        loss = ops.sparse_categorical_crossentropy(outputs["targets"], outputs["logits"], from_logits=True)
+        counts = ops.one_hot(outputs["targets"], outputs["logits"].shape[-1], dtype="float32")
+        return {"cross_entropy": ops.mean(loss, axis=(1, 2, 3)), "level_counts": ops.sum(counts, axis=(1, 2, 3))}

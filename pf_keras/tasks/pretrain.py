@@ -1,0 +1,119 @@
+"""`--mode=pretrain`: learn to decode masked patches, from where the workdir stands to the last step."""
+
+import sys
+
+import keras
+import numpy as np
+
+from pf_keras.figures import draw_loss
+from pf_keras.models import PretrainScores, build_pretrainer
+from pf_keras.tasks.reconstruct import EXAMPLES, draw, panels_of
+from pf_keras.training.callbacks import RunCallback
+from pf_keras.training.loop import train
+from pf_keras.training.optimizer import build_optimizer
+from pf_keras.training.strategy import open_devices
+from pf_keras.training.workdir import Workdir
+
+IMAGES_EVERY = 20  # logged windows between the pictures for TensorBoard
+
+
+def run(request):
+    """Pre-train in `request.workdir` with `request.config`; returns what `result.json` holds."""
+    from pf_keras.data.bad import naming_bad_images
+    from pf_keras.data.pipeline import evaluation_batches, pretrain_noise, training_batches
+    from pf_keras.data.sources import open_source
+
+    config, workdir = request.config, Workdir(request.workdir)
+    devices = open_devices(config.run.precision)
+    devices.check_batch(config.pretrain.batch)
+    devices.check_batch(config.run.eval_batch)
+    source = open_source(config.data)
+    workdir.start("pretrain", config)
+    if source.held_out:
+        print(f"validation: {source.held_out}, {source.validation.size} images", file=sys.stderr)
+
+    keras.utils.set_random_seed(config.run.seed)
+    with devices.scope():
+        model = build_pretrainer(config)
+        options = {k: v for k, v in vars(config.pretrain).items() if k not in ("batch", "label_smoothing")}
+        model.compile(optimizer=build_optimizer(model, **options), jit_compile=devices.jit_compile)
+    describe(model, config)
+
+    noise = pretrain_noise(config)
+    validation = evaluation_batches(source.validation, config, config.run.eval_batch, noise)
+    sample = next(iter(evaluation_batches(source.validation, config, EXAMPLES, noise)))
+    with naming_bad_images(source):
+        rate = train(
+            model,
+            lambda step: training_batches(source.train, config, config.pretrain.batch, noise, start_step=step),
+            config.pretrain.steps,
+            config.pretrain.batch,
+            workdir,
+            config.run,
+            [Pictures(workdir, sample, config.run.log_every * IMAGES_EVERY)],
+        )
+        scores = score(model, validation, source.validation.size, devices)
+
+    draw_loss(workdir.metrics(), workdir.figures / "loss.png", scores["marginal_entropy"])
+    draw(model, sample, workdir.figures / "reconstruction.png", source.validation.size)
+    result = {
+        "steps": config.pretrain.steps,
+        **scores,
+        "parameters": model.count_params(),
+        "images_per_second": rate,
+        "validation_images": source.validation.size,
+    }
+    workdir.write_result(result)
+    return result
+
+
+def describe(model, config):
+    """Print the sizes that the paper names."""
+    encoder = model.backbone.patch_encoder
+    projection = encoder.projection.count_params()
+    millions = {
+        f"ResNet-{2 + 3 * sum(encoder.stacks)}": encoder.count_params() - projection,
+        "projection": projection,
+        "transformer": model.backbone.transformer.count_params(),
+        "attention pooling": model.backbone.pooling.count_params(),
+        "decoder": model.decoder.count_params(),
+        "in all": model.count_params(),
+    }
+    print(f"patches: N={config.model.patches} visible V={config.visible} masked M={config.masked}", file=sys.stderr)
+    print("parameters: " + ", ".join(f"{name} {n / 1e6:.2f}M" for name, n in millions.items()), file=sys.stderr)
+
+
+def score(model, batches, examples, devices):
+    """The figures on held-out images, without smoothing: `loss`, `marginal_entropy` and `loss_ratio`.
+
+    `marginal_entropy` is the loss of a predictor that knows only how often each grey level occurs in these targets.
+    """
+    with devices.scope():
+        scores = PretrainScores(model)
+        scores.compile(jit_compile=devices.jit_compile)
+    outputs = scores.predict(batches, verbose=0)
+    loss = float(np.mean(outputs["cross_entropy"][:examples], dtype="float64"))
+    counts = np.sum(outputs["level_counts"][:examples], axis=0, dtype="float64")
+    shares = counts[counts > 0] / counts.sum()
+    entropy = float(-(shares * np.log(shares)).sum())
+    return {"loss": loss, "marginal_entropy": entropy, "loss_ratio": loss / entropy if entropy else float("inf")}
+
+
+class Pictures(RunCallback):
+    """Reconstructions of the same held-out images for TensorBoard, every so many steps."""
+
+    def __init__(self, workdir, sample, every):
+        super().__init__()
+        self.workdir, self.sample, self.every, self.writer = workdir, sample, every, None
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.step % self.every:
+            return
+        import tensorflow as tf
+
+        self.writer = self.writer or tf.summary.create_file_writer(str(self.workdir.tensorboard))
+        image, hidden, decoded, truth = panels_of(self.model, {k: np.asarray(v) for k, v in self.sample.items()})
+        with self.writer.as_default(step=self.step):
+            tf.summary.image("images", np.concatenate([image, hidden], axis=2), max_outputs=EXAMPLES)
+            tf.summary.image("decoded and true", np.concatenate([decoded, truth], axis=2)[..., None], EXAMPLES)
+        self.writer.flush()

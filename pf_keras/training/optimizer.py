@@ -1,0 +1,75 @@
+"""AdamW with the paper's schedule, as BERT's: decay times the learning rate, none on what is not a kernel."""
+
+import keras
+from keras import ops
+
+from pf_keras.layers.positions import FactorizedPositions
+
+
+@keras.saving.register_keras_serializable("pf_keras")
+class AdamW(keras.optimizers.AdamW):
+    """`keras.optimizers.AdamW` that clips by the norm of the whole gradient over all replicas, and keeps that norm.
+
+    Keras clips each replica's part of the gradient before the parts are summed, which is another thing than clipping
+    the gradient. `gradient_norm` is the norm before clipping, for logging; `clip_norm=0` clips nothing.
+    """
+
+    def __init__(self, *args, clip_norm=0.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.clip_norm = clip_norm
+
+    def build(self, variables):
+        super().build(variables)
+        self.gradient_norm = self.add_variable(
+            shape=(), dtype="float32", name="gradient_norm", aggregation="only_first_replica"
+        )
+
+    def _clip(self, gradients):
+        gradients = [None if g is None else ops.convert_to_tensor(g) for g in gradients]
+        squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients if g is not None]
+        norm = ops.sqrt(sum(squares))
+        self.gradient_norm.assign(norm)
+        if not self.clip_norm:
+            return gradients
+        scale = self.clip_norm / ops.maximum(norm, self.clip_norm)
+        return [None if g is None else g * ops.cast(scale, g.dtype) for g in gradients]
+
+    def _clip_gradients(self, gradients):
+        # Under TensorFlow these are one replica's gradients, not yet summed: see the next method.
+        return gradients if keras.backend.backend() == "tensorflow" else self._clip(gradients)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        gradients, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
+        return list(zip(self._clip(gradients), variables, strict=True))
+
+    def get_config(self):
+        return {**super().get_config(), "clip_norm": self.clip_norm}
+
+
+def build_optimizer(model, learning_rate, steps, warmup_steps, weight_decay, beta_2, clip_norm):
+    """The optimizer of a model for a run of `steps`: linear warm-up, cosine decay to 0 at the last step.
+
+    Decay is left off biases, norms, positions and queries, which are told by identity, not by name.
+    """
+    warmup_steps = min(warmup_steps, steps - 1)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup_steps else learning_rate,
+        decay_steps=steps - warmup_steps,
+        warmup_target=learning_rate if warmup_steps else None,
+        warmup_steps=warmup_steps,
+    )
+    optimizer = AdamW(schedule, weight_decay=weight_decay, beta_2=beta_2, clip_norm=clip_norm)
+    optimizer.exclude_from_weight_decay(var_list=undecayed(model))
+    optimizer.build(model.trainable_variables)
+    return optimizer
+
+
+def undecayed(model):
+    """The trainable variables that weight decay leaves alone: vectors (biases, norms, queries) and positions."""
+    positions = [
+        variable
+        for layer in model._flatten_layers()
+        if isinstance(layer, FactorizedPositions)
+        for variable in layer.trainable_variables
+    ]
+    return positions + [v for v in model.trainable_variables if len(v.shape) <= 1]

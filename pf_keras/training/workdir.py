@@ -1,0 +1,96 @@
+"""The work directory is the run: config, metrics, checkpoints, figures, result."""
+
+import json
+
+from etils import epath
+
+from pf_keras.config import Config, differing_fields
+from pf_keras.errors import UserError
+
+# Fields that may change when a run goes on: they alter what is written and when, not what is learned.
+CHANGEABLE = ("run.log_every", "run.checkpoint_every", "run.keep_checkpoints", "run.eval_batch")
+
+
+class Workdir:
+    """The files of a run at `path`, a local directory or one that etils' epath reaches, such as `gs://`."""
+
+    def __init__(self, path):
+        self.path = epath.Path(path)
+        self.config_file = self.path / "config.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.result_file = self.path / "result.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.figures = self.path / "figures"
+        self.tensorboard = self.path / "tensorboard"
+
+    @classmethod
+    def of_run(cls, path, *modes):
+        """The workdir of an earlier run of one of the modes. Raises UserError where it is none."""
+        workdir = cls(path)
+        if not workdir.config_file.exists():
+            raise UserError(f"expected {path} to be the workdir of an earlier {modes[0]}, received one without config.json")
+        if workdir.mode() not in modes:
+            raise UserError(f"expected a workdir of --mode={' or '.join(modes)}, received {path} of --mode={workdir.mode()}")
+        return workdir
+
+    def start(self, mode, config, extra=None):
+        """Write the config of a new run, or check that this is the same run and go on with it.
+
+        extra: what else defines the run (of a fine-tuning its labels and start), as a flat dict.
+        """
+        self.figures.mkdir(parents=True, exist_ok=True)
+        if not self.config_file.exists():
+            self.write_json(self.config_file, {"mode": mode, **(extra or {}), "config": config.to_dict()})
+            return
+        if self.mode() != mode:
+            raise UserError(
+                f"expected --workdir to be new or of --mode={mode}, received {self.path} of --mode={self.mode()}: "
+                "choose another"
+            )
+        known = self.read_json(self.config_file)
+        changed = [f"{k}: {known.get(k)} -> {v}" for k, v in (extra or {}).items() if known.get(k) != v]
+        changed += [f for f in differing_fields(self.config(), config) if f.split(":")[0] not in CHANGEABLE]
+        if changed:
+            raise UserError(
+                f"expected the config of the run in {self.path}, received another ({'; '.join(changed)}): "
+                "choose another --workdir, or the same config"
+            )
+        self.write_json(self.config_file, {**known, "config": config.to_dict()})
+
+    def mode(self):
+        return self.read_json(self.config_file).get("mode")
+
+    def config(self):
+        return Config.from_dict(self.read_json(self.config_file)["config"])
+
+    def log(self, line):
+        """Add a line to `metrics.jsonl`."""
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def metrics(self):
+        """The lines of `metrics.jsonl` as dicts."""
+        if not self.metrics_file.exists():
+            return []
+        return [json.loads(line) for line in self.metrics_file.read_text().splitlines() if line.endswith("}")]
+
+    def forget_metrics_after(self, step):
+        """Drop the lines of steps that will be done again, and one that was cut short."""
+        if self.metrics_file.exists():
+            kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
+            self._write(self.metrics_file, "".join(kept))
+
+    def write_result(self, result):
+        self.write_json(self.result_file, result)
+
+    def read_json(self, file):
+        return json.loads(file.read_text())
+
+    def write_json(self, file, content):
+        self._write(file, json.dumps(content, indent=2) + "\n")
+
+    def _write(self, file, text):
+        """Whole or not at all: written aside, then renamed."""
+        aside = file.with_name(file.name + ".writing")
+        aside.write_text(text)
+        aside.replace(file)
