@@ -1,0 +1,4 @@
+"""ImageNet, or any folder of images, into TFRecord shards: build, verify, subsets. See README.md here.
+
+Importing this package loads neither TensorFlow nor Pillow.
+"""

@@ -1,0 +1,46 @@
+"""What the command lines of this package share: one-line errors, exit codes, the number of processes."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from tfrecords.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are a `UserError`, so that they come out as one line like all the others."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+    def error(self, message: str):
+        raise UserError(f"{message}; --help lists the options")
+
+    def add_processes(self) -> None:
+        self.add_argument("--processes", type=positive, default=cores(), help="worker processes (default: the cores)")
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, received {text}")
+    return number
+
+
+def cores() -> int:
+    """The cores this process may use, which in a container are fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(main: Callable[[Sequence[str]], int]) -> int:
+    """Runs `main(arguments)` and returns the exit code: what `main` returned, or 2 after one line on stderr."""
+    try:
+        return main(sys.argv[1:])
+    except (UserError, OSError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130

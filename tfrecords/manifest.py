@@ -1,0 +1,103 @@
+"""What a finished build says about itself, and what an unfinished one may go on from.
+
+Neither holds a time, a path or a machine's name: the same images and settings give the same bytes everywhere.
+"""
+
+import hashlib
+import json
+from collections import Counter
+
+from tfrecords import filesystem as fs
+from tfrecords.errors import UserError
+from tfrecords.files import MANIFEST, read_manifest, shards_in
+from tfrecords.images import ODDITIES
+from tfrecords.index import Index
+from tfrecords.shards import WORK, note_path
+
+BAD = "bad.txt"
+_SETTINGS = "settings.json"
+
+
+def source_fingerprint(index: Index, classes: list[tuple[str, str]]) -> str:
+    """sha256 over all that goes into the records but the pixels: names, sizes, labels and the classes' names."""
+    return hashlib.sha256(json.dumps([index.fingerprint(), classes]).encode()).hexdigest()
+
+
+def begin(output: str, settings: dict) -> dict[str, dict]:
+    """Opens an output directory for a build and returns the notes of a finished build's shards by file.
+
+    Raises UserError where the directory belongs to a build with other settings, or holds shards that nobody noted.
+    """
+    manifest = read_manifest(output)
+    unfinished = fs.join(output, WORK, _SETTINGS)
+    if manifest:
+        earlier = manifest["settings"]
+    elif fs.exists(unfinished):
+        earlier = fs.read_json(unfinished)
+    else:
+        earlier = settings
+        try:
+            foreign = shards_in(output)
+        except UserError:  # an incomplete set is foreign too
+            foreign = True
+        if foreign:
+            raise UserError(f"expected an empty directory at --output={output}, received one with shards but no {MANIFEST}")
+        data = json.dumps(settings, indent=1).encode()
+        fs.write_whole(unfinished, data, unfinished + ".partial")
+    keys = [*settings, *(key for key in earlier if key not in settings)]
+    different = [
+        f"{key} (there {earlier.get(key)!r}, now {settings.get(key)!r})"
+        for key in keys
+        if earlier.get(key) != settings.get(key)
+    ]
+    if different:
+        raise UserError(
+            f"expected in {output} a build with the same settings, received one that differs in {', '.join(different)}; "
+            f"give another --output"
+        )
+    return {note["file"]: note for note in manifest["shards"]} if manifest else {}
+
+
+def earlier_note(output: str, file: str) -> dict | None:
+    """What an unfinished build noted about a shard, or None. A note is written whole or not at all."""
+    path = note_path(output, file)
+    return fs.read_json(path) if fs.exists(path) else None
+
+
+def finish(output: str, settings: dict, source: dict, classes: list[tuple[str, str]], index: Index, notes: list[dict]):
+    """Writes bad.txt and the manifest from the notes of all shards, removes what was temporary, returns the manifest."""
+    labels = {synset: number for number, (synset, _) in enumerate(classes, 1)}
+    counts = {split: Counter(number) for split, number in index.counts().items()}
+    bad = [f"{split}/{name}\t{problem}" for split, name, problem in index.problems()]
+    splits = {split: {"images": 0, "bytes": 0, "shards": 0} for split in sorted(counts)}
+    odd = Counter({key: 0 for key in (*ODDITIES, "bad_skipped")})
+    for note in notes:
+        split = note["file"].split("-")[0]
+        for name, reason, synset in note["bad"]:
+            counts[split][synset] -= 1
+            bad.append(f"{split}/{name}\t{reason}")
+        splits[split]["images"] += note["records"]
+        splits[split]["bytes"] += note["bytes"]
+        splits[split]["shards"] += 1
+        odd.update(note["odd"])
+    odd["bad_skipped"] = len(bad)
+    for split, values in splits.items():
+        by_label = sorted((labels.get(synset, 0), number) for synset, number in counts[split].items() if number)
+        values["classes"] = {str(label or "unlabelled"): number for label, number in by_label}
+    manifest = {
+        "format": "pf_keras tfrecords 1",
+        "images": sum(values["images"] for values in splits.values()),
+        "bytes": sum(values["bytes"] for values in splits.values()),
+        "source": source,
+        "settings": settings,
+        "splits": splits,
+        "odd": dict(odd),
+        "classes": [{"label": n, "synset": synset, "text": text} for n, (synset, text) in enumerate(classes, 1)],
+        "shards": notes,
+    }
+    temporary = fs.join(output, WORK, MANIFEST + ".partial")
+    if bad:
+        fs.write_whole(fs.join(output, BAD), "".join(line + "\n" for line in sorted(bad)).encode(), temporary)
+    fs.write_whole(fs.join(output, MANIFEST), json.dumps(manifest, indent=1).encode() + b"\n", temporary)
+    fs.remove_tree(fs.join(output, WORK))
+    return manifest

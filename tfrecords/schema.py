@@ -1,0 +1,128 @@
+"""The record schema: a `tf.train.Example` with the keys of the public ImageNet converters.
+
+`make_example` and `read_example` know only protobuf; `parse` is a TensorFlow graph function and imports it when called.
+"""
+
+import functools
+
+ENCODED = "image/encoded"
+HEIGHT = "image/height"
+WIDTH = "image/width"
+CHANNELS = "image/channels"
+COLORSPACE = "image/colorspace"
+FORMAT = "image/format"
+FILENAME = "image/filename"
+LABEL = "image/class/label"
+SYNSET = "image/class/synset"
+TEXT = "image/class/text"
+
+NO_LABEL = -1  # what `parse` gives where a record carries no label; stored labels begin at 1
+
+
+@functools.cache
+def messages() -> tuple[type, type]:
+    """The protobuf classes `(Example, Feature)`: those of TensorFlow on the wire, without importing it."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="pf_keras_example.proto", package="pf_keras", syntax="proto3")
+
+    def message(name: str, *fields: tuple):
+        kind = file.message_type.add(name=name)
+        for number, (field_name, label, type_, type_name) in enumerate(fields, 1):
+            kind.field.add(name=field_name, number=number, label=label, type=type_, type_name=type_name)
+        return kind
+
+    one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
+    message("BytesList", ("value", many, field.TYPE_BYTES, None))
+    message("FloatList", ("value", many, field.TYPE_FLOAT, None))
+    message("Int64List", ("value", many, field.TYPE_INT64, None))
+    feature = message(
+        "Feature",
+        ("bytes_list", one, field.TYPE_MESSAGE, ".pf_keras.BytesList"),
+        ("float_list", one, field.TYPE_MESSAGE, ".pf_keras.FloatList"),
+        ("int64_list", one, field.TYPE_MESSAGE, ".pf_keras.Int64List"),
+    )
+    feature.oneof_decl.add(name="kind")
+    for part in feature.field:
+        part.oneof_index = 0
+    features = message("Features", ("feature", many, field.TYPE_MESSAGE, ".pf_keras.Features.FeatureEntry"))
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, label=one, type=field.TYPE_STRING)
+    entry.field.add(name="value", number=2, label=one, type=field.TYPE_MESSAGE, type_name=".pf_keras.Feature")
+    message("Example", ("features", one, field.TYPE_MESSAGE, ".pf_keras.Features"))
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return tuple(
+        message_factory.GetMessageClass(pool.FindMessageTypeByName(f"pf_keras.{name}")) for name in ("Example", "Feature")
+    )
+
+
+def make_example(
+    *,
+    encoded: bytes,
+    height: int,
+    width: int,
+    channels: int,
+    colorspace: str,
+    format: str,
+    filename: str,
+    label: int | None = None,
+    synset: str = "",
+    text: str = "",
+) -> bytes:
+    """A serialized Example, with its keys in alphabetical order so that the same arguments give the same bytes.
+
+    `height` and `width` are in pixels as stored, `format` is "JPEG" or "PNG", `colorspace` "RGB" or "Grayscale".
+    `label` counts from 1; None leaves out the three keys of the class.
+    """
+    example = messages()[0]()
+    feature = example.features.feature
+    for key, number in ((HEIGHT, height), (WIDTH, width), (CHANNELS, channels)):
+        feature[key].int64_list.value.append(number)
+    for key, string in ((COLORSPACE, colorspace), (FORMAT, format), (FILENAME, filename)):
+        feature[key].bytes_list.value.append(string.encode())
+    feature[ENCODED].bytes_list.value.append(encoded)
+    if label is not None:
+        feature[LABEL].int64_list.value.append(label)
+        feature[SYNSET].bytes_list.value.append(synset.encode())
+        feature[TEXT].bytes_list.value.append(text.encode())
+    return example.SerializeToString(deterministic=True)
+
+
+def read_example(serialized: bytes) -> dict[str, bytes | int]:
+    """The first value of each key of a serialized Example. Raises ValueError for bytes that are none."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        example = messages()[0].FromString(serialized)
+    except DecodeError as error:
+        raise ValueError(f"not a tf.train.Example ({error})") from None
+    values = {}
+    for key, feature in example.features.feature.items():
+        kind = feature.WhichOneof("kind")
+        value = getattr(feature, kind).value if kind else ()
+        if len(value):
+            values[key] = value[0]
+    return values
+
+
+def parse(serialized):
+    """A graph function for `tf.data`: a scalar string tensor to `{"encoded", "label", "filename"}`, all scalars.
+
+    `encoded` (string) is the image file's bytes, `label` (int64) as stored, counting from 1, or `NO_LABEL` where there
+    is none, `filename` (string) empty where there is none. Files of the public converters are read too: of all the
+    keys only `image/encoded` has to be there. Raises tf.errors.InvalidArgumentError where it is not.
+    """
+    import tensorflow as tf
+
+    features = tf.io.parse_single_example(
+        serialized,
+        {
+            ENCODED: tf.io.FixedLenFeature([], tf.string),
+            LABEL: tf.io.FixedLenFeature([], tf.int64, NO_LABEL),
+            FILENAME: tf.io.FixedLenFeature([], tf.string, ""),
+        },
+    )
+    return {"encoded": features[ENCODED], "label": features[LABEL], "filename": features[FILENAME]}

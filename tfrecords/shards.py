@@ -1,0 +1,127 @@
+"""A shard, the unit of work: written under a temporary name, renamed when whole, then noted as done.
+
+The same function runs in a process of the local pool and in a worker of a Beam pipeline. It knows no other shard.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from collections import Counter
+
+from tfrecords import filesystem as fs
+from tfrecords import records, schema
+from tfrecords.errors import UserError
+from tfrecords.images import BadImage, prepare
+
+WORK = ".build"  # the folder in the output that holds what is unfinished; removed at the end
+
+
+def shard_name(split: str, number: int, shards: int) -> str:
+    return f"{split}-{number:05d}-of-{shards:05d}"
+
+
+def note_path(output: str, file: str) -> str:
+    """Where it is noted that the shard `file` is done."""
+    return fs.join(output, WORK, file + ".json")
+
+
+def make_shard(task: dict) -> dict:
+    """Makes the shard that `task` describes, unless it is there and whole, and returns what is noted about it.
+
+    A task is JSON: `output`, `file`, `resize_shorter`, `quality`, `skip_bad`, `items` as rows of `Index.part`,
+    `classes` as `{synset: [label, text]}`, and `done`, an earlier note or None.
+    A note is JSON: `file`, `records`, `bytes`, `sha256`, `odd` (counts) and `bad` (`[name, reason, synset]` rows). Where there
+    are bad files and `skip_bad` is not set, no shard is written and `sha256` is None.
+    """
+    path = fs.join(task["output"], task["file"])
+    temporary = fs.join(task["output"], WORK, f"{task['file']}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    note = task["done"]
+    if not (note and (task["skip_bad"] or not note["bad"]) and _is_whole(path, note)):
+        note = _write(task, temporary)
+        if note["sha256"] is None:
+            fs.remove(temporary)
+        else:
+            fs.replace(temporary, path)
+    fs.write_whole(note_path(task["output"], task["file"]), json.dumps(note).encode(), temporary)
+    return note
+
+
+def _is_whole(path: str, note: dict) -> bool:
+    if note["sha256"] is None or not fs.exists(path) or fs.size(path) != note["bytes"]:
+        return False
+    with fs.open_file(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest() == note["sha256"]
+
+
+def _write(task: dict, path: str) -> dict:
+    """Writes the records and returns the note. After the first bad file that may not be skipped it only looks for more."""
+    digest, odd, bad, size, count = hashlib.sha256(), Counter(), [], 0, 0
+    refused = False
+    with _Reader() as reader, fs.open_file(path, "wb") as file:
+        for name, source, offset, length, synset in task["items"]:
+            data = reader.read(source, offset, length)
+            try:
+                image = prepare(data, name, task["resize_shorter"], task["quality"])
+            except BadImage as error:
+                bad.append([name, str(error), synset])
+                refused = not task["skip_bad"]
+                continue
+            odd.update(image.oddities)
+            if refused:
+                continue
+            label, text = task["classes"][synset] if synset is not None else (None, "")
+            record = schema.make_example(
+                encoded=image.encoded,
+                height=image.height,
+                width=image.width,
+                channels=image.channels,
+                colorspace=image.colorspace,
+                format=image.format,
+                filename=name,
+                label=label,
+                synset=synset or "",
+                text=text,
+            )
+            for piece in records.frame(record):
+                file.write(piece)
+                digest.update(piece)
+                size += len(piece)
+            count += 1
+    sha256 = None if refused else digest.hexdigest()
+    return {
+        "file": task["file"],
+        "records": count,
+        "bytes": size,
+        "sha256": sha256,
+        "odd": dict(sorted(odd.items())),
+        "bad": bad,
+    }
+
+
+class _Reader:
+    """Reads parts of files and keeps the last file open, as in a tar all parts are of one."""
+
+    def __init__(self):
+        self._path, self._file = None, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._file:
+            self._file.close()
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        if path != self._path:
+            if self._file:
+                self._file.close()
+            self._path, self._file = path, fs.open_file(path, "rb")
+        self._file.seek(offset)
+        data = self._file.read(size)
+        if len(data) != size:
+            raise UserError(f"{path}: expected {size} bytes at {offset}, received {len(data)}: changed while it was read")
+        return data
