@@ -1,11 +1,12 @@
 """PatchFormer in Keras: pre-train by decoding masked patches, then use what was learned.
 
     python main.py --mode=MODE --workdir=DIR [--config=experiments/NAME.py] [--config.SECTION.FIELD=VALUE ...]
-                   [--data=SOURCE]
+                   [--data=SOURCE] [--tpu=NAME]
 
 The modes:
     pretrain     learn from unlabelled images by decoding masked patches
     reconstruct  draw what a pre-trained workdir decodes
+    plan         say whether a config compiles for a TPU and fits, how long it takes and what it needs
 """
 
 import importlib
@@ -17,7 +18,7 @@ from absl import flags
 
 # Nothing else is imported before the flags are read: --help answers at once.
 MODES = [line.split()[0] for line in __doc__.split("The modes:\n")[1].splitlines() if line.strip()]
-NEW_RUNS = ("pretrain",)  # modes that begin a run with a config; the others read the workdir of an earlier run
+NEW_RUNS = ("pretrain", "plan")  # modes that begin a run with a config; the others read the workdir of an earlier run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("mode", None, f"What to do: {', '.join(MODES)}.")
@@ -26,6 +27,8 @@ flags.DEFINE_string("config", "experiments/digits.py", "A Python file that defin
 flags.DEFINE_string("data", None, "digits, folder:DIR, tfrecord:DIR or tfds:NAME. Default: the config's.")
 flags.DEFINE_integer("seed", None, "Shorthand for --config.run.seed.")
 flags.DEFINE_string("checkpoint_every", None, 'Steps ("500") or minutes ("10min"); --config.run.checkpoint_every.')
+flags.DEFINE_string("tpu", "", "A Cloud TPU's name, local (on a TPU VM) or grpc://ADDRESS. Default: GPUs, else CPU.")
+flags.DEFINE_string("topology", "v3-32", "plan: the TPU slice, such as v3-32, v4-8, v5litepod-4, v5p-8 or v6e-4.")
 flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's checkpoints. Default: the newest.")
 
 SHORTHANDS = {"data": "data.source", "seed": "run.seed", "checkpoint_every": "run.checkpoint_every"}
@@ -104,7 +107,8 @@ def read_request(overrides):
 
     if FLAGS.mode in NEW_RUNS:
         config = load_config(FLAGS.config).override(overrides)
-        return Request(workdir=FLAGS.workdir or f"runs/{FLAGS.mode}", config=config)
+        workdir = FLAGS.workdir or f"runs/{FLAGS.mode}"
+        return Request(workdir=workdir, config=config, tpu=FLAGS.tpu, topology=FLAGS.topology)
     if not FLAGS.workdir:
         raise UserError(f"expected --workdir to name an earlier run for --mode={FLAGS.mode}, received none: add it")
     return Request(workdir=FLAGS.workdir, data=FLAGS.data or "", checkpoint=FLAGS.checkpoint)

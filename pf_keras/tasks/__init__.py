@@ -16,3 +16,5 @@ class Request:
     config: Config | None = None
     data: str = ""
     checkpoint: str = ""
+    tpu: str = ""
+    topology: str = ""
