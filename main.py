@@ -6,6 +6,7 @@
 The modes:
     pretrain     learn from unlabelled images by decoding masked patches
     reconstruct  draw what a pre-trained workdir decodes
+    finetune     a classifier from few labels, from --init=PRETRAIN_WORKDIR or --init=scratch
 """
 
 import importlib
@@ -17,15 +18,20 @@ from absl import flags
 
 # Nothing else is imported before the flags are read: --help answers at once.
 MODES = [line.split()[0] for line in __doc__.split("The modes:\n")[1].splitlines() if line.strip()]
-NEW_RUNS = ("pretrain",)  # modes that begin a run with a config; the others read the workdir of an earlier run
+NEW_RUNS = ("pretrain", "finetune")  # modes that begin a run with a config; the others read the workdir of an earlier run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("mode", None, f"What to do: {', '.join(MODES)}.")
 flags.DEFINE_string("workdir", None, "The directory of the run. Default for a new run: runs/MODE.")
-flags.DEFINE_string("config", "experiments/digits.py", "A Python file that defines config. It is run as code.")
+flags.DEFINE_string(
+    "config", None, "A Python file that defines config; it is run as code. Default: that of --init, else the digits'."
+)
 flags.DEFINE_string("data", None, "digits, folder:DIR, tfrecord:DIR or tfds:NAME. Default: the config's.")
 flags.DEFINE_integer("seed", None, "Shorthand for --config.run.seed.")
 flags.DEFINE_string("checkpoint_every", None, 'Steps ("500") or minutes ("10min"); --config.run.checkpoint_every.')
+flags.DEFINE_string("init", "", "finetune, sweep: a pre-training workdir, or scratch.")
+flags.DEFINE_float("label_fraction", 1.0, "The share of each class's training images whose labels are used.")
+flags.DEFINE_string("label_list", "", "A file with the names of the training images whose labels are used.")
 flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's checkpoints. Default: the newest.")
 
 SHORTHANDS = {"data": "data.source", "seed": "run.seed", "checkpoint_every": "run.checkpoint_every"}
@@ -98,16 +104,30 @@ def read_flags(argv):
 
 def read_request(overrides):
     """The task's `Request`. Raises UserError for a config that is none or a workdir that is missing."""
-    from pf_keras.config import load_config
     from pf_keras.errors import UserError
     from pf_keras.tasks import Request
 
     if FLAGS.mode in NEW_RUNS:
-        config = load_config(FLAGS.config).override(overrides)
-        return Request(workdir=FLAGS.workdir or f"runs/{FLAGS.mode}", config=config)
+        return Request(
+            workdir=FLAGS.workdir or f"runs/{FLAGS.mode}",
+            config=read_config().override(overrides),
+            init=FLAGS.init,
+            label_fraction=FLAGS.label_fraction,
+            label_list=FLAGS.label_list,
+        )
     if not FLAGS.workdir:
         raise UserError(f"expected --workdir to name an earlier run for --mode={FLAGS.mode}, received none: add it")
     return Request(workdir=FLAGS.workdir, data=FLAGS.data or "", checkpoint=FLAGS.checkpoint)
+
+
+def read_config():
+    """The config to start from: of --config, else that of the pre-training to go on from, else the digits'."""
+    from pf_keras.config import load_config
+    from pf_keras.training.workdir import Workdir
+
+    if FLAGS.config is None and FLAGS.init not in ("", "scratch"):
+        return Workdir.of_run(FLAGS.init, "pretrain").config()
+    return load_config(FLAGS.config or os.path.join(os.path.dirname(__file__), "experiments", "digits.py"))
 
 
 def fail(message):

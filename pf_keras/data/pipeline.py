@@ -34,12 +34,12 @@ def draw_noise(seed, epoch, index, shapes):
     return crop, {name: tf.reshape(part, shapes[name]) for name, part in zip(shapes, parts, strict=True)}
 
 
-def training_batches(split, config, batch, noise, start_step=0, crop_scale=None, labels=False):
+def training_batches(split, config, batch, noise, start_step=0, crop_scale=None, classes=0):
     """Endless shuffled batches, from any step on, without decoding what comes before it.
 
-    noise: shapes by name (`pretrain_noise`, `finetune_noise`).
-    Yields a dict of `image` uint8 (batch, S, S, 3) and the noise float32 (batch, ...); with `labels`, a pair of it
-    and the labels int64 (batch,).
+    noise: shapes by name (`pretrain_noise`, `finetune_noise`). crop_scale: instead of the config's `data.crop_scale`.
+    Yields a dict of `image` uint8 (batch, S, S, 3) and the noise float32 (batch, ...); with `classes`, a pair of it
+    and one-hot labels float32 (batch, classes).
     """
     seed, data, load = config.run.seed, config.data, split.loader()
 
@@ -51,14 +51,14 @@ def training_batches(split, config, batch, noise, start_step=0, crop_scale=None,
         if data.flip:
             image = tf.where(crop[4] < 0.5, image[:, ::-1], image)
         inputs = {"image": image, **parts}
-        return (inputs, label) if labels else inputs
+        return (inputs, tf.one_hot(label, classes)) if classes else inputs
 
     keys = split.keys(start=start_step * batch, seed=seed, shuffle=True)
     return _batched(keys.map(example, num_parallel_calls=tf.data.AUTOTUNE), batch, drop_remainder=True)
 
 
-def evaluation_batches(split, config, batch, noise=None, labels=False):
-    """Every example once, in order, by one centre crop; the same noise each time.
+def evaluation_batches(split, config, batch, noise=None):
+    """Every example once, in order, by one centre crop; the same noise each time. Yields dicts as in training.
 
     The last batch is filled up with zeros, since shapes are static: use the first `split.size` of the results.
     """
@@ -66,10 +66,9 @@ def evaluation_batches(split, config, batch, noise=None, labels=False):
 
     def example(key):
         _, parts = draw_noise(config.run.seed, key["epoch"], key["index"], noise or {})
-        encoded, label = load(key)
+        encoded, _ = load(key)
         image = decode_and_crop(encoded, centre_window(config.data.eval_crop), config.model.image_size)
-        inputs = {"image": image, **parts}
-        return (inputs, label) if labels else inputs
+        return {"image": image, **parts}
 
     def fill_up(x):
         filled = tf.pad(x, [[0, batch - tf.shape(x)[0]]] + [[0, 0]] * (x.shape.rank - 1))
@@ -77,7 +76,7 @@ def evaluation_batches(split, config, batch, noise=None, labels=False):
 
     keys = split.keys(shuffle=False)
     batches = _batched(keys.map(example, num_parallel_calls=tf.data.AUTOTUNE), batch, drop_remainder=False)
-    return batches.map(lambda *x: tf.nest.map_structure(fill_up, x if len(x) > 1 else x[0]))
+    return batches.map(lambda inputs: {name: fill_up(x) for name, x in inputs.items()})
 
 
 def _batched(examples, batch, drop_remainder):

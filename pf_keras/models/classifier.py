@@ -12,8 +12,9 @@ from pf_keras.patches import extract_patches, gather_patches
 class Classifier(keras.Model):
     """Classify images from the backbone's pooled vector (paper, 2.2).
 
-    Input, a dict: `image` uint8 (B, H, W, 3) and, while training with `mask_ratio` above 0, `mask_noise` float32
-    (B, N): the patches with the lowest noise are left out. At evaluation every patch is seen.
+    Input: images uint8 (B, H, W, 3), or a dict of these as `image` and `mask_noise` float32 (B, N): while training,
+    the patches with the lowest noise are left out, a share of `mask_ratio`. Without noise, and at evaluation, every
+    patch is seen.
     Output: float32 logits (B, classes).
     """
 
@@ -41,16 +42,17 @@ class Classifier(keras.Model):
 
     def embed(self, inputs, training=False):
         """The pooled vectors that the residual block operates on: (B, width)."""
-        patches = extract_patches(inputs["image"], self.backbone.grid)
+        image, noise = (inputs["image"], inputs.get("mask_noise")) if isinstance(inputs, dict) else (inputs, None)
+        patches = extract_patches(image, self.backbone.grid)
         visible_indices = None
-        if training and self.masked:
-            visible_indices, _ = block_mask(inputs["mask_noise"], self.backbone.grid, 1, self.masked)
+        if training and self.masked and noise is not None:
+            visible_indices, _ = block_mask(noise, self.backbone.grid, 1, self.masked)
             patches = gather_patches(patches, visible_indices)
         context = self.backbone(scale_pixels(patches), visible_indices, training=training)
         return self.backbone.pool(context)
 
     def compute_output_shape(self, input_shape):
-        return input_shape["image"][0], self.classes
+        return (input_shape["image"] if isinstance(input_shape, dict) else input_shape)[0], self.classes
 
     def get_config(self):
         return {
