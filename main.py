@@ -7,6 +7,9 @@ The modes:
     pretrain     learn from unlabelled images by decoding masked patches
     reconstruct  draw what a pre-trained workdir decodes
     finetune     a classifier from few labels, from --init=PRETRAIN_WORKDIR or --init=scratch
+    evaluate     score a fine-tuned workdir, or probe the frozen features of a pre-trained one
+    sweep        fine-tune over a grid, choose on held-out images, report the winner over several seeds
+    export       a SavedModel to serve and a .keras file to train further, of a fine-tuned or pre-trained workdir
 """
 
 import importlib
@@ -18,7 +21,7 @@ from absl import flags
 
 # Nothing else is imported before the flags are read: --help answers at once.
 MODES = [line.split()[0] for line in __doc__.split("The modes:\n")[1].splitlines() if line.strip()]
-NEW_RUNS = ("pretrain", "finetune")  # modes that begin a run with a config; the others read the workdir of an earlier run
+NEW_RUNS = ("pretrain", "finetune", "sweep")  # these begin with a config; the others read an earlier run's workdir
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("mode", None, f"What to do: {', '.join(MODES)}.")
@@ -30,8 +33,11 @@ flags.DEFINE_string("data", None, "digits, folder:DIR, tfrecord:DIR or tfds:NAME
 flags.DEFINE_integer("seed", None, "Shorthand for --config.run.seed.")
 flags.DEFINE_string("checkpoint_every", None, 'Steps ("500") or minutes ("10min"); --config.run.checkpoint_every.')
 flags.DEFINE_string("init", "", "finetune, sweep: a pre-training workdir, or scratch.")
-flags.DEFINE_float("label_fraction", 1.0, "The share of each class's training images whose labels are used.")
+flags.DEFINE_string(
+    "label_fraction", "1", "The share of each class's training images whose labels are used; evaluate takes several."
+)
 flags.DEFINE_string("label_list", "", "A file with the names of the training images whose labels are used.")
+flags.DEFINE_string("seeds", "0,1,2", "sweep: the seeds of each point of the grid and of the winner.")
 flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's checkpoints. Default: the newest.")
 
 SHORTHANDS = {"data": "data.source", "seed": "run.seed", "checkpoint_every": "run.checkpoint_every"}
@@ -112,12 +118,28 @@ def read_request(overrides):
             workdir=FLAGS.workdir or f"runs/{FLAGS.mode}",
             config=read_config().override(overrides),
             init=FLAGS.init,
-            label_fraction=FLAGS.label_fraction,
+            label_fractions=numbers("label_fraction", float),
             label_list=FLAGS.label_list,
+            seeds=numbers("seeds", int),
         )
     if not FLAGS.workdir:
         raise UserError(f"expected --workdir to name an earlier run for --mode={FLAGS.mode}, received none: add it")
-    return Request(workdir=FLAGS.workdir, data=FLAGS.data or "", checkpoint=FLAGS.checkpoint)
+    return Request(
+        workdir=FLAGS.workdir,
+        data=FLAGS.data or "",
+        checkpoint=FLAGS.checkpoint,
+        label_fractions=numbers("label_fraction", float),
+    )
+
+
+def numbers(flag, kind):
+    """The numbers of a flag that holds a list of them, such as 0.01,0.1."""
+    from pf_keras.errors import UserError
+
+    try:
+        return tuple(kind(text) for text in FLAGS[flag].value.split(","))
+    except ValueError as error:
+        raise UserError(f"expected --{flag} as numbers such as 1 or 0,1, received {FLAGS[flag].value}") from error
 
 
 def read_config():
