@@ -217,10 +217,11 @@ class RunConfig:
     keep_checkpoints: int = 3
     steps_per_execution: int = 1  # steps a call of the device
     eval_batch: int = 128
+    score_images: int = 4096  # validation images that pre-training is scored on
 
     def __post_init__(self):
         _choice("run.precision", self.precision, ("auto", "float32", "mixed_bfloat16"))
-        _positive(self, "log_every", "keep_checkpoints", "steps_per_execution", "eval_batch")
+        _positive(self, "log_every", "keep_checkpoints", "steps_per_execution", "eval_batch", "score_images")
         _expect(0 <= self.seed < 2**31, "run.seed in 0..2^31-1", self.seed, "use a small whole number")
         self.checkpoint_interval()
 

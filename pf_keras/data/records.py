@@ -19,7 +19,7 @@ class Records:
 
     files: their paths; counts: how many records each holds. parse: a graph function of a serialized record to a dict
     of `encoded`, `label` and `filename`. first_label: the label of the first class as stored, or None to find out.
-    config: a `DataConfig`. wanted: the indices that belong to the split, or None for all.
+    config: a `DataConfig`. wanted: the indices that belong to the split, ascending, or None for all.
     """
 
     def __init__(self, files, counts, parse, config, first_label=None, wanted=None):
@@ -29,6 +29,15 @@ class Records:
     @property
     def size(self):
         return sum(self.counts) if self.wanted is None else len(self.wanted)
+
+    def sample(self, count):
+        """The split of the first `count` records, which converters have shuffled, or of all where there are no more."""
+        if count >= self.size or self.wanted is not None:
+            return self
+        files = next(n for n in range(1, len(self.files) + 1) if sum(self.counts[:n]) >= count)
+        places = [file * FILE + place for file in range(files) for place in range(self.counts[file])]
+        return Records(self.files[:files], self.counts[:files], self.parse, self.config, self.first_label,
+                       np.array(places[:count]))
 
     @property
     def names(self):
