@@ -53,7 +53,7 @@ def names_in(directory: str) -> list[str]:
 
 
 def entries(directory: str) -> Iterator[tuple[str, bool, int | None]]:
-    """`(name, is_directory, size)` of what a directory holds, links followed; size in bytes, None for no regular file."""
+    """`(name, is_directory, size)` of what a directory holds, links followed; `size` is None for no regular file."""
     if is_remote(directory):
         for name in names_in(directory):
             stat = _gfile().stat(join(directory, name))

@@ -54,9 +54,8 @@ def messages() -> tuple[type, type]:
     message("Example", ("features", one, field.TYPE_MESSAGE, ".pf_keras.Features"))
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
-    return tuple(
-        message_factory.GetMessageClass(pool.FindMessageTypeByName(f"pf_keras.{name}")) for name in ("Example", "Feature")
-    )
+    kinds = (pool.FindMessageTypeByName(f"pf_keras.{name}") for name in ("Example", "Feature"))
+    return tuple(message_factory.GetMessageClass(kind) for kind in kinds)
 
 
 def make_example(
