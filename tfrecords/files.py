@@ -31,14 +31,14 @@ def split_files(directory: str) -> dict[str, list[str]]:
 
 
 def shard_names(directory: str) -> list[str]:
-    """The names in a directory that are those of shards, sorted."""
+    """The names in a directory that are those of shards, sorted. Raises UserError where there is no directory."""
+    if not fs.is_directory(directory):
+        raise UserError(f"expected a directory with TFRecord shards at {directory}, found none")
     return [name for name in fs.names_in(directory) if _SHARD.fullmatch(name)]
 
 
 def shards_in(directory: str) -> dict[str, list[str]]:
     """The shards of every split by its name in the files, sorted. Raises UserError where a split is incomplete."""
-    if not fs.is_directory(directory):
-        raise UserError(f"expected a directory with TFRecord shards at {directory}, found none")
     splits = {}
     for name in shard_names(directory):
         match = _SHARD.fullmatch(name)

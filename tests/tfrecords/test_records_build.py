@@ -1,4 +1,4 @@
-"""Builds from the command line: the download, its extraction, folders; bad files; settings; what is told to the user."""
+"""Builds from the command line: the download, its extraction, folders; bad files; settings; errors."""
 
 import hashlib
 import json
@@ -112,7 +112,13 @@ def test_unlabelled_folder(helpers, tmp_path):
     done = helpers.build(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'o'}", *shards)
     assert "unlabelled" in done.stderr
     rows = helpers.records(tmp_path / "o", "train")
-    assert sorted(row["image/filename"] for row in rows) == [b"0.JPG", b"2.JPG", b"4.JPG", b"deep/er/1.JPG", b"deep/er/3.JPG"]
+    assert sorted(row["image/filename"] for row in rows) == [
+        b"0.JPG",
+        b"2.JPG",
+        b"4.JPG",
+        b"deep/er/1.JPG",
+        b"deep/er/3.JPG",
+    ]
     assert not any("image/class/label" in row for row in rows)
     assert json.loads((tmp_path / "o" / "manifest.json").read_text())["splits"]["train"]["classes"] == {"unlabelled": 5}
 
@@ -126,7 +132,9 @@ def test_bad_files_are_named_and_then_skipped_and_listed(helpers, tmp_path):
     arguments = ("--source=folder", f"--input={root}", f"--output={tmp_path / 'o'}", "--train_shards=2")
     arguments += ("--validation_shards=2", "--processes=2")
     done = helpers.command("build", *arguments)
-    helpers.fails(done, "3 damaged or other files", "train/cat/cut.jpg", "train/cat/page.jpg", "validation/cat/empty.jpg")
+    helpers.fails(
+        done, "3 damaged or other files", "train/cat/cut.jpg", "train/cat/page.jpg", "validation/cat/empty.jpg"
+    )
     assert not (tmp_path / "o" / "manifest.json").exists()
     done = helpers.command("build", *arguments, "--skip_bad")
     assert done.returncode == 0, done.stderr

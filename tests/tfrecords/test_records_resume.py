@@ -84,6 +84,22 @@ def test_only_what_is_missing_or_damaged_is_made_again(helpers, set_of_images, t
     assert changed == {"train-00003-of-00040", "train-00005-of-00040", "validation-00001-of-00010"}
 
 
+def test_finished_shards_of_a_killed_build_are_kept(helpers, set_of_images, tmp_path):
+    arguments, expected = set_of_images
+    process = start(helpers, arguments, tmp_path)
+    while len(list((tmp_path / ".build").glob("*-of-*.json"))) < 3:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    time.sleep(0.5)  # until its workers have ended too
+    noted = [path.name.removesuffix(".json") for path in (tmp_path / ".build").glob("*-of-*.json")]
+    before = {name: (tmp_path / name).stat().st_mtime_ns for name in noted}
+    assert 3 <= len(before) < 50
+    helpers.build(*arguments, f"--output={tmp_path}")
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in noted} == before
+    assert helpers.hashes(tmp_path) == expected
+
+
 def test_an_unfinished_build_of_other_settings_is_refused(helpers, set_of_images, tmp_path):
     arguments, _ = set_of_images
     process = start(helpers, arguments, tmp_path)
