@@ -5,14 +5,16 @@
 For each number of files: makes that many JPEGs of noise in `train/<class>/`, copies them (`shutil.copyfile`) and
 converts them unresized with the command a user types, both with the time to start the processes. The files are read
 from memory where it holds them. Prints, and writes as the last line in JSON: seconds of copy and conversion, their
-ratio (above 1 the conversion is the faster one), milliseconds a file, and the largest memory of a process in MiB. Needs
-three times the files' size on disk.
+ratio (above 1 the conversion is the faster one), milliseconds a file, the same of processor time, which other work on
+the machine disturbs less, and the largest memory of a process of the conversion in MiB. Needs three times the files'
+size on disk.
 """
 
 import io
 import json
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -54,7 +56,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _measure(directory: Path, count: int, size: int, processes: int) -> dict:
     _make_files(directory / "in" / "train", count, size)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     copying = _seconds(lambda: _copy(directory / "in", directory / "copy", processes))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    copying_cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     shutil.rmtree(directory / "copy")
     line = [sys.executable, "-m", "tfrecords.build", "--source=folder", f"--input={directory / 'in'}"]
     line += [
@@ -64,6 +69,7 @@ def _measure(directory: Path, count: int, size: int, processes: int) -> dict:
     ]
     usage = []
     converting = _seconds(lambda: usage.append(_run(line)))
+    converting_cpu = usage[0].ru_utime + usage[0].ru_stime
     return {
         "files": count,
         "copy_s": round(copying, 3),
@@ -71,6 +77,9 @@ def _measure(directory: Path, count: int, size: int, processes: int) -> dict:
         "ratio": round(copying / converting, 2),
         "copy_ms_a_file": round(copying / count * 1e3, 3),
         "convert_ms_a_file": round(converting / count * 1e3, 3),
+        "copy_cpu_ms_a_file": round(copying_cpu / count * 1e3, 3),
+        "convert_cpu_ms_a_file": round(converting_cpu / count * 1e3, 3),
+        "cpu_ratio": round(copying_cpu / converting_cpu, 2),
         "peak_mib": round(usage[0].ru_maxrss / 1024),
     }
 
