@@ -3,6 +3,7 @@
 import concurrent.futures
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -36,12 +37,14 @@ def run(function: Callable[[Task], Result], tasks: Iterable[Task], processes: in
                 "expected the worker processes to live, one ended at once (of too little memory?); try fewer "
                 "--processes; what is finished is kept"
             ) from None
-        finally:
+        except BaseException:  # also where the caller takes no more: what has not begun is dropped
             executor.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent is killed would wait for ever."""
+    """A worker whose parent is killed would wait for ever; Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch():
         multiprocessing.parent_process().join()
