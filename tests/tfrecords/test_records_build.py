@@ -192,3 +192,15 @@ def test_shards_of_somebody_else_are_not_touched(helpers, archives, tmp_path):
     done = helpers.command("build", "--source=imagenet", f"--input={archives}", f"--output={tmp_path}")
     helpers.fails(done, "which has shards but no manifest.json")
     assert foreign.read_bytes() == b"theirs"
+
+
+@pytest.mark.slow
+def test_paths_with_a_scheme_go_through_tensorflow(helpers, archives, built, tmp_path):
+    arguments = ("--source=imagenet", "--train_shards=3", "--validation_shards=2")
+    for _ in range(2):  # the second time checks what is there
+        helpers.build(*arguments, f"--input=file://{archives}", f"--output=file://{tmp_path}/out")
+        assert helpers.hashes(tmp_path / "out") == helpers.hashes(built)
+    done = helpers.command("verify", f"file://{tmp_path}/out", "--decode", "--processes=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = helpers.command("subsets", f"file://{tmp_path}/out", "--fraction=0.4", "--processes=1")
+    assert done.returncode == 0 and "8 of 20 images" in done.stdout
