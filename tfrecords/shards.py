@@ -3,6 +3,7 @@
 The same function runs in a process of the local pool and in a worker of a Beam pipeline. It knows no other shard.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -106,22 +107,20 @@ class _Reader:
     """Reads parts of files and keeps the last file open, as in a tar all parts are of one."""
 
     def __init__(self):
-        self._path, self._file = None, None
+        self._path, self._file = None, contextlib.ExitStack()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        if self._file:
-            self._file.close()
+        self._file.close()
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         if path != self._path:
-            if self._file:
-                self._file.close()
-            self._path, self._file = path, fs.open_file(path, "rb")
-        self._file.seek(offset)
-        data = self._file.read(size)
+            self._file.close()
+            self._read, _ = self._file.enter_context(fs.random_access(path))
+            self._path = path
+        data = self._read(offset, size)
         if len(data) != size:
             raise UserError(f"{path}: expected {size} bytes at {offset}, received {len(data)}: it has changed")
         return data
