@@ -49,7 +49,7 @@ class Mlp(keras.layers.Layer):
         width = input_shape[-1]
         self.widen = dense(self.ratio * width, self, "widen")
         self.narrow = dense(width, self, "narrow")
-        self.drop = keras.layers.Dropout(self.dropout, name="drop")
+        self.drop = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name="drop")
         self.widen.build((None, None, width))
         self.narrow.build((None, None, self.ratio * width))
 

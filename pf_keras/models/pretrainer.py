@@ -41,7 +41,8 @@ class Pretrainer(keras.Model):
         label_smoothing=0.01,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        # Noise keeps its float32 in any precision: in bfloat16 blocks would tie, and the largest draws become 1.
+        super().__init__(autocast=False, **kwargs)
         self.backbone = backbone
         self.mask_ratio, self.block = mask_ratio, block
         self.target_size, self.target_bits, self.target_crop = target_size, target_bits, target_crop
@@ -110,10 +111,12 @@ class PretrainScores(keras.Model):
     """
 
     def __init__(self, pretrainer, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # as the pre-trainer
         self.pretrainer = pretrainer
 
     def build(self, input_shape=None):
+        if not self.pretrainer.built:
+            self.pretrainer.build()
         self.built = True
 
     def call(self, inputs):
