@@ -6,7 +6,6 @@ from keras import ops
 from pf_keras.augment import augment_patches
 from pf_keras.config import AugmentConfig
 from pf_keras.masking import block_mask
-from pf_keras.models.backbone import Backbone
 from pf_keras.models.decoder import PatchDecoder
 from pf_keras.patches import extract_patches, gather_patches
 from pf_keras.targets import grey_levels
@@ -124,3 +123,11 @@ class PretrainScores(keras.Model):
         loss = ops.sparse_categorical_crossentropy(outputs["targets"], outputs["logits"], from_logits=True)
         counts = ops.one_hot(outputs["targets"], outputs["logits"].shape[-1], dtype="float32")
         return {"cross_entropy": ops.mean(loss, axis=(1, 2, 3)), "level_counts": ops.sum(counts, axis=(1, 2, 3))}
+
+    def get_config(self):
+        return {**super().get_config(), "pretrainer": keras.saving.serialize_keras_object(self.pretrainer)}
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        return cls(keras.saving.deserialize_keras_object(config.pop("pretrainer")), **config)
