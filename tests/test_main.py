@@ -66,7 +66,7 @@ def test_native_libraries_add_nothing_to_the_one_line(tmp_path):
     ],
 )
 def test_bad_input_is_named(flags, words, tmp_path, monkeypatch):
-    from tests.tasks.conftest import command
+    from commands import command
 
     monkeypatch.chdir(ROOT)
     done = command("--mode=pretrain", f"--workdir={tmp_path / 'run'}", *flags)
@@ -77,7 +77,7 @@ def test_bad_input_is_named(flags, words, tmp_path, monkeypatch):
 
 
 def test_an_empty_folder_and_an_unreadable_image_are_named(tmp_path):
-    from tests.tasks.conftest import TINY, command
+    from commands import TINY, command
 
     (tmp_path / "empty").mkdir()
     done = command("--mode=pretrain", f"--workdir={tmp_path / 'a'}", f"--data=folder:{tmp_path / 'empty'}")
@@ -96,7 +96,7 @@ def test_an_empty_folder_and_an_unreadable_image_are_named(tmp_path):
 
 
 def test_a_config_file_that_fails_is_named(tmp_path):
-    from tests.tasks.conftest import command
+    from commands import command
 
     for text, word in (("config = 3", "int"), ("1 / 0", "ZeroDivisionError"), ("x = 1", "NoneType")):
         path = tmp_path / "mine.py"
@@ -106,7 +106,7 @@ def test_a_config_file_that_fails_is_named(tmp_path):
 
 
 def test_another_config_on_a_workdir_is_refused_naming_the_field(pretrained):
-    from tests.tasks.conftest import TINY, command
+    from commands import TINY, command
 
     done = command("--mode=pretrain", f"--workdir={pretrained.workdir}", *TINY, "--config.pretrain.batch=16")
     assert done.code == 2 and "pretrain.batch: 32 -> 16" in done.err

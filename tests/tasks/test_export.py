@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import command
 from PIL import Image
-from tests.tasks.conftest import command
 
 from pf_keras.tasks.finetune import load_classifier
 from pf_keras.training.workdir import Workdir

@@ -3,8 +3,8 @@ import json
 
 import numpy as np
 import pytest
+from commands import TINY, command
 from sklearn.metrics import top_k_accuracy_score
-from tests.tasks.conftest import TINY, command
 
 from pf_keras.data.sources import open_source
 from pf_keras.tasks.finetune import load_classifier

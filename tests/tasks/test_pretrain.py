@@ -2,8 +2,8 @@ import json
 
 import numpy as np
 import pytest
+from commands import TINY, command
 from PIL import Image
-from tests.tasks.conftest import TINY, command
 
 from pf_keras.config import Config
 

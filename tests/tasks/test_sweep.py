@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.tasks.conftest import command
+from commands import command
 
 ROOT = Path(__file__).parents[2]
 
