@@ -6,6 +6,10 @@
 The modes:
     pretrain     learn from unlabelled images by decoding masked patches
     reconstruct  draw what a pre-trained workdir decodes
+    finetune     a classifier from few labels, from --init=PRETRAIN_WORKDIR or --init=scratch
+    evaluate     score a fine-tuned workdir, or probe the frozen features of a pre-trained one
+    sweep        fine-tune over a grid, choose on held-out images, report the winner over several seeds
+    export       a SavedModel to serve and a .keras file to train further, of a fine-tuned or pre-trained workdir
     plan         say whether a config compiles for a TPU and fits, how long it takes and what it needs
 """
 
@@ -18,15 +22,23 @@ from absl import flags
 
 # Nothing else is imported before the flags are read: --help answers at once.
 MODES = [line.split()[0] for line in __doc__.split("The modes:\n")[1].splitlines() if line.strip()]
-NEW_RUNS = ("pretrain", "plan")  # modes that begin a run with a config; the others read the workdir of an earlier run
+NEW_RUNS = ("pretrain", "finetune", "sweep", "plan")  # these begin with a config; the others read an earlier run's
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("mode", None, f"What to do: {', '.join(MODES)}.")
 flags.DEFINE_string("workdir", None, "The directory of the run. Default for a new run: runs/MODE.")
-flags.DEFINE_string("config", "experiments/digits.py", "A Python file that defines config. It is run as code.")
+flags.DEFINE_string(
+    "config", None, "A Python file that defines config; it is run as code. Default: that of --init, else the digits'."
+)
 flags.DEFINE_string("data", None, "digits, folder:DIR, tfrecord:DIR or tfds:NAME. Default: the config's.")
 flags.DEFINE_integer("seed", None, "Shorthand for --config.run.seed.")
 flags.DEFINE_string("checkpoint_every", None, 'Steps ("500") or minutes ("10min"); --config.run.checkpoint_every.')
+flags.DEFINE_string("init", "", "finetune, sweep: a pre-training workdir, or scratch.")
+flags.DEFINE_string(
+    "label_fraction", "1", "The share of each class's training images whose labels are used; evaluate takes several."
+)
+flags.DEFINE_string("label_list", "", "A file with the names of the training images whose labels are used.")
+flags.DEFINE_string("seeds", "0,1,2", "sweep: the seeds of each point of the grid and of the winner.")
 flags.DEFINE_string("tpu", "", "A Cloud TPU's name, local (on a TPU VM) or grpc://ADDRESS. Default: GPUs, else CPU.")
 flags.DEFINE_string("topology", "v3-32", "plan: the TPU slice, such as v3-32, v4-8, v5litepod-4, v5p-8 or v6e-4.")
 flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's checkpoints. Default: the newest.")
@@ -101,17 +113,48 @@ def read_flags(argv):
 
 def read_request(overrides):
     """The task's `Request`. Raises UserError for a config that is none or a workdir that is missing."""
-    from pf_keras.config import load_config
     from pf_keras.errors import UserError
     from pf_keras.tasks import Request
 
     if FLAGS.mode in NEW_RUNS:
-        config = load_config(FLAGS.config).override(overrides)
-        workdir = FLAGS.workdir or f"runs/{FLAGS.mode}"
-        return Request(workdir=workdir, config=config, tpu=FLAGS.tpu, topology=FLAGS.topology)
+        return Request(
+            workdir=FLAGS.workdir or f"runs/{FLAGS.mode}",
+            config=read_config().override(overrides),
+            init=FLAGS.init,
+            label_fractions=numbers("label_fraction", float),
+            label_list=FLAGS.label_list,
+            seeds=numbers("seeds", int),
+            tpu=FLAGS.tpu,
+            topology=FLAGS.topology,
+        )
     if not FLAGS.workdir:
         raise UserError(f"expected --workdir to name an earlier run for --mode={FLAGS.mode}, received none: add it")
-    return Request(workdir=FLAGS.workdir, data=FLAGS.data or "", checkpoint=FLAGS.checkpoint)
+    return Request(
+        workdir=FLAGS.workdir,
+        data=FLAGS.data or "",
+        checkpoint=FLAGS.checkpoint,
+        label_fractions=numbers("label_fraction", float),
+    )
+
+
+def numbers(flag, kind):
+    """The numbers of a flag that holds a list of them, such as 0.01,0.1."""
+    from pf_keras.errors import UserError
+
+    try:
+        return tuple(kind(text) for text in FLAGS[flag].value.split(","))
+    except ValueError as error:
+        raise UserError(f"expected --{flag} as numbers such as 1 or 0,1, received {FLAGS[flag].value}") from error
+
+
+def read_config():
+    """The config to start from: of --config, else that of the pre-training to go on from, else the digits'."""
+    from pf_keras.config import load_config
+    from pf_keras.training.workdir import Workdir
+
+    if FLAGS.config is None and FLAGS.init not in ("", "scratch"):
+        return Workdir.of_run(FLAGS.init, "pretrain").config()
+    return load_config(FLAGS.config or os.path.join(os.path.dirname(__file__), "experiments", "digits.py"))
 
 
 def fail(message):

@@ -64,6 +64,8 @@ class ModelConfig:
                 self.width, "change one of the two")
         _expect(len(self.stacks) == len(self.stack_widths) > 0, "as many model.stack_widths as model.stacks",
                 f"{self.stack_widths} for {self.stacks}", "give a width for every stack")
+        _expect(min(*self.stacks, *self.stack_widths) > 0, "model.stacks and model.stack_widths above 0",
+                f"{self.stacks} and {self.stack_widths}", "use positive numbers")
         _expect(0 <= self.dropout < 1, "model.dropout in [0, 1)", self.dropout, "use a rate such as 0.1")
 
     @property
@@ -136,6 +138,7 @@ class DataConfig:
     shuffle_buffer: int = 4096  # records of a stream (tfrecord:, tfds:) held for shuffling
     parallel_files: int = 16  # files of a stream read side by side
     holdout: float = 0.05  # share of the training images kept for evaluation where no validation split exists
+    first_label: int = -1  # the stored label of the first class of tfrecord:; -1 finds out (a manifest, else the data)
     max_bad_fraction: float = 0.0  # share of unreadable images that is left out rather than an error
 
     def __post_init__(self):
@@ -191,6 +194,21 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True)
+class SweepConfig:
+    """The grid of fine-tuning (paper, 2.2), and how its points are compared."""
+
+    batches: tuple[int, ...] = (16, 32, 64, 128, 256)
+    learning_rates: tuple[float, ...] = (3e-5, 2e-4, 4e-4, 1e-3)
+    holdout: float = 0.2  # share of the labelled images on which points are compared
+
+    def __post_init__(self):
+        _expect(self.batches and min(self.batches) > 0, "sweep.batches above 0", self.batches, "e.g. (16, 32)")
+        _expect(self.learning_rates and min(self.learning_rates) > 0, "sweep.learning_rates above 0",
+                self.learning_rates, "e.g. (2e-4, 1e-3)")
+        _expect(0 < self.holdout < 1, "sweep.holdout in (0, 1)", self.holdout, "use a share such as 0.2")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """How a run behaves, whatever it trains."""
 
@@ -201,10 +219,11 @@ class RunConfig:
     keep_checkpoints: int = 3
     steps_per_execution: int = 1  # steps a call of the device
     eval_batch: int = 128
+    score_images: int = 4096  # validation images that pre-training is scored on
 
     def __post_init__(self):
         _choice("run.precision", self.precision, ("auto", "float32", "mixed_bfloat16"))
-        _positive(self, "log_every", "keep_checkpoints", "steps_per_execution", "eval_batch")
+        _positive(self, "log_every", "keep_checkpoints", "steps_per_execution", "eval_batch", "score_images")
         _expect(0 <= self.seed < 2**31, "run.seed in 0..2^31-1", self.seed, "use a small whole number")
         self.checkpoint_interval()
 
@@ -228,6 +247,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self):
@@ -239,8 +259,13 @@ class Config:
         _expect(self.target.crop != "subsample" or size % self.target.size == 0,
                 f"a target.size that divides the patch's {size} px for target.crop=subsample", self.target.size,
                 "change target.size or use centre_crop")
-        _expect(not self.augment.enabled or self.augment.jitter_size <= size, f"augment.jitter_size of at most the patch's {size} px",
-                self.augment.jitter_size, "make it smaller, or 0 for none")
+        _expect(not self.augment.enabled or self.augment.jitter_size <= size,
+                f"augment.jitter_size of at most the patch's {size} px", self.augment.jitter_size,
+                "make it smaller, or 0 for none")
+        _expect(self.mask.block <= self.model.grid, f"mask.block of at most model.grid={self.model.grid}",
+                self.mask.block, "make it smaller")
+        _expect(round(self.finetune.mask_ratio * self.model.patches) < self.model.patches,
+                "a finetune.mask_ratio that leaves a patch", self.finetune.mask_ratio, "make it smaller")
 
     @property
     def masked(self):
@@ -261,6 +286,8 @@ class Config:
     @classmethod
     def from_dict(cls, values):
         """The config of nested dicts. Raises UserError for an unknown section or field and for a wrong type."""
+        if not isinstance(values, dict):
+            raise UserError(f"expected a config as an object of sections, received {values!r}: see pf_keras/config.py")
         sections = {}
         for name, fields in values.items():
             kind = _lookup(cls, name, "section", name)

@@ -1,8 +1,8 @@
-"""The one exception that reaches the user as a single line."""
+"""The one exception that reaches the user as a single line, shared with the `tfrecords` package.
 
+`main.py` prints its message on standard error and exits with code 2, without a traceback.
+"""
 
-class UserError(Exception):
-    """Something the user can put right: one line saying what was expected, what was received and what to do.
+from tfrecords.errors import UserError
 
-    `main.py` prints the message on standard error and exits with code 2, without a traceback.
-    """
+__all__ = ["UserError"]

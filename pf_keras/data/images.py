@@ -26,6 +26,12 @@ class Images:
             [self.names[i] for i in pick], self.labels[pick], [self.values[i] for i in pick], paths=self.paths
         )
 
+    def sample(self, count):
+        """The split of `count` examples evenly spread over this one, or all where there are no more."""
+        if count >= self.size:
+            return self
+        return self.subset(np.linspace(0, self.size - 1, count).round())
+
     def held_out(self, share):
         """Two splits, `(train, validation)`: a fixed share of the examples is kept for validation.
 

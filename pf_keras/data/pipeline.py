@@ -35,15 +35,15 @@ def draw_noise(seed, epoch, index, shapes):
 
 
 def training_batches(
-    split, config, batch, noise, start_step=0, crop_scale=None, labels=False, host=0, hosts=1, replicas=1
+    split, config, batch, noise, start_step=0, crop_scale=None, classes=0, host=0, hosts=1, replicas=1
 ):
     """Endless shuffled batches, from any step on, without decoding what comes before it.
 
-    noise: shapes by name (`pretrain_noise`, `finetune_noise`).
+    noise: shapes by name (`pretrain_noise`, `finetune_noise`). crop_scale: instead of the config's `data.crop_scale`.
     batch: images a step over all replicas. Of each batch host number `host` of `hosts` reads its own slice and yields
     it in parts for one replica each, so that the step sees the same batch whatever the number of either.
     Yields, with B = batch // replicas, a dict of `image` uint8 (B, S, S, 3) and the noise float32 (B, ...); with
-    `labels`, a pair of it and the labels int64 (B,).
+    `classes`, a pair of it and one-hot labels float32 (B, classes).
     """
     seed, data, load = config.run.seed, config.data, split.loader()
 
@@ -55,15 +55,15 @@ def training_batches(
         if data.flip:
             image = tf.where(crop[4] < 0.5, image[:, ::-1], image)
         inputs = {"image": image, **parts}
-        return (inputs, label) if labels else inputs
+        return (inputs, tf.one_hot(label, classes)) if classes else inputs
 
     keys = split.keys(start=start_step * batch, seed=seed, shuffle=True, batch=batch, host=host, hosts=hosts)
     examples = keys.map(example, num_parallel_calls=tf.data.AUTOTUNE)
     return _batched(examples, batch // replicas, drop_remainder=True).prefetch(2)
 
 
-def evaluation_batches(split, config, batch, noise=None, labels=False, host=0, hosts=1, replicas=1):
-    """Every example once, in order, by one centre crop; the same noise each time.
+def evaluation_batches(split, config, batch, noise=None, host=0, hosts=1, replicas=1):
+    """Every example once, in order, by one centre crop; the same noise each time. Yields dicts as in training.
 
     The last batch is filled up with zeros, since shapes are static: use the first `split.size` of the results.
     `host`, `hosts` and `replicas` are those of `training_batches`.
@@ -72,10 +72,9 @@ def evaluation_batches(split, config, batch, noise=None, labels=False, host=0, h
 
     def example(key):
         _, parts = draw_noise(config.run.seed, key["epoch"], key["index"], noise or {})
-        encoded, label = load(key)
+        encoded, _ = load(key)
         image = decode_and_crop(encoded, centre_window(config.data.eval_crop), config.model.image_size)
-        inputs = {"image": image, **parts}
-        return (inputs, label) if labels else inputs
+        return {"image": image, **parts}
 
     def fill_up(x):
         filled = tf.pad(x, [[0, batch - tf.shape(x)[0]]] + [[0, 0]] * (x.shape.rank - 1))
@@ -83,7 +82,7 @@ def evaluation_batches(split, config, batch, noise=None, labels=False, host=0, h
 
     keys = split.keys(shuffle=False)
     batches = _batched(keys.map(example, num_parallel_calls=tf.data.AUTOTUNE), batch, drop_remainder=False)
-    batches = batches.map(lambda *x: tf.nest.map_structure(fill_up, x if len(x) > 1 else x[0]))
+    batches = batches.map(lambda inputs: {name: fill_up(x) for name, x in inputs.items()})
     if replicas > 1:
         # Hosts read all of it and keep their parts: an evaluation is short. Part i goes to host i % hosts, which is the
         # order in which Keras's predict puts the replicas' results together.

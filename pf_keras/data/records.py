@@ -1,11 +1,254 @@
-"""Shards of records: `tfrecord:DIR` and `tfds:NAME`."""
+"""Shards of records, read as a stream: `tfrecord:DIR` and `tfds:NAME`."""
 
+import functools
+import sys
+
+import numpy as np
+
+from pf_keras.data.images import Images
 from pf_keras.errors import UserError
+from tfrecords.files import count_records, read_manifest, split_files
+from tfrecords.schema import parse
+
+FILE = 2**32  # an example's index is its file's number times this plus its place in the file
+IN_MEMORY = 2 * 2**30  # bytes of a labelled subset that are kept in memory rather than filtered out of the stream
+
+
+class Records:
+    """A split of TFRecord files.
+
+    files: their paths; counts: how many records each holds. parse: a graph function of a serialized record to a dict
+    of `encoded`, `label` and `filename`. first_label: the label of the first class as stored, or None to find out.
+    config: a `DataConfig`. wanted: the indices that belong to the split, ascending, or None for all.
+    """
+
+    def __init__(self, files, counts, parse, config, first_label=None, wanted=None):
+        self.files, self.counts, self.parse, self.config = list(files), list(counts), parse, config
+        self.first_label, self.wanted = first_label, wanted
+
+    @property
+    def size(self):
+        return sum(self.counts) if self.wanted is None else len(self.wanted)
+
+    def sample(self, count):
+        """The split of the first `count` records, which converters have shuffled, or of all where there are no more."""
+        if count >= self.size or self.wanted is not None:
+            return self
+        files = next(n for n in range(1, len(self.files) + 1) if sum(self.counts[:n]) >= count)
+        places = [file * FILE + place for file in range(files) for place in range(self.counts[file])]
+        return Records(self.files[:files], self.counts[:files], self.parse, self.config, self.first_label,
+                       np.array(places[:count]))
+
+    @property
+    def names(self):
+        """The file names that the records hold; where one has none, its file and place."""
+        return self._contents[0]
+
+    @property
+    def labels(self):
+        """int64 (size,), from 0; -1 for none. Reads every record once."""
+        labels = self._contents[1]
+        return np.where(labels < 0, labels, labels - self.label_base)
+
+    @property
+    def label_base(self):
+        """The stored label of class 0: as told, else 0 if that occurs and 1 if not."""
+        if self.first_label is None:
+            labels = self._contents[1]
+            self.first_label = 0 if (labels == 0).any() else 1
+            print(f"labels are taken to begin at {self.first_label}: data.first_label sets it", file=sys.stderr)
+        return self.first_label
+
+    @functools.cached_property
+    def _contents(self):
+        """Names, stored labels, indices and sizes in bytes, in order."""
+        import tensorflow as tf
+
+        def describe(key):
+            record = self.parse(key["serialized"])
+            return record["filename"], record["label"], key["index"], tf.strings.length(record["encoded"])
+
+        print(f"reading the labels of {self.size} records", file=sys.stderr)
+        rows = self.keys(shuffle=False).map(describe, num_parallel_calls=tf.data.AUTOTUNE).batch(4096)
+        parts = [tuple(part.numpy() for part in row) for row in rows]
+        names, labels, indices, sizes = (np.concatenate(column) for column in zip(*parts, strict=True))
+        places = [f"{self.files[i // FILE]} record {i % FILE}" for i in indices.tolist()]
+        return [n.decode() or p for n, p in zip(names.tolist(), places, strict=True)], labels, indices, sizes
+
+    def subset(self, positions):
+        """The split of some of the examples.
+
+        A small one is read into memory once. A larger one is filtered out of the stream, which reads every record but
+        decodes only these: TFRecord files have no index by which to find them.
+        """
+        names, _, indices, sizes = self._contents
+        positions = np.asarray(positions)
+        wanted = indices[positions]
+        chosen = Records(self.files, self.counts, self.parse, self.config, self.label_base, np.sort(wanted))
+        if sizes[positions].sum() > IN_MEMORY:
+            print(f"{len(wanted)} labelled records are filtered out of all {self.size} each epoch", file=sys.stderr)
+            return chosen
+        encoded = {
+            int(key["index"]): self.parse(key["serialized"])["encoded"].numpy() for key in chosen.keys(shuffle=False)
+        }
+        return Images([names[p] for p in positions], self.labels[positions], [encoded[int(i)] for i in wanted])
+
+    def keys(self, start=0, seed=0, shuffle=True, batch=1, host=0, hosts=1):
+        """The records in order: forever, in shuffled files and a shuffle buffer, or once through.
+
+        The order is a function of the seed and the epoch. Starting in the middle of an epoch passes over the records
+        before it unparsed.
+
+        Shuffled, each of `hosts` hosts reads every `hosts`-th file only, from the `host`-th on, and its epochs are
+        those of its own files; `start` counts the records of all hosts. `batch` is that of `Images.keys`: not needed.
+        """
+        import tensorflow as tf
+
+        if len(self.files) < hosts:
+            raise UserError(
+                f"expected a file for each of {hosts} hosts, received {len(self.files)} in all: write more shards"
+            )
+        files = tf.constant(self.files)
+        count = len(self.files[host::hosts])
+        size = self.size if hosts == 1 else self._size_of(host, hosts)
+        start = start // hosts
+
+        def numbered(number):
+            records = tf.data.TFRecordDataset(files[number]).enumerate()
+            return records.map(lambda place, record: {"index": number * FILE + place, "serialized": record})
+
+        def chosen(records):
+            if self.wanted is None:
+                return records
+            places = tf.constant(self.wanted)
+
+            def is_wanted(key):
+                place = tf.searchsorted(places, key["index"][None])[0]
+                return places[tf.minimum(place, len(self.wanted) - 1)] == key["index"]
+
+            return records.filter(is_wanted)
+
+        def with_epoch(epoch):
+            return lambda key: {**key, "epoch": epoch}
+
+        if not shuffle:
+            records = chosen(tf.data.Dataset.range(count).flat_map(numbered))
+            return records.skip(start).map(with_epoch(tf.constant(0, tf.int64)))
+
+        first = start // size
+
+        def one_epoch(epoch):
+            seeds = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.int32)
+            order = tf.data.Dataset.range(count).map(
+                lambda i: tf.random.experimental.index_shuffle(i, seeds, count - 1) * hosts + host
+            )
+            records = order.interleave(
+                numbered,
+                cycle_length=min(count, self.config.parallel_files),
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
+            buffer = min(self.config.shuffle_buffer, size)
+            records = chosen(records).shuffle(buffer, seed=seed * 2**20 + epoch, reshuffle_each_iteration=False)
+            passed = tf.where(epoch == first, start % size, 0)
+            return records.skip(tf.cast(passed, tf.int64)).map(with_epoch(epoch))
+
+        return tf.data.Dataset.range(first, np.iinfo("int64").max).flat_map(one_epoch)
+
+    def _size_of(self, host, hosts):
+        """How many of the records lie in every `hosts`-th file from the `host`-th on."""
+        if self.wanted is None:
+            return sum(self.counts[host::hosts])
+        return int(np.sum(self.wanted // FILE % hosts == host))
+
+    def loader(self):
+        """A function for tf.data from a key to `(encoded, label)`."""
+        import tensorflow as tf
+
+        base = 0 if self.first_label is None else self.first_label
+
+        def load(key):
+            record = self.parse(key["serialized"])
+            label = record["label"]
+            return record["encoded"], tf.where(label < 0, label, label - base)
+
+        return load
 
 
 def open_tfrecords(place, config):
-    raise NotImplementedError
+    """`(train, validation, classes, held_out)` of a directory of shards, named as the public converters do.
+
+    Where there is no validation split its last train shard is kept for it. Raises UserError for a directory without
+    shards, an incomplete set of them, and a damaged file.
+    """
+    files = split_files(place)
+    manifest = read_manifest(place)
+    known = {shard["file"]: shard["records"] for shard in manifest["shards"]} if manifest else {}
+    first_label = config.first_label if config.first_label >= 0 else (1 if manifest else None)
+    classes = tuple(c["text"] or c["synset"] for c in manifest["classes"]) if manifest else ()
+
+    def split(paths):
+        names = [path.rsplit("/", 1)[-1] for path in paths]
+        counts = [known[name] for name in names] if set(names) <= set(known) else count_records(paths)
+        return Records(paths, counts, parse, config, first_label)
+
+    train, validation, held_out = files["train"], files["validation"], ""
+    if not train:
+        raise UserError(f"expected train-* shards in {place}, received only others: python -m tfrecords.build makes them")
+    if not validation:
+        if len(train) < 2:
+            raise UserError(f"expected validation-* shards or two train shards in {place}, received {train[0]} alone")
+        train, validation, held_out = train[:-1], train[-1:], f"the last shard, {train[-1]}"
+    return split(train), split(validation), classes, held_out
 
 
 def open_tfds(place, config):
-    raise NotImplementedError
+    """`(train, validation, classes, held_out)` of a data set of tensorflow-datasets, prepared if it is not yet.
+
+    Raises UserError where the data set is unknown, cannot be had, is stored otherwise than as TFRecord files, or has
+    no image.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(place)
+        builder.download_and_prepare()
+    except Exception as error:  # its many ways to fail share no class
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"expected tfds:NAME to name a data set at hand, received {place}: {reason}") from error
+    info = builder.info
+    if info.file_format is not tfds.core.FileFormat.TFRECORD:
+        raise UserError(f"expected {place} as TFRecord files, received {info.file_format}: prepare it as tfrecord")
+    image = next((k for k, f in info.features.items() if isinstance(f, tfds.features.Image)), None)
+    label = next((k for k, f in info.features.items() if isinstance(f, tfds.features.ClassLabel)), None)
+    if image is None:
+        raise UserError(f"expected {place} to have an image, received the features {', '.join(info.features)}")
+
+    import tensorflow as tf
+
+    def read(serialized):
+        example = info.features.deserialize_example(serialized, decoders={image: tfds.decode.SkipDecoding()})
+        name = example.get("file_name", example.get("image/filename", tf.constant("")))
+        return {
+            "encoded": example[image],
+            "label": example[label] if label else tf.constant(-1, tf.int64),
+            "filename": name if name.dtype == tf.string else tf.constant(""),
+        }
+
+    def split(names):
+        for name in names:
+            if name in info.splits:
+                known = info.splits[name]
+                return Records([str(path) for path in known.filepaths], known.shard_lengths, read, config, 0)
+        return None
+
+    train, validation = split(["train"]), split(["validation", "test"])
+    if train is None:
+        raise UserError(f"expected {place} to have a train split, received {', '.join(info.splits)}")
+    classes = tuple(info.features[label].names) if label else ()
+    if validation is not None:
+        return train, validation, classes, ""
+    if len(train.files) < 2:
+        raise UserError(f"expected {place} to have a validation or test split or two files, received {train.files[0]}")
+    parts = [Records(train.files[s], train.counts[s], read, config, 0) for s in (slice(-1), slice(-1, None))]
+    return *parts, classes, f"the last file, {train.files[-1]}"

@@ -2,12 +2,14 @@ from pf_keras.models.backbone import Backbone
 from pf_keras.models.build import build_backbone, build_classifier, build_pretrainer
 from pf_keras.models.classifier import Classifier
 from pf_keras.models.decoder import PatchDecoder
+from pf_keras.models.embedder import Embedder
 from pf_keras.models.patch_encoder import PatchEncoder
 from pf_keras.models.pretrainer import Pretrainer, PretrainScores
 
 __all__ = [
     "Backbone",
     "Classifier",
+    "Embedder",
     "PatchDecoder",
     "PatchEncoder",
     "PretrainScores",

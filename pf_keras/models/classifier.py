@@ -1,5 +1,4 @@
 import keras
-from keras import ops
 
 from pf_keras.augment import scale_pixels
 from pf_keras.layers.bottleneck import EXPANSION, Bottleneck
@@ -12,18 +11,19 @@ from pf_keras.patches import extract_patches, gather_patches
 class Classifier(keras.Model):
     """Classify images from the backbone's pooled vector (paper, 2.2).
 
-    Input, a dict: `image` uint8 (B, H, W, 3) and, while training with `mask_ratio` above 0, `mask_noise` float32
-    (B, N): the patches with the lowest noise are left out. At evaluation every patch is seen.
+    Input: images uint8 (B, H, W, 3), or a dict of these as `image` and `mask_noise` float32 (B, N): while training,
+    the patches with the lowest noise are left out, a share of `mask_ratio`. Without noise, and at evaluation, every
+    patch is seen.
     Output: float32 logits (B, classes).
     """
 
     def __init__(self, backbone, classes, mask_ratio=0.1, dropout=0.2, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # noise keeps its float32 in any precision: bfloat16 has ties
         self.backbone, self.classes, self.mask_ratio, self.dropout = backbone, classes, mask_ratio, dropout
         self.masked = round(mask_ratio * backbone.grid**2)
         filters = max(1, backbone.width // EXPANSION)
         self.residual = Bottleneck(filters, norm=backbone.norm, dtype=self.dtype_policy, name="residual")
-        self.drop = keras.layers.Dropout(dropout, name="drop")
+        self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
         self.head = dense(classes, self, "head")
         self.head.dtype_policy = keras.DTypePolicy("float32")  # logits enter a softmax
 
@@ -41,16 +41,17 @@ class Classifier(keras.Model):
 
     def embed(self, inputs, training=False):
         """The pooled vectors that the residual block operates on: (B, width)."""
-        patches = extract_patches(inputs["image"], self.backbone.grid)
+        image, noise = (inputs["image"], inputs.get("mask_noise")) if isinstance(inputs, dict) else (inputs, None)
+        patches = extract_patches(image, self.backbone.grid)
         visible_indices = None
-        if training and self.masked:
-            visible_indices, _ = block_mask(inputs["mask_noise"], self.backbone.grid, 1, self.masked)
+        if training and self.masked and noise is not None:
+            visible_indices, _ = block_mask(noise, self.backbone.grid, 1, self.masked)
             patches = gather_patches(patches, visible_indices)
         context = self.backbone(scale_pixels(patches), visible_indices, training=training)
         return self.backbone.pool(context)
 
     def compute_output_shape(self, input_shape):
-        return input_shape["image"][0], self.classes
+        return (input_shape["image"] if isinstance(input_shape, dict) else input_shape)[0], self.classes
 
     def get_config(self):
         return {

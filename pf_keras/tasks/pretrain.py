@@ -43,8 +43,9 @@ def run(request):
     describe(model, config)
 
     noise = pretrain_noise(config)
-    validation = devices.spread(partial(evaluation_batches, source.validation, config, config.run.eval_batch, noise))
-    sample = next(iter(evaluation_batches(source.validation, config, EXAMPLES, noise)))
+    scored = source.validation.sample(config.run.score_images)
+    validation = devices.spread(partial(evaluation_batches, scored, config, config.run.eval_batch, noise))
+    sample = next(iter(evaluation_batches(scored, config, EXAMPLES, noise)))
     batches = partial(training_batches, source.train, config, config.pretrain.batch, noise)
     with naming_bad_images(source):
         rate = train(
@@ -56,16 +57,16 @@ def run(request):
             config.run,
             [Pictures(workdir, sample, config.run.log_every * IMAGES_EVERY)],
         )
-        scores = score(model, validation, source.validation.size, devices)
+        scores = score(model, validation, scored.size, devices)
 
     draw_loss(workdir.metrics(), workdir.figures / "loss.png", scores["marginal_entropy"])
-    draw(model, sample, workdir.figures / "reconstruction.png", source.validation.size)
+    draw(model, sample, workdir.figures / "reconstruction.png", scored.size)
     result = {
         "steps": config.pretrain.steps,
         **scores,
         "parameters": model.count_params(),
         "images_per_second": rate,
-        "validation_images": source.validation.size,
+        "validation_images": scored.size,
     }
     workdir.write_result(result)
     return result

@@ -19,6 +19,10 @@ class Stopped(Exception):
         self.signal = number
 
 
+class NonFiniteLoss(UserError):
+    """The loss became NaN or infinite."""
+
+
 class RunCallback(keras.callbacks.Callback):
     """A callback that knows the run's step, over the several calls of `fit` that a run may take.
 
@@ -111,7 +115,7 @@ class StopOnNonFinite(RunCallback):
             return
         rate = float(_learning_rate(self.model.optimizer, step - 1))
         last = latest_checkpoint(self.workdir.checkpoints)
-        raise UserError(
+        raise NonFiniteLoss(
             f"expected a finite loss, received {float(loss)} at step {step} with learning rate {rate:.3g}: "
             f"lower the rate or lengthen the warm-up; the last good checkpoint is {last.path if last else 'none'}"
         )

@@ -31,7 +31,7 @@ def train(model, make_batches, steps, batch, workdir, run, callbacks=()):
         for first, window, windows in spans(start, steps, run.log_every):
             for callback in every:
                 callback.first_step = first
-            fit = {"steps_per_epoch": window, "epochs": windows, "verbose": 0, "callbacks": every}
+            fit = {"steps_per_epoch": window, "epochs": windows, "verbose": 0, "shuffle": False, "callbacks": every}
             model.fit(make_batches(first), **fit)
     rates = [line["images_per_second"] for line in workdir.metrics() if line["images_per_second"]]
     return statistics.median(rates) if rates else 0.0

@@ -78,7 +78,7 @@ class Workdir:
         """Drop the lines of steps that will be done again, and one that was cut short."""
         if self.metrics_file.exists():
             kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
-            self._write(self.metrics_file, "".join(kept))
+            self.write_text(self.metrics_file, "".join(kept))
 
     def write_result(self, result):
         self.write_json(self.result_file, result)
@@ -87,9 +87,9 @@ class Workdir:
         return json.loads(file.read_text())
 
     def write_json(self, file, content):
-        self._write(file, json.dumps(content, indent=2) + "\n")
+        self.write_text(file, json.dumps(content, indent=2) + "\n")
 
-    def _write(self, file, text):
+    def write_text(self, file, text):
         """Whole or not at all: written aside, then renamed."""
         aside = file.with_name(file.name + ".writing")
         aside.write_text(text)

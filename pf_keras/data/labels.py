@@ -1,0 +1,49 @@
+"""Which training examples keep their labels while fine-tuning."""
+
+import numpy as np
+
+from pf_keras.errors import UserError
+from tfrecords.selection import match_list, read_list, stratified_subset
+
+
+def labelled_subset(split, fraction, list_file="", seed=0):
+    """The part of a training split whose labels are used.
+
+    fraction: share of each class, stratified, nested (1% in 10% in 20%) and the same on every machine; or list_file:
+    the names of the files, as published lists give them.
+    Raises UserError for unlabelled images, a fraction that leaves a class empty, and names that are not in the data.
+    """
+    require_labels(split)
+    if list_file:
+        return split.subset(sorted(match_list(read_list(list_file), split.names)))
+    if fraction == 1:
+        return split
+    return split.subset(stratified_subset(split.names, split.labels, fraction, seed))
+
+
+def hold_out(split, share, seed=0):
+    """Two parts of a labelled split, `(train, held out)`: of each class `share` is held out, at least one example.
+
+    Raises UserError where a class has a single example.
+    """
+    labels = np.asarray(split.labels)
+    smallest = np.bincount(labels)[np.unique(labels)].min()
+    if smallest < 2:
+        raise UserError("expected two labelled images of each class to hold one out, received a class with one: use more")
+    share = max(share, 1 / smallest)
+    chosen = set(stratified_subset(split.names, labels, share, seed))
+    return split.subset([i for i in range(split.size) if i not in chosen]), split.subset(sorted(chosen))
+
+
+def require_labels(split):
+    """Raises UserError where an example of the split has no label."""
+    if (np.asarray(split.labels) < 0).any():
+        missing = split.names[int(np.argmax(np.asarray(split.labels) < 0))]
+        raise UserError(f"expected labelled images, received {missing} without a label: put images in class folders")
+
+
+def class_names(source):
+    """The names of the classes in label order; numbers where the source knows none."""
+    if source.classes:
+        return tuple(source.classes)
+    return tuple(str(i) for i in range(int(np.max(source.train.labels)) + 1))

@@ -1,0 +1,120 @@
+"""`--mode=finetune`: a classifier from few labels, on a pre-trained backbone or from scratch."""
+
+import sys
+
+import keras
+
+from pf_keras.errors import UserError
+from pf_keras.figures import draw_loss
+from pf_keras.models import build_classifier
+from pf_keras.training.loop import train
+from pf_keras.training.optimizer import build_optimizer
+from pf_keras.training.scores import predict_logits, top_k
+from pf_keras.training.strategy import open_devices
+from pf_keras.training.transfer import load_backbone
+from pf_keras.training.workdir import Workdir
+
+
+def run(request):
+    """Fine-tune in `request.workdir`; returns what `result.json` holds."""
+    from pf_keras.data.labels import class_names, labelled_subset, require_labels
+    from pf_keras.data.sources import open_source
+
+    check_init(request.init)
+    config, workdir = request.config, Workdir(request.workdir)
+    source = open_source(config.data)
+    labelled = labelled_subset(source.train, request.label_fraction, request.label_list)
+    require_labels(source.validation)
+    classes = class_names(source)
+    definition = {
+        "init": request.init,
+        "label_fraction": request.label_fraction,
+        "label_list": request.label_list,
+        "classes": list(classes),
+    }
+    workdir.start("finetune", config, definition)
+    workdir.write_text(workdir.path / "labels.txt", "".join(f"{name}\n" for name in labelled.names))
+
+    scores = fit_and_score(config, workdir, labelled, source.validation, classes, request.init, source)
+    result = {
+        **scores,
+        "labels": labelled.size,
+        "label_fraction": round(labelled.size / source.train.size, 6) if request.label_list else request.label_fraction,
+        "init": request.init,
+        "seed": config.run.seed,
+    }
+    workdir.write_result(result)
+    return result
+
+
+def fit_and_score(config, workdir, labelled, validation, classes, init, source):
+    """Train a classifier on the split `labelled` in `workdir` and score it on `validation`.
+
+    Returns `top1, top5, images, steps, parameters, images_per_second`.
+    """
+    from pf_keras.data.bad import naming_bad_images
+    from pf_keras.data.pipeline import evaluation_batches, finetune_noise, training_batches
+
+    settings = config.finetune
+    devices = open_devices(config.run.precision)
+    devices.check_batch(settings.batch)
+    devices.check_batch(config.run.eval_batch)
+    steps = max(1, round(settings.epochs * labelled.size / settings.batch))
+    keras.utils.set_random_seed(config.run.seed)
+    with devices.scope():
+        model = build_classifier(config, len(classes))
+        if init != "scratch":
+            load_backbone(model, init)
+        model.compile(
+            optimizer=build_optimizer(
+                model,
+                learning_rate=settings.learning_rate,
+                steps=steps,
+                warmup_steps=round(settings.warmup_epochs * labelled.size / settings.batch),
+                weight_decay=settings.weight_decay,
+                beta_2=settings.beta_2,
+                clip_norm=settings.clip_norm,
+            ),
+            loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
+            metrics=["accuracy"],
+            jit_compile=devices.jit_compile,
+        )
+    print(f"{labelled.size} labelled images of {len(classes)} classes, {steps} steps of {settings.batch}", file=sys.stderr)
+
+    noise = finetune_noise(config)
+
+    def batches(step):
+        return training_batches(labelled, config, settings.batch, noise, step, settings.crop_scale, len(classes))
+
+    with naming_bad_images(source):
+        rate = train(model, batches, steps, settings.batch, workdir, config.run)
+        logits = predict_logits(
+            model, evaluation_batches(validation, config, config.run.eval_batch), validation.size
+        )
+    draw_loss(workdir.metrics(), workdir.figures / "loss.png")
+    return {
+        "top1": top_k(logits, validation.labels, 1),
+        "top5": top_k(logits, validation.labels, 5),
+        "images": validation.size,
+        "steps": steps,
+        "parameters": model.count_params(),
+        "images_per_second": rate,
+    }
+
+
+def load_classifier(workdir):
+    """The classifier of a fine-tuned workdir with its newest checkpoint, uncompiled: `(model, class names)`."""
+    from pf_keras.training.checkpoint import require_checkpoint
+
+    classes = tuple(workdir.read_json(workdir.config_file)["classes"])
+    model = build_classifier(workdir.config(), len(classes))
+    require_checkpoint(workdir.checkpoints).load_into(model)
+    return model, classes
+
+
+def check_init(init):
+    """Raises UserError where `--init` is neither `scratch` nor a pre-training workdir."""
+    if not init:
+        raise UserError("expected --init=PRETRAIN_WORKDIR or --init=scratch, received none: say where to start from")
+    if init != "scratch":
+        Workdir.of_run(init, "pretrain")
