@@ -50,7 +50,8 @@ def compile_for(config, slice_, batch):
             "take a faster machine or a smaller model"
         ) from error
     if process.returncode:
-        last = ([line for line in process.stderr.splitlines() if line.strip()] or ["nothing"])[-1]
+        lines = [line for line in process.stderr.splitlines() if line.strip()]
+        last = ([line for line in lines if "Error: " in line] or lines or ["nothing"])[-1]
         raise UserError(
             f"expected the step to compile for {slice_.name}, received exit code {process.returncode} and: {last[:300]}"
         )
@@ -113,10 +114,11 @@ def measure(lowered):
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", str(error))
+        used = re.search(r"Used ([\d.]+)([KMGT]?) of|\(([\d.]+)([KMGT]?)\) exceeds available HBM", str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or not used:
             raise
-        return {"fits": False, "peak_hbm_bytes": int(float(used[1]) * UNITS[used[2]])}
+        number, unit = (found for found in used.groups() if found is not None)
+        return {"fits": False, "peak_hbm_bytes": int(float(number) * UNITS[unit])}
     cost = program.cost_analysis()
     memory = program.memory_analysis()
     return {

@@ -92,3 +92,5 @@ def test_the_compiler_takes_the_step(name):
     config = Config().override({**fields, "target.size": "2", "augment.jitter_size": "3"})
     answer = compile_for(config, find_slice(name), 2)
     assert answer["fits"] and 0 < answer["peak_hbm_bytes"] < GIB and answer["flops"] > 0
+    refused = compile_for(config, find_slice(name), 4_000_000)
+    assert not refused["fits"] and refused["peak_hbm_bytes"] > find_slice(name).kind.hbm
