@@ -23,16 +23,19 @@ def train(model, make_batches, steps, batch, workdir, run, callbacks=()):
     workdir.forget_metrics_after(start)
 
     guard = StopOnNonFinite(workdir)
-    saver = SaveCheckpoints(workdir, run, steps, guard)
-    if start % run.log_every:
-        saver.restored_window = checkpoint.state["window"]
+    saver = SaveCheckpoints(workdir, run, start, steps, guard)
+    begun = start % run.log_every
+    if begun and checkpoint.state["window"]["first"] == start - begun:
+        saver.restored_window = checkpoint.state["window"]["metrics"]
     every = [guard, Log(workdir, steps, batch), saver, *callbacks]
     with saver:
         for first, window, windows in spans(start, steps, run.log_every):
             for callback in every:
-                callback.first_step = first
-            fit = {"steps_per_epoch": window, "epochs": windows, "verbose": 0, "callbacks": every}
+                callback.first_step, callback.window = first, window
+            fit = {"steps_per_epoch": window, "epochs": windows, "shuffle": False, "verbose": 0, "callbacks": every}
             model.fit(make_batches(first), **fit)
+            if saver.step != first + window * windows:  # Keras takes the end of the data for the end of an epoch
+                raise UserError(f"expected data for {steps} steps, received none after step {saver.step}")
     rates = [line["images_per_second"] for line in workdir.metrics() if line["images_per_second"]]
     return statistics.median(rates) if rates else 0.0
 
