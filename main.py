@@ -7,18 +7,22 @@ The modes:
     pretrain     learn from unlabelled images by decoding masked patches
     reconstruct  draw what a pre-trained workdir decodes
     finetune     a classifier from few labels, from --init=PRETRAIN_WORKDIR or --init=scratch
+    evaluate     score a fine-tuned workdir, or probe the frozen features of a pre-trained one
+    sweep        fine-tune over a grid, choose on held-out images, report the winner over several seeds
+    export       a SavedModel to serve and a .keras file to train further, of a fine-tuned or pre-trained workdir
 """
 
 import importlib
 import json
 import os
+import signal
 import sys
 
 from absl import flags
 
 # Nothing else is imported before the flags are read: --help answers at once.
 MODES = [line.split()[0] for line in __doc__.split("The modes:\n")[1].splitlines() if line.strip()]
-NEW_RUNS = ("pretrain", "finetune")  # modes that begin a run with a config; the others read the workdir of an earlier run
+NEW_RUNS = ("pretrain", "finetune", "sweep")  # these begin with a config; the others read an earlier run's workdir
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("mode", None, f"What to do: {', '.join(MODES)}.")
@@ -30,8 +34,11 @@ flags.DEFINE_string("data", None, "digits, folder:DIR, tfrecord:DIR or tfds:NAME
 flags.DEFINE_integer("seed", None, "Shorthand for --config.run.seed.")
 flags.DEFINE_string("checkpoint_every", None, 'Steps ("500") or minutes ("10min"); --config.run.checkpoint_every.')
 flags.DEFINE_string("init", "", "finetune, sweep: a pre-training workdir, or scratch.")
-flags.DEFINE_float("label_fraction", 1.0, "The share of each class's training images whose labels are used.")
+flags.DEFINE_string(
+    "label_fraction", "1", "The share of each class's training images whose labels are used; evaluate takes several."
+)
 flags.DEFINE_string("label_list", "", "A file with the names of the training images whose labels are used.")
+flags.DEFINE_string("seeds", "0,1,2", "sweep: the seeds of each point of the grid and of the winner.")
 flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's checkpoints. Default: the newest.")
 
 SHORTHANDS = {"data": "data.source", "seed": "run.seed", "checkpoint_every": "run.checkpoint_every"}
@@ -41,14 +48,20 @@ def main(argv):
     try:
         overrides = read_flags(argv)
     except flags.Error as error:
-        return fail(" ".join(str(error).split()))
+        return fail(error)
     if FLAGS.mode not in MODES:
         return fail(f"expected --mode to be one of {', '.join(MODES)}, received {FLAGS.mode}: see --help")
     load_quietly()
 
-    from pf_keras.errors import UserError
-    from pf_keras.training.callbacks import Stopped
+    from pf_keras.errors import Stopped, UserError
+    from pf_keras.training.callbacks import STOP_SIGNALS
 
+    def leave(number, frame):
+        raise Stopped(number, "outside training")
+
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, leave)
     try:
         request = read_request(overrides)
         result = importlib.import_module(f"pf_keras.tasks.{FLAGS.mode}").run(request)
@@ -112,12 +125,28 @@ def read_request(overrides):
             workdir=FLAGS.workdir or f"runs/{FLAGS.mode}",
             config=read_config().override(overrides),
             init=FLAGS.init,
-            label_fraction=FLAGS.label_fraction,
+            label_fractions=numbers("label_fraction", float),
             label_list=FLAGS.label_list,
+            seeds=numbers("seeds", int),
         )
     if not FLAGS.workdir:
         raise UserError(f"expected --workdir to name an earlier run for --mode={FLAGS.mode}, received none: add it")
-    return Request(workdir=FLAGS.workdir, data=FLAGS.data or "", checkpoint=FLAGS.checkpoint)
+    return Request(
+        workdir=FLAGS.workdir,
+        data=FLAGS.data or "",
+        checkpoint=FLAGS.checkpoint,
+        label_fractions=numbers("label_fraction", float),
+    )
+
+
+def numbers(flag, kind):
+    """The numbers of a flag that holds a list of them, such as 0.01,0.1."""
+    from pf_keras.errors import UserError
+
+    try:
+        return tuple(kind(text) for text in FLAGS[flag].value.split(","))
+    except ValueError as error:
+        raise UserError(f"expected --{flag} as numbers such as 1 or 0,1, received {FLAGS[flag].value}") from error
 
 
 def read_config():
@@ -131,7 +160,9 @@ def read_config():
 
 
 def fail(message):
-    print(f"error: {message}", file=sys.stderr)
+    line = " ".join(str(message).split())  # file names may hold line breaks, and commands to the terminal
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    print(f"error: {line}", file=sys.stderr)
     return 2
 
 

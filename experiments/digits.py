@@ -3,8 +3,17 @@
     python main.py --mode=pretrain --workdir=runs/digits
 """
 
-from pf_keras.config import AugmentConfig, Config, DataConfig, FinetuneConfig, MaskConfig, ModelConfig
-from pf_keras.config import PretrainConfig, RunConfig, TargetConfig
+from pf_keras.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    FinetuneConfig,
+    MaskConfig,
+    ModelConfig,
+    PretrainConfig,
+    RunConfig,
+    TargetConfig,
+)
 
 config = Config(
     model=ModelConfig(

@@ -192,6 +192,21 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True)
+class SweepConfig:
+    """The grid of fine-tuning (paper, 2.2), and how its points are compared."""
+
+    batches: tuple[int, ...] = (16, 32, 64, 128, 256)
+    learning_rates: tuple[float, ...] = (3e-5, 2e-4, 4e-4, 1e-3)
+    holdout: float = 0.2  # share of the labelled images on which points are compared
+
+    def __post_init__(self):
+        _expect(self.batches and min(self.batches) > 0, "sweep.batches above 0", self.batches, "e.g. (16, 32)")
+        _expect(self.learning_rates and min(self.learning_rates) > 0, "sweep.learning_rates above 0",
+                self.learning_rates, "e.g. (2e-4, 1e-3)")
+        _expect(0 < self.holdout < 1, "sweep.holdout in (0, 1)", self.holdout, "use a share such as 0.2")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """How a run behaves, whatever it trains."""
 
@@ -229,6 +244,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self):
@@ -240,7 +256,8 @@ class Config:
         _expect(self.target.crop != "subsample" or size % self.target.size == 0,
                 f"a target.size that divides the patch's {size} px for target.crop=subsample", self.target.size,
                 "change target.size or use centre_crop")
-        _expect(not self.augment.enabled or self.augment.jitter_size <= size, f"augment.jitter_size of at most the patch's {size} px",
+        _expect(not self.augment.enabled or self.augment.jitter_size <= size,
+                f"augment.jitter_size of at most the patch's {size} px",
                 self.augment.jitter_size, "make it smaller, or 0 for none")
 
     @property

@@ -9,11 +9,14 @@ import signal
 
 from tfrecords.errors import UserError
 
-__all__ = ["Stopped", "UserError", "one_line", "writing"]
+__all__ = ["Stopped", "UserError", "writing"]
 
 
-class Stopped(Exception):
-    """The run was told to stop by the signal of that number; `where` says how far it had come."""
+class Stopped(BaseException):
+    """The run was told to stop by the signal of that number; `where` says how far it had come.
+
+    No mere Exception, as KeyboardInterrupt is none: it may be raised anywhere, and nothing in between is to take it.
+    """
 
     def __init__(self, number, where):
         super().__init__(f"stopped by {signal.Signals(number).name} {where}: start again to go on")
@@ -31,7 +34,3 @@ def writing(place):
             "--workdir, then start again; checkpoints written before are whole"
         ) from error
 
-
-def one_line(text):
-    """`text` as one printable line: file names may hold line breaks and terminal commands."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(str(text).split()))

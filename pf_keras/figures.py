@@ -17,33 +17,6 @@ def draw_loss(metrics, path, marginal_entropy=None):
     _save(figure, path)
 
 
-def reconstruction_panels(images, outputs, grid, patch_targets):
-    """The four panels of a reconstruction for each image, as arrays in [0, 1].
-
-    images: uint8 (B, H, W, 3). outputs: those of `Pretrainer`, as arrays. patch_targets: int (B, N, t, t), the grey
-    levels of every patch, which stand where nothing is decoded.
-    Returns image and masked image (B, H, W, 3), decoded and true grey levels (B, grid * t, grid * t).
-    """
-    count, levels = len(images), outputs["logits"].shape[-1]
-    masked = np.zeros((count, grid * grid), bool)
-    np.put_along_axis(masked, outputs["masked_indices"], True, axis=1)
-    side = images.shape[1] // grid
-    pixels = np.repeat(np.repeat(masked.reshape(count, grid, grid), side, axis=1), side, axis=2)
-    hidden = np.where(pixels[..., None], 0.5, images / 255.0)
-
-    decoded = np.array(patch_targets)
-    predictions = outputs["logits"].argmax(-1)
-    for example, places in enumerate(outputs["masked_indices"]):
-        decoded[example, places] = predictions[example]
-
-    def picture(patches):
-        size = patches.shape[-1]
-        tiles = patches.reshape(count, grid, grid, size, size).transpose(0, 1, 3, 2, 4)
-        return tiles.reshape(count, grid * size, grid * size) / (levels - 1)
-
-    return images / 255.0, hidden, picture(decoded), picture(patch_targets)
-
-
 def draw_reconstruction(panels, path, bits):
     """Rows of image, masked image, decoded patches and true patches, side by side."""
     titles = ("image", "what the model sees", f"decoded, {bits}-bit", f"truth, {bits}-bit")
@@ -58,6 +31,51 @@ def draw_reconstruction(panels, path, bits):
                 place.set_title(title, fontsize=9)
     figure.subplots_adjust(wspace=0.05, hspace=0.05)
     _save(figure, path)
+
+
+def draw_confusion(confusion, classes, path):
+    """Rows are true classes, columns predicted ones; shades are shares of a row. confusion: int (C, C)."""
+    count = len(classes)
+    size = min(4 + 0.3 * count, 14)
+    figure, axes = _figure(1, 1, size, size)
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    if count <= 50:
+        names = [_plain(name) for name in classes]
+        axes.set_xticks(range(count), names, rotation=90, fontsize=7)
+        axes.set_yticks(range(count), names, fontsize=7)
+    if count <= 20:
+        for row, column in np.ndindex(confusion.shape):
+            shade = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, confusion[row, column], ha="center", va="center", fontsize=7, color=shade)
+    _save(figure, path)
+
+
+def draw_grid(scores, batches, learning_rates, path):
+    """A heat map for each start of a sweep. scores: `{title: {(batch, learning rate): score}}`; gaps stay white."""
+    figure, axes = _figure(1, len(scores), 1 + 4.5 * len(scores), 4)
+    values = {
+        title: np.array([[points.get((batch, rate), np.nan) for rate in learning_rates] for batch in batches])
+        for title, points in scores.items()
+    }
+    known = np.concatenate([v[~np.isnan(v)] for v in values.values()])
+    for place, (title, grid) in zip(np.atleast_1d(axes), values.items(), strict=True):
+        place.imshow(grid, cmap="viridis", vmin=known.min(), vmax=known.max())
+        place.set_title(f"{_plain(title)}: held-out top-1")
+        place.set_xticks(range(len(learning_rates)), [f"{rate:g}" for rate in learning_rates])
+        place.set_yticks(range(len(batches)), batches)
+        place.set_xlabel("learning rate")
+        place.set_ylabel("batch")
+        for row, column in np.argwhere(~np.isnan(grid)):
+            place.text(column, row, f"{grid[row, column]:.3f}", ha="center", va="center", fontsize=8, color="white")
+    _save(figure, path)
+
+
+def _plain(text):
+    """A name as text: Matplotlib reads dollar signs as formulas."""
+    return text.replace("$", r"\$")
 
 
 def _figure(rows, columns, width, height):

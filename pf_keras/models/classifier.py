@@ -1,5 +1,4 @@
 import keras
-from keras import ops
 
 from pf_keras.augment import scale_pixels
 from pf_keras.layers.bottleneck import EXPANSION, Bottleneck

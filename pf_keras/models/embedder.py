@@ -6,8 +6,10 @@ from pf_keras.patches import extract_patches
 
 @keras.saving.register_keras_serializable("pf_keras")
 class Embedder(keras.Model):
-    """A backbone's pooled vectors of whole images: uint8 (B, H, W, 3) -> float32 (B, width); nothing is masked.
+    """A pre-trained backbone's features of whole images: uint8 (B, H, W, 3) -> float32 (B, width); nothing is masked.
 
+    They are the mean of the context over the patches, behind the transformer's final norm. Attention pooling has met
+    its query only with a target's position added, until fine-tuning trains it: its vectors probe worse (docs/paper.md).
     The input may be a dict with the images as `image`.
     """
 
@@ -23,7 +25,7 @@ class Embedder(keras.Model):
     def call(self, inputs):
         image = inputs["image"] if isinstance(inputs, dict) else inputs
         context = self.backbone(scale_pixels(extract_patches(image, self.backbone.grid)), training=False)
-        return keras.ops.cast(self.backbone.pool(context), "float32")
+        return keras.ops.mean(keras.ops.cast(context, "float32"), axis=1)
 
     def get_config(self):
         return {**super().get_config(), "backbone": keras.saving.serialize_keras_object(self.backbone)}

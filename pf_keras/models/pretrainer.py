@@ -6,7 +6,6 @@ from keras import ops
 from pf_keras.augment import augment_patches
 from pf_keras.config import AugmentConfig
 from pf_keras.masking import block_mask
-from pf_keras.models.backbone import Backbone
 from pf_keras.models.decoder import PatchDecoder
 from pf_keras.patches import extract_patches, gather_patches
 from pf_keras.targets import grey_levels

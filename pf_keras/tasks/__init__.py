@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from pf_keras.config import Config
+from pf_keras.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -10,7 +11,8 @@ class Request:
     """What the command line asks of a task.
 
     config: of a task that begins a run; `data` alone is for tasks that read an earlier run's workdir.
-    init: a pre-training workdir or `scratch`. label_fraction, label_list: which training images keep their labels.
+    init: a pre-training workdir or `scratch`. label_fractions, label_list: which training images keep their labels
+    (several fractions for the probes of `evaluate`). seeds: those of a sweep.
     """
 
     workdir: str
@@ -18,5 +20,13 @@ class Request:
     data: str = ""
     checkpoint: str = ""
     init: str = ""
-    label_fraction: float = 1.0
+    label_fractions: tuple[float, ...] = (1.0,)
     label_list: str = ""
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def label_fraction(self):
+        """The one fraction. Raises UserError where several are given."""
+        if len(self.label_fractions) != 1:
+            raise UserError(f"expected one --label_fraction, received {len(self.label_fractions)}: give one a run")
+        return self.label_fractions[0]

@@ -3,9 +3,9 @@
 import numpy as np
 from keras import ops
 
-from pf_keras.figures import draw_reconstruction, reconstruction_panels
+from pf_keras.figures import draw_reconstruction
 from pf_keras.models import build_pretrainer
-from pf_keras.patches import extract_patches
+from pf_keras.patches import assemble_patches, extract_patches
 from pf_keras.targets import grey_levels
 from pf_keras.training.checkpoint import require_checkpoint
 from pf_keras.training.workdir import Workdir
@@ -47,9 +47,34 @@ def draw(model, batch, path, available=EXAMPLES):
 
 
 def panels_of(model, batch):
-    """`figures.reconstruction_panels` of a batch of arrays."""
-    outputs = {name: ops.convert_to_numpy(value) for name, value in model(batch, training=False).items()}
-    grid = model.backbone.grid
+    """Four panels for each image of a batch of arrays, in [0, 1]: image and what the model sees of it, (B, H, W, 3);
+    decoded and true grey levels, (B, grid * t, grid * t)."""
+    decoded, truth, masked = (ops.convert_to_numpy(x) for x in reconstruct_levels(model, batch))
+    grid, side = model.backbone.grid, model.backbone.image_size // model.backbone.grid
+    hidden = masked.reshape(-1, grid, grid).repeat(side, axis=1).repeat(side, axis=2)[..., None]
+    brightest = 2**model.target_bits - 1
+    image = batch["image"] / 255.0
+    return image, np.where(hidden, 0.5, image), decoded / brightest, truth / brightest
+
+
+def reconstruct_levels(model, batch):
+    """What a pre-trainer decodes of a batch, put together to pictures.
+
+    Returns int32 `decoded` and `truth` (B, grid * t, grid * t), the grey levels of every patch's target, those of
+    visible patches the image's own in both; and `masked`, bool (B, N).
+    """
+    outputs = model(batch, training=False)
+    grid, count = model.backbone.grid, model.backbone.grid**2
     patches = extract_patches(ops.convert_to_tensor(batch["image"]), grid)
-    truth = ops.convert_to_numpy(grey_levels(patches, model.target_size, model.target_bits, model.target_crop))
-    return reconstruction_panels(batch["image"], outputs, grid, truth)
+    truth = grey_levels(patches, model.target_size, model.target_bits, model.target_crop)  # (B, N, t, t)
+    predicted = ops.cast(ops.argmax(outputs["logits"], axis=-1), "int32")  # (B, M, t, t)
+    # Scatter as a product with zeros and ones: each patch is at most one target.
+    places = ops.one_hot(outputs["masked_indices"], count, dtype="int32")  # (B, M, N)
+    masked = ops.max(places, axis=1)  # (B, N)
+    filled = ops.einsum("bmn,bmij->bnij", places, predicted)
+    decoded = ops.where(masked[:, :, None, None] > 0, filled, truth)
+
+    def picture(levels):
+        return assemble_patches(levels[..., None], grid)[..., 0]
+
+    return picture(decoded), picture(truth), masked > 0

@@ -14,6 +14,10 @@ from pf_keras.training.checkpoint import latest_checkpoint, save_checkpoint
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a preemption, Ctrl-C, a terminal that is closed
 
 
+class NonFiniteLoss(UserError):
+    """The loss became NaN or infinite."""
+
+
 class RunCallback(keras.callbacks.Callback):
     """A callback that knows the run's step, over the several calls of `fit` that a run may take.
 
@@ -123,9 +127,15 @@ class StopOnNonFinite(RunCallback):
     def _stop(self, what, step):
         rate = float(_learning_rate(self.model.optimizer, step - 1))
         last = latest_checkpoint(self.workdir.checkpoints)
+<<<<<<< HEAD
         raise UserError(
             f"expected {what} with learning rate {rate:.3g}: lower the rate or lengthen the warm-up in a new workdir; "
             f"the last good checkpoint is {last.path if last else 'none'}"
+=======
+        raise NonFiniteLoss(
+            f"expected a finite loss, received {float(loss)} at step {step} with learning rate {rate:.3g}: "
+            f"lower the rate or lengthen the warm-up; the last good checkpoint is {last.path if last else 'none'}"
+>>>>>>> main
         )
 
 

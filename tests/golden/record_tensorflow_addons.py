@@ -120,7 +120,7 @@ def record_yiq(rng):
     images = rng.random((len(YIQ_PAIRS), 4, 4, 3), dtype=np.float32)
     outputs = [
         tfa.image.adjust_hsv_in_yiq(image, delta_hue=hue, scale_saturation=saturation, scale_value=1.0).numpy()
-        for image, (hue, saturation) in zip(images, YIQ_PAIRS)
+        for image, (hue, saturation) in zip(images, YIQ_PAIRS, strict=True)
     ]
     return {
         "delta_hue": [hue for hue, _ in YIQ_PAIRS],

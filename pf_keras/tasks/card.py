@@ -1,0 +1,74 @@
+"""The model card beside an exported model: what it was made from, how it scored, what it is not for."""
+
+from pf_keras import __version__
+
+
+def write_card(workdir, config, folder, exported):
+    """Write `model_card.md` from the run's own files; returns its path. Text from data is escaped."""
+    definition = workdir.read_json(workdir.config_file)
+    mode = definition["mode"]
+    scores = workdir.read_json(workdir.result_file) if workdir.result_file.exists() else {}
+    evaluation = workdir.path / "evaluate" / "result.json"
+    if evaluation.exists():
+        scores |= {f"evaluate: {k}": v for k, v in workdir.read_json(evaluation).items()}
+    lines = [
+        f"# PatchFormer, {'classifier' if mode == 'finetune' else 'pre-trained by decoding masked patches'}",
+        "",
+        f"Made by pf_keras {__version__}. PatchFormer learns from unlabelled images by decoding patches that are hidden"
+        " from it; a classifier is then trained on few labels.",
+        "",
+        "## Data",
+        "",
+        f"- source: {escape(config.data.source)}",
+    ]
+    if mode == "finetune":
+        lines += [
+            f"- labelled images: {scores.get('labels', 'unknown')}",
+            f"- start: {escape(definition['init'])}",
+            f"- classes ({len(definition['classes'])}): {escape(', '.join(definition['classes'][:50]))}",
+        ]
+    lines += [
+        f"- input: RGB, one centre crop of {config.data.eval_crop:.0%} of the shorter side, resized to"
+        f" {config.model.image_size} px",
+        "",
+        "## Scores",
+        "",
+        "| figure | value |",
+        "|---|---|",
+        *[f"| {escape(str(k))} | {escape(_figure(v))} |" for k, v in scores.items()],
+        *([] if scores else ["| none recorded: the run has not ended | |"]),
+        "",
+        "Scores are on the validation images of the source above and say nothing of others.",
+        "",
+        "## Files",
+        "",
+        *[f"- {key}: {escape(str(value))}" for key, value in exported.items()],
+        "",
+        "## Limits",
+        "",
+        "- Not tested for robustness, calibration or fairness; the probabilities are a softmax trained with smoothed"
+        " labels.",
+        "- Images unlike the training data get confident answers too: there is no class for 'none of these'.",
+        "- Licences and consent of the training images are those of the source; check them before use.",
+        "",
+        "## Config",
+        "",
+        "```json",
+        config.to_json().rstrip(),
+        "```",
+    ]
+    path = folder / "model_card.md"
+    workdir.write_text(path, "\n".join(lines) + "\n")
+    return str(path)
+
+
+def escape(text):
+    """Text from data or file names, made harmless in Markdown and HTML, on one line."""
+    text = " ".join(text.split())
+    for character, replacement in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "\\`"), ("[", "\\[")):
+        text = text.replace(character, replacement)
+    return text
+
+
+def _figure(value):
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,87 @@
+"""`--mode=evaluate`: score a fine-tuned workdir, or probe the frozen features of a pre-trained one."""
+
+import csv
+import io
+
+from pf_keras.errors import UserError
+from pf_keras.figures import draw_confusion
+from pf_keras.tasks.finetune import load_classifier
+from pf_keras.tasks.probe import probe
+from pf_keras.training.scores import predict_logits, top_k
+from pf_keras.training.strategy import open_devices
+from pf_keras.training.workdir import Workdir
+
+
+def run(request):
+    """Evaluate the newest checkpoint of `request.workdir` on its own or the requested data.
+
+    Writes `evaluate/result.json` and what belongs to it into the workdir; returns the result.
+    """
+    workdir = Workdir.of_run(request.workdir, "finetune", "pretrain")
+    config = workdir.config()
+    if request.data:
+        config = config.override({"data.source": request.data})
+    folder = workdir.path / "evaluate"
+    folder.mkdir(parents=True, exist_ok=True)
+    if workdir.mode() == "pretrain":
+        result = probe(workdir, config, request.label_fractions, folder)
+    else:
+        result = score_classifier(workdir, config, folder)
+    workdir.write_json(folder / "result.json", result)
+    return result
+
+
+def score_classifier(workdir, config, folder):
+    """Top-1 and top-5 on the validation images, accuracy a class as csv, and a confusion picture."""
+    from pf_keras.data.bad import naming_bad_images
+    from pf_keras.data.labels import require_labels
+    from pf_keras.data.pipeline import evaluation_batches
+    from pf_keras.data.sources import open_source
+
+    devices = open_devices(config.run.precision)
+    source = open_source(config.data)
+    validation = source.validation
+    require_labels(validation)
+    with devices.scope():
+        model, classes = load_classifier(workdir)
+        model.compile(jit_compile=devices.jit_compile)
+    labels = labels_of_head(validation.labels, source.classes, classes)
+    with naming_bad_images(source):
+        logits = predict_logits(model, evaluation_batches(validation, config, config.run.eval_batch), validation.size)
+
+    from sklearn.metrics import confusion_matrix
+
+    confusion = confusion_matrix(labels, logits.argmax(1), labels=range(len(classes)))
+    rows = io.StringIO()
+    table = csv.writer(rows, lineterminator="\n")
+    table.writerow(["class", "images", "correct", "accuracy"])
+    for name, counts, right in zip(classes, confusion.sum(1), confusion.diagonal(), strict=True):
+        table.writerow([name, counts, right, f"{right / counts:.4f}" if counts else ""])
+    workdir.write_text(folder / "classes.csv", rows.getvalue())
+    draw_confusion(confusion, classes, folder / "confusion.png")
+    return {
+        "top1": top_k(logits, labels, 1),
+        "top5": top_k(logits, labels, 5),
+        "images": validation.size,
+        "classes": len(classes),
+        "data": config.data.source,
+    }
+
+
+def labels_of_head(labels, names, classes):
+    """The labels as the classifier's head counts them: by name where the data's classes have names.
+
+    Raises UserError for a class that the head does not know.
+    """
+    if not names:
+        if labels.max() >= len(classes):
+            raise UserError(f"expected labels of the head's {len(classes)} classes, received label {labels.max()}")
+        return labels
+    if len(names) > len(classes):
+        raise UserError(f"expected at most the head's {len(classes)} classes, received data with {len(names)}")
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        raise UserError(f"expected the head's classes ({', '.join(classes[:5])}, …), received data with {unknown[0]}")
+    import numpy as np
+
+    return np.array([classes.index(name) for name in names])[labels]

@@ -1,0 +1,99 @@
+"""`--mode=export`: what was learned as files for others: SavedModel, `.keras`, ONNX, and a model card.
+
+The SavedModel needs TensorFlow alone. It is traced under the TensorFlow backend; under another one the export runs
+in a process of its own with that backend, since checkpoints are the same under all.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+
+from pf_keras.errors import UserError
+from pf_keras.models import Embedder, build_pretrainer
+from pf_keras.tasks.card import write_card
+from pf_keras.tasks.finetune import load_classifier
+from pf_keras.training.checkpoint import require_checkpoint
+from pf_keras.training.workdir import Workdir
+
+
+def run(request):
+    """Export the newest checkpoint of `request.workdir` into its `export` folder; returns what was written."""
+    workdir = Workdir.of_run(request.workdir, "finetune", "pretrain")
+    if keras.backend.backend() != "tensorflow":
+        return export_elsewhere(request.workdir)
+    keras.config.set_dtype_policy("float32")  # the served model is float32, whatever it was trained in
+    folder = workdir.path / "export"
+    folder.mkdir(parents=True, exist_ok=True)
+    config = workdir.config()
+    if workdir.mode() == "finetune":
+        result = export_classifier(workdir, config, folder)
+    else:
+        result = export_pretrainer(workdir, config, folder)
+    result["model_card"] = write_card(workdir, config, folder, result)
+    workdir.write_json(folder / "result.json", result)
+    return result
+
+
+def export_elsewhere(workdir):
+    """Run this export under the TensorFlow backend."""
+    main = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "main.py")
+    command = [sys.executable, main, "--mode=export", f"--workdir={workdir}"]
+    done = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": "tensorflow"}, capture_output=True, text=True)
+    sys.stderr.write(done.stderr if not done.returncode else "")
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise UserError(lines[-1].removeprefix("error: "))
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def export_classifier(workdir, config, folder):
+    """`serving_default`, `serve_jpeg` and `embed`; `model.keras`; `model.onnx` where its packages are installed."""
+    from pf_keras.tasks.serving import save_classifier
+
+    model, classes = load_classifier(workdir)
+    save_classifier(model, classes, config, folder / "saved_model")
+    model.save(os.fspath(folder / "model.keras"))
+    workdir.write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
+    return {
+        "saved_model": str(folder / "saved_model"),
+        "signatures": ["serving_default", "serve_jpeg", "embed"],
+        "keras": str(folder / "model.keras"),
+        "onnx": export_onnx(model, config, folder / "model.onnx"),
+        "classes": len(classes),
+    }
+
+
+def export_pretrainer(workdir, config, folder):
+    """`embed` (also the default) and `reconstruct`; the backbone as `model.keras`."""
+    from pf_keras.tasks.serving import save_pretrainer
+
+    model = build_pretrainer(config)
+    require_checkpoint(workdir.checkpoints).load_into(model)
+    save_pretrainer(model, config, folder / "saved_model")
+    model.save(os.fspath(folder / "model.keras"))
+    embedder = Embedder(model.backbone, name="embedder")
+    embedder.build()
+    return {
+        "saved_model": str(folder / "saved_model"),
+        "signatures": ["serving_default", "embed", "reconstruct"],
+        "keras": str(folder / "model.keras"),
+        "onnx": export_onnx(embedder, config, folder / "model.onnx"),
+    }
+
+
+def export_onnx(model, config, path):
+    """Write the model for images already cropped, uint8 (B, S, S, 3), as ONNX; returns the path.
+
+    Where Keras's exporter finds no tf2onnx it is left out, and the result says so instead.
+    """
+    try:
+        import tf2onnx  # noqa: F401
+    except ImportError:
+        return "not written: pip install tf2onnx"
+    size = config.model.image_size
+    signature = [keras.InputSpec(shape=(None, size, size, 3), dtype="uint8", name="image")]
+    model.export(os.fspath(path), format="onnx", input_signature=signature, verbose=False)
+    return str(path)

@@ -1,0 +1,92 @@
+"""Probes of frozen features: what a linear model and the nearest neighbours make of them, by scikit-learn.
+
+The same probes on raw pixels and on the untrained network say how much of the score is the pre-training's.
+"""
+
+import csv
+import io
+import sys
+
+import keras
+import numpy as np
+
+from pf_keras.models import Embedder, build_backbone
+from pf_keras.training.strategy import open_devices
+from pf_keras.training.transfer import load_backbone
+
+NEIGHBOURS = 20
+PIXELS = 32  # raw pixels are compared at this size, so that the linear probe stays tractable
+
+
+def probe(workdir, config, fractions, folder):
+    """Score the frozen features of a pre-training workdir for each fraction of the labels.
+
+    Writes `probes.csv` into `folder`; returns a flat dict of `{features}_{probe}_{fraction}` top-1 accuracies.
+    """
+    from pf_keras.data.bad import naming_bad_images
+    from pf_keras.data.labels import labelled_subset, require_labels
+    from pf_keras.data.sources import open_source
+
+    devices = open_devices(config.run.precision)
+    source = open_source(config.data)
+    require_labels(source.validation)
+    subsets = {fraction: labelled_subset(source.train, fraction, seed=config.run.seed) for fraction in fractions}
+    extractors = {
+        "pretrained": embedder(config, devices, str(workdir.path)),
+        "untrained": embedder(config, devices),
+        "pixels": None,
+    }
+    result = {"images": source.validation.size, "data": config.data.source}
+    rows = io.StringIO()
+    table = csv.writer(rows, lineterminator="\n")
+    table.writerow(["features", "label_fraction", "labels", "linear", "knn"])
+    with naming_bad_images(source):
+        for kind, model in extractors.items():
+            validation = features(model, source.validation, config)
+            for fraction, subset in subsets.items():
+                linear, knn = fit_probes(
+                    features(model, subset, config), subset.labels, validation, source.validation.labels
+                )
+                print(f"{kind}, {subset.size} labels: linear {linear:.4f}, kNN {knn:.4f}", file=sys.stderr)
+                table.writerow([kind, fraction, subset.size, f"{linear:.4f}", f"{knn:.4f}"])
+                result |= {f"{kind}_linear_{fraction:g}": linear, f"{kind}_knn_{fraction:g}": knn}
+    workdir.write_text(folder / "probes.csv", rows.getvalue())
+    return result
+
+
+def embedder(config, devices, init=None):
+    """The model of pooled features, of a pre-training workdir or untrained."""
+    keras.utils.set_random_seed(config.run.seed)
+    with devices.scope():
+        model = Embedder(build_backbone(config.model))
+        model.build()
+        if init:
+            load_backbone(model, init)
+        model.compile(jit_compile=devices.jit_compile)
+    return model
+
+
+def features(model, split, config):
+    """float32 (n, D): the pooled features of a split's centre crops, or their pixels where `model` is None."""
+    import tensorflow as tf
+
+    from pf_keras.data.pipeline import evaluation_batches
+
+    batches = evaluation_batches(split, config, config.run.eval_batch)
+    if model is not None:
+        return np.asarray(model.predict(batches, verbose=0))[: split.size]
+    small = batches.map(lambda x: tf.image.resize(tf.cast(x["image"], tf.float32), (PIXELS, PIXELS), antialias=True))
+    pixels = np.concatenate([batch.numpy() for batch in small])[: split.size]
+    return pixels.reshape(split.size, -1) / 255.0
+
+
+def fit_probes(train, labels, validation, truth):
+    """Top-1 of logistic regression on standardised features, and of the nearest neighbours by cosine distance."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(train, labels)
+    neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(train)), metric="cosine").fit(train, labels)
+    return float(linear.score(validation, truth)), float(neighbours.score(validation, truth))

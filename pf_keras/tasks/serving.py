@@ -1,0 +1,90 @@
+"""The exported services: signatures of a SavedModel that takes images as clients have them."""
+
+import os
+
+import keras
+import tensorflow as tf
+
+from pf_keras.data.decode import centre_window, decode_and_crop
+from pf_keras.data.pipeline import draw_noise, pretrain_noise
+from pf_keras.models import Embedder
+from pf_keras.tasks.reconstruct import reconstruct_levels
+
+IMAGES = [tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")]
+ENCODED = [tf.TensorSpec((None,), tf.string, name="encoded")]
+
+
+def save_classifier(model, classes, config, path):
+    """Write a classifier as a SavedModel at `path`.
+
+    `serving_default` takes uint8 images of any size (B, H, W, 3), `serve_jpeg` encoded ones (B,): both return
+    `probabilities` float32 (B, classes), the likeliest class as `label` int64 (B,) and `class` string (B,).
+    `embed` takes images and returns pooled `features` float32 (B, D).
+    """
+    names = tf.constant(classes)
+    crop, decode = croppers(config)
+
+    def classify(images):
+        probabilities = tf.nn.softmax(model(images, training=False))
+        label = tf.argmax(probabilities, axis=-1)
+        return {"probabilities": probabilities, "label": label, "class": tf.gather(names, label)}
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serving_default", lambda images: classify(crop(images)), input_signature=IMAGES)
+    archive.add_endpoint("serve_jpeg", lambda encoded: classify(decode(encoded)), input_signature=ENCODED)
+    archive.add_endpoint("embed", lambda images: {"features": model.embed(crop(images))}, input_signature=IMAGES)
+    archive.write_out(os.fspath(path), verbose=False)
+
+
+def save_pretrainer(model, config, path):
+    """Write a pre-trained model as a SavedModel at `path`; every signature takes uint8 images (B, H, W, 3).
+
+    `embed`, also the default, returns pooled `features` float32 (B, D). `reconstruct` returns `decoded` and `truth`,
+    uint8 (B, grid * t, grid * t), grey levels in 0 .. 2**bits - 1, and `masked`, bool (B, grid, grid): where `decoded`
+    is the model's, not the image's own. The masks are those of a fixed seed.
+    """
+    crop, _ = croppers(config)
+    embedder = Embedder(model.backbone)
+    embedder.build()
+    shapes = {"mask_noise": pretrain_noise(config)["mask_noise"]}
+
+    def noise(index):
+        return draw_noise(config.run.seed, tf.constant(0, tf.int64), index, shapes)[1]["mask_noise"]
+
+    def reconstruct(images):
+        images = crop(images)
+        numbers = tf.range(tf.shape(images, tf.int64)[0])
+        mask_noise = tf.map_fn(noise, numbers, fn_output_signature=tf.TensorSpec(shapes["mask_noise"], tf.float32))
+        decoded, truth, masked = reconstruct_levels(model, {"image": images, "mask_noise": mask_noise})
+        grid = config.model.grid
+        return {
+            "decoded": tf.cast(decoded, tf.uint8),
+            "truth": tf.cast(truth, tf.uint8),
+            "masked": tf.reshape(masked, (-1, grid, grid)),
+        }
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    for name in ("serving_default", "embed"):
+        archive.add_endpoint(name, lambda images: {"features": embedder(crop(images))}, input_signature=IMAGES)
+    archive.add_endpoint("reconstruct", reconstruct, input_signature=IMAGES)
+    archive.write_out(os.fspath(path), verbose=False)
+
+
+def croppers(config):
+    """Two graph functions to uint8 (B, S, S, 3), one centre crop as at evaluation: of images, of encoded images."""
+    size, window = config.model.image_size, centre_window(config.data.eval_crop)
+
+    def crop(images):
+        shape = tf.shape(images)
+        top, left, height, width = window(shape[1], shape[2])
+        part = tf.cast(images[:, top : top + height, left : left + width], tf.float32)
+        resized = tf.image.resize(part, (size, size), method="bilinear")
+        return tf.cast(tf.round(tf.clip_by_value(resized, 0.0, 255.0)), tf.uint8)
+
+    def decode(encoded):
+        spec = tf.TensorSpec((size, size, 3), tf.uint8)
+        return tf.map_fn(lambda one: decode_and_crop(one, window, size), encoded, fn_output_signature=spec)
+
+    return crop, decode

@@ -1,0 +1,195 @@
+"""`--mode=sweep`: the paper's grid of fine-tuning, by keras-tuner; then the winner over several seeds.
+
+Points of the grid are compared on images held out of the labelled ones. The validation images, which the table
+reports, are seen by the winners alone. Each run lies in a workdir of its own, so that a sweep goes on where it was
+stopped, within a run too. With keras-tuner's KERASTUNER_TUNER_ID, _ORACLE_IP and _ORACLE_PORT set, several processes
+or machines that share the workdir share the grid; the chief hands it out and makes the table.
+"""
+
+import csv
+import io
+import json
+import os
+import statistics
+from dataclasses import replace
+
+import keras
+
+from pf_keras.errors import UserError
+from pf_keras.figures import draw_grid
+from pf_keras.tasks import finetune
+from pf_keras.training.callbacks import NonFiniteLoss, Stopped
+from pf_keras.training.workdir import Workdir
+
+METRIC = "held_out_top1"
+
+
+def run(request):
+    """Search the grid, run the winners, write `table.md`, `table.csv` and `figures/grid.png`; returns the result."""
+    finetune.check_init(request.init)
+    workdir = Workdir(request.workdir)
+    if not request.seeds:
+        raise UserError("expected --seeds to name one at least, received none: use --seeds=0,1,2")
+    worker = os.environ.get("KERASTUNER_TUNER_ID", "chief")
+    definition = {
+        "init": request.init,
+        "label_fraction": request.label_fraction,
+        "label_list": request.label_list,
+        "seeds": list(request.seeds),
+    }
+    if "chief" in worker or not workdir.config_file.exists():
+        workdir.start("sweep", request.config, definition)
+
+    sweep = Sweep(request, workdir)
+    sweep.search()
+    if "chief" not in worker:
+        return {"worker": worker, "runs": sweep.runs}
+    rows = [sweep.final_row(start) for start in sweep.starts]
+    write_tables(workdir, rows)
+    grid = {start: sweep.points(start) for start in sweep.starts}
+    draw_grid(grid, request.config.sweep.batches, request.config.sweep.learning_rates, workdir.figures / "grid.png")
+    result = {"points": sum(map(len, grid.values())), "seeds": len(request.seeds), "labels": rows[0]["labels"]}
+    for row in rows:
+        result |= {f"{row['start']}_{name}": row[name] for name in ("batch", "learning_rate", "top1_mean", "top1_sd")}
+    workdir.write_result(result)
+    return result
+
+
+class Sweep:
+    """The runs of a sweep and where they lie: `grid/START-bBATCH-lrRATE/seed-S` and `final/START/seed-S`."""
+
+    def __init__(self, request, workdir):
+        from pf_keras.data.labels import class_names, hold_out, labelled_subset, require_labels
+        from pf_keras.data.sources import open_source
+
+        self.request, self.workdir, self.config = request, workdir, request.config
+        self.starts = {"scratch": "scratch"}
+        if request.init != "scratch":
+            self.starts = {"pretrained": request.init, **self.starts}
+        self.source = open_source(self.config.data)
+        require_labels(self.source.validation)
+        self.classes = class_names(self.source)
+        # One seed chooses the labels for all points and seeds: these differ in training alone.
+        labelled = labelled_subset(
+            self.source.train, request.label_fraction, request.label_list, self.config.run.seed
+        )
+        self.train, self.held_out = hold_out(labelled, self.config.sweep.holdout, self.config.run.seed)
+        self.labelled = labelled
+        self.runs = 0
+
+    def search(self):
+        """Let keras-tuner go through the grid; returns when it is done by all workers, or this worker's part is."""
+        import keras_tuner
+        from keras_tuner.engine.base_tuner import BaseTuner
+
+        sweep = self
+
+        class Tuner(BaseTuner):
+            def run_trial(self, trial):
+                values = trial.hyperparameters.values
+                try:
+                    return {METRIC: sweep.run_point(values["start"], values["batch"], values["learning_rate"])}
+                except (UserError, Stopped) as error:  # the tuner would take others for a bad point and go on
+                    raise keras_tuner.errors.FatalError(str(error)) from error
+
+        space = keras_tuner.HyperParameters()
+        space.Choice("start", list(self.starts))
+        space.Choice("batch", list(self.config.sweep.batches))
+        space.Choice("learning_rate", list(self.config.sweep.learning_rates))
+        oracle = keras_tuner.oracles.GridSearchOracle(
+            objective=keras_tuner.Objective(METRIC, "max"), hyperparameters=space, max_trials=None
+        )
+        tuner = Tuner(oracle, directory=str(self.workdir.path), project_name="tuner")
+        try:
+            tuner.search(verbose=0)
+        except keras_tuner.errors.FatalError as error:
+            raise error.__cause__ or error from None
+
+    def run_point(self, start, batch, rate):
+        """The mean held-out top-1 of a point of the grid over the seeds. A run whose loss diverges counts as 0."""
+        scores = []
+        for seed in self.request.seeds:
+            run = Workdir(self.point_folder(start, batch, rate) / f"seed-{seed}")
+            if not run.result_file.exists():
+                run.start("finetune", self.config_of(batch, rate, seed), {"init": self.starts[start]})
+                try:
+                    result = self.fit(run, batch, rate, seed, start)
+                except NonFiniteLoss as error:
+                    result = {"top1": 0.0, "error": str(error)}
+                run.write_result(result)
+                self.runs += 1
+            scores.append(run.read_json(run.result_file)["top1"])
+        mean = statistics.fmean(scores)
+        self.workdir.write_json(
+            self.point_folder(start, batch, rate) / "point.json",
+            {"start": start, "batch": batch, "learning_rate": rate, METRIC: mean},
+        )
+        return mean
+
+    def fit(self, run, batch, rate, seed, start):
+        keras.backend.clear_session()
+        config = self.config_of(batch, rate, seed)
+        return finetune.fit_and_score(
+            config, run, self.train, self.held_out, self.classes, self.starts[start], self.source
+        )
+
+    def config_of(self, batch, rate, seed):
+        settings = replace(self.config.finetune, batch=batch, learning_rate=rate)
+        return replace(self.config, finetune=settings, run=replace(self.config.run, seed=seed))
+
+    def point_folder(self, start, batch, rate):
+        return self.workdir.path / "grid" / f"{start}-b{batch}-lr{rate:g}"
+
+    def points(self, start):
+        """`{(batch, learning rate): mean held-out top-1}` of the points that are done."""
+        found = {}
+        for batch in self.config.sweep.batches:
+            for rate in self.config.sweep.learning_rates:
+                file = self.point_folder(start, batch, rate) / "point.json"
+                if file.exists():
+                    found[batch, rate] = json.loads(file.read_text())[METRIC]
+        return found
+
+    def final_row(self, start):
+        """Run the winner of a start on all labelled images for each seed; its row of the table."""
+        points = self.points(start)
+        (batch, rate), held_out = max(points.items(), key=lambda point: point[1])
+        results = []
+        for seed in self.request.seeds:
+            run = Workdir(self.workdir.path / "final" / start / f"seed-{seed}")
+            if not run.result_file.exists():
+                config = self.config_of(batch, rate, seed)
+                run.start("finetune", config, {"init": self.starts[start], "classes": list(self.classes)})
+                keras.backend.clear_session()
+                run.write_result(
+                    finetune.fit_and_score(
+                        config, run, self.labelled, self.source.validation, self.classes, self.starts[start], self.source
+                    )
+                )
+            results.append(run.read_json(run.result_file))
+        row = {"start": start, "labels": self.labelled.size, "batch": batch, "learning_rate": rate, METRIC: held_out}
+        for name in ("top1", "top5"):
+            values = [result[name] for result in results]
+            row |= {f"{name}_mean": statistics.fmean(values)}
+            row |= {f"{name}_sd": statistics.stdev(values) if len(values) > 1 else 0.0}
+        return {**row, "seeds": len(results), "steps": results[0]["steps"], "images": results[0]["images"]}
+
+
+def write_tables(workdir, rows):
+    """`table.csv` with every figure, `table.md` for people."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    workdir.write_text(workdir.path / "table.csv", text.getvalue())
+    lines = [
+        "| start | labels | batch | learning rate | held-out top-1 | top-1 | top-5 | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['start']} | {row['labels']} | {row['batch']} | {row['learning_rate']:g} | {row[METRIC]:.1%} "
+            f"| {row['top1_mean']:.1%} ± {row['top1_sd']:.1%} | {row['top5_mean']:.1%} ± {row['top5_sd']:.1%} "
+            f"| {row['seeds']} |"
+        )
+    workdir.write_text(workdir.path / "table.md", "\n".join(lines) + "\n")
