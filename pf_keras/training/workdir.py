@@ -123,6 +123,11 @@ class Workdir:
             kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
             self.write_text(self.metrics_file, "".join(kept))
 
+    def write_bad(self, images):
+        """Keep which images a run leaves out, so that it has the same examples when it goes on."""
+        if images:
+            self.write_text(self.bad_file, "".join(json.dumps(image) + "\n" for image in images))
+
     def write_result(self, result):
         self.write_json(self.result_file, result)
 
