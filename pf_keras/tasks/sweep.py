@@ -18,7 +18,7 @@ import keras
 from pf_keras.errors import UserError
 from pf_keras.figures import draw_grid
 from pf_keras.tasks import finetune
-from pf_keras.training.callbacks import NonFiniteLoss, Stopped
+from pf_keras.training.callbacks import NonFiniteLoss
 from pf_keras.training.workdir import Workdir
 
 METRIC = "held_out_top1"
@@ -89,7 +89,7 @@ class Sweep:
                 values = trial.hyperparameters.values
                 try:
                     return {METRIC: sweep.run_point(values["start"], values["batch"], values["learning_rate"])}
-                except (UserError, Stopped) as error:  # the tuner would take others for a bad point and go on
+                except Exception as error:  # the tuner would take any for a bad point, and go on without it
                     raise keras_tuner.errors.FatalError(str(error)) from error
 
         space = keras_tuner.HyperParameters()
@@ -99,9 +99,10 @@ class Sweep:
         oracle = keras_tuner.oracles.GridSearchOracle(
             objective=keras_tuner.Objective(METRIC, "max"), hyperparameters=space, max_trials=None
         )
+        oracle.verbose = 0
         tuner = Tuner(oracle, directory=str(self.workdir.path), project_name="tuner")
         try:
-            tuner.search(verbose=0)
+            tuner.search()
         except keras_tuner.errors.FatalError as error:
             raise error.__cause__ or error from None
 

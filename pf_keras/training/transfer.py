@@ -28,12 +28,10 @@ def load_backbone(model, init):
             )
     for name, variable in wanted.items():
         variable.assign(given[name])
-    moved = sum(v.shape.num_elements() if hasattr(v.shape, "num_elements") else v.value.size for v in wanted.values())
-    backbone = {id(v) for v in wanted.values()}
-    new = sorted({v.path.split("/")[1] for v in model.variables if id(v) not in backbone})
+    new = [f"{layer.name} ({layer.count_params()})" for layer in model.layers if layer is not model.backbone and layer.weights]
     print(
-        f"loaded from {checkpoint.path}: the backbone, {len(wanted)} tensors, {moved / 1e6:.2f}M numbers; "
-        f"new: {', '.join(new)}; left behind: decoder",
+        f"loaded from {checkpoint.path}: the backbone, {len(wanted)} tensors, {model.backbone.count_params()} parameters; "
+        f"new: {', '.join(new) or 'nothing'}; left behind: the decoder",
         file=sys.stderr,
     )
 

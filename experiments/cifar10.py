@@ -1,0 +1,38 @@
+"""CIFAR-10, 32 px: 4x4 patches in an 8x8 grid.
+
+    python main.py --mode=pretrain --config=experiments/cifar10.py --data=folder:CIFAR --workdir=runs/cifar10
+
+CIFAR is a folder with `train/<class>/...` and `test/<class>/...`. Not yet run to its end: no score is claimed.
+"""
+
+from pf_keras.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    FinetuneConfig,
+    MaskConfig,
+    ModelConfig,
+    PretrainConfig,
+    TargetConfig,
+)
+
+config = Config(
+    model=ModelConfig(
+        image_size=32,
+        grid=8,
+        stem="cifar",
+        stem_width=32,
+        stacks=(1, 1),
+        stack_widths=(32, 64),
+        width=128,
+        depth=4,
+        heads=4,
+        decoder_width=64,
+    ),
+    mask=MaskConfig(ratio=0.6, block=2),
+    augment=AugmentConfig(enabled=False),
+    target=TargetConfig(size=2),
+    data=DataConfig(source="folder:cifar10", crop_scale=(0.4, 1.0), eval_crop=1.0),
+    pretrain=PretrainConfig(steps=4300, batch=128, learning_rate=1e-3, warmup_steps=400, beta_2=0.95),
+    finetune=FinetuneConfig(epochs=60, batch=64, learning_rate=1e-3, crop_scale=(0.4, 1.0)),
+)

@@ -1,0 +1,72 @@
+"""The whole story on handwritten digits, in minutes on two cores: `make demo`.
+
+Pre-train; fine-tune with 1, 10 and 20% of the labels from there and from scratch; a table; export; classify an image.
+Every part is a command of main.py, printed as one would type it. Started again it goes on where it was stopped.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = Path("runs/demo")
+FRACTIONS = (0.01, 0.1, 0.2)
+
+
+def main():
+    pretrained = command("--mode=pretrain", f"--workdir={RUNS}/pretrain")
+    scores = {}
+    for fraction in FRACTIONS:
+        for start, init in (("pretrained", f"{RUNS}/pretrain"), ("scratch", "scratch")):
+            result = command(
+                "--mode=finetune", f"--init={init}", f"--label_fraction={fraction}", f"--workdir={RUNS}/{start}-{fraction}"
+            )
+            scores[start, fraction] = result
+    best = f"{RUNS}/pretrained-{FRACTIONS[-1]}"
+    exported = command("--mode=export", f"--workdir={best}")
+    picture = save_a_digit(RUNS / "a-validation-digit.png")
+    run(sys.executable, "experiments/classify.py", exported["saved_model"], str(picture))
+
+    print(f"\nDecoding hidden patches of held-out digits: loss {pretrained['loss']:.3f}, {pretrained['loss_ratio']:.2f} of")
+    print("what a predictor gets that knows only how often each grey level occurs.\n")
+    print("| labels | from pre-trained | from scratch |\n|---|---|---|")
+    for fraction in FRACTIONS:
+        first, second = scores["pretrained", fraction], scores["scratch", fraction]
+        print(f"| {fraction:.0%} ({first['labels']}) | {first['top1']:.1%} | {second['top1']:.1%} |")
+    print(f"\ntop-1 on {first['images']} held-out digits, one seed\n")
+    print(f"pictures:  {RUNS}/pretrain/figures/reconstruction.png and loss.png")
+    print(f"runs:      {RUNS}/ (config, metrics, checkpoints, result of each)")
+    print(f"exported:  {exported['saved_model']}, {exported['keras']}, {exported['model_card']}")
+
+
+def command(*flags):
+    """Run main.py with flags; returns its result."""
+    return json.loads(run(sys.executable, "main.py", *flags).splitlines()[-1])
+
+
+def run(*words):
+    """Run a command from the repository's root, its output shown; returns its standard output."""
+    print("\n$ python " + shlex.join(words[1:]), flush=True)
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        print(line, end="", flush=True)
+    if process.wait():
+        sys.exit(process.returncode)
+    return "".join(lines)
+
+
+def save_a_digit(path):
+    """Write the first held-out digit as a PNG."""
+    sys.path.insert(0, str(ROOT))
+    from pf_keras.data.digits import open_digits
+
+    (ROOT / path).write_bytes(open_digits()[1].values[0])
+    return path
+
+
+if __name__ == "__main__":
+    main()
