@@ -127,15 +127,9 @@ class StopOnNonFinite(RunCallback):
     def _stop(self, what, step):
         rate = float(_learning_rate(self.model.optimizer, step - 1))
         last = latest_checkpoint(self.workdir.checkpoints)
-<<<<<<< HEAD
-        raise UserError(
+        raise NonFiniteLoss(
             f"expected {what} with learning rate {rate:.3g}: lower the rate or lengthen the warm-up in a new workdir; "
             f"the last good checkpoint is {last.path if last else 'none'}"
-=======
-        raise NonFiniteLoss(
-            f"expected a finite loss, received {float(loss)} at step {step} with learning rate {rate:.3g}: "
-            f"lower the rate or lengthen the warm-up; the last good checkpoint is {last.path if last else 'none'}"
->>>>>>> main
         )
 
 

@@ -3,13 +3,11 @@
 Where a rename is no single act (`gs://` copies), the checksum tells a whole checkpoint from the rest.
 """
 
-import contextlib
 import hashlib
+import io
 import json
 import os
-import shutil
 import sys
-import tempfile
 from dataclasses import dataclass, field
 
 from etils import epath
@@ -39,8 +37,7 @@ class Checkpoint:
         Raises UserError naming the checkpoint where the model has other shapes.
         """
         try:
-            with _local(self.path / WEIGHTS) as file:
-                model.load_weights(file)
+            model.load_weights(_Memory((self.path / WEIGHTS).read_bytes()))
             return self
         except FileNotFoundError as error:
             newer = None if self.asked else latest_checkpoint(self.path.parent)
@@ -62,14 +59,16 @@ def save_checkpoint(directory, step, model, state=None, keep=3):
     directory = epath.Path(directory)
     final = directory / f"step-{step:08d}"
     aside = directory / f".{final.name}.writing"
-    with writing(directory), _scratch() as scratch:
-        model.save_weights(scratch)
+    weights = _Memory()
+    model.save_weights(weights)
+    state = {"step": step, "bytes": len(weights), "sha256": _digest(weights), **(state or {})}
+    with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         _remove(*(p for p in directory.iterdir() if p.name.startswith(".step-")))  # left by a run that was killed
         try:
             aside.mkdir()
-            state = {"step": step, **_write(scratch, aside / WEIGHTS), **(state or {})}
-            (aside / STATE).write_text(json.dumps(state, indent=2))
+            _write(aside / WEIGHTS, weights.getbuffer())
+            _write(aside / STATE, json.dumps(state, indent=2).encode())
         except OSError:
             _remove(aside)  # what could be written only takes room
             raise
@@ -132,7 +131,7 @@ def _fault(path):
         if received != size:
             return f"{WEIGHTS} has {received} bytes, not {size}"
         with (path / WEIGHTS).open("rb") as file:
-            whole = hashlib.file_digest(file, "sha256").hexdigest() == digest
+            whole = _digest(file) == digest
     except OSError as error:
         return error.strerror or str(error)
     except (ValueError, KeyError, TypeError):
@@ -154,42 +153,27 @@ def _is_local(path):
     return "://" not in os.fspath(path)
 
 
-@contextlib.contextmanager
-def _scratch():
-    """A file for Keras to write weights to, in memory where the system allows.
+def _write(path, content):
+    with path.open("wb") as file:
+        file.write(content)
+        if _is_local(path):  # named whole, it is whole after a power cut too
+            file.flush()
+            os.fsync(file.fileno())
 
-    A write that fails inside HDF5, as on a full disk, crashes the process when it ends: so HDF5 never sees the disk.
+
+def _digest(file):
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Memory(io.BytesIO):
+    """Weights in memory, which Keras takes for a file of the right name.
+
+    A write that fails inside HDF5, as on a full disk, crashes the process when it ends: so HDF5 sees no disk.
     """
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        path = os.path.join(folder, WEIGHTS)
-        if hasattr(os, "memfd_create"):
-            memory = os.memfd_create(WEIGHTS)
-            stack.callback(os.close, memory)
-            os.symlink(f"/proc/self/fd/{memory}", path)
-        yield path
 
+    def __str__(self):
+        return WEIGHTS
 
-@contextlib.contextmanager
-def _local(path):
-    """The path of a local file, copied where it is not: Keras reads local files only."""
-    if _is_local(path):
-        yield os.fspath(path)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = os.path.join(folder, WEIGHTS)
-        path.copy(copy)
-        yield copy
-
-
-def _write(source, target):
-    """Copy a local file to `target` and bring it to the disk; returns its `sha256` and `bytes`."""
-    with open(source, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.tell()
-        file.seek(0)
-        with target.open("wb") as out:
-            shutil.copyfileobj(file, out, 2**24)
-            if _is_local(target):  # named whole, it is whole after a power cut too
-                out.flush()
-                os.fsync(out.fileno())
-    return {"sha256": digest, "bytes": size}
+    def __len__(self):
+        return self.getbuffer().nbytes
