@@ -89,11 +89,11 @@ class Log(RunCallback):
                 raise OSError(error.message) from error
 
 
-class StopOnNonFinite(RunCallback):
+class Guard(RunCallback):
     """End the run at a loss that is not finite, naming the step, the learning rate and the last good checkpoint.
 
     A step's loss is looked at when the next step has been started, so that the device never waits for it; what was
-    learned after it is thrown away.
+    learned after it is thrown away. The run ends too where the data do: Keras would begin with them anew.
     """
 
     def __init__(self, workdir):
@@ -107,6 +107,8 @@ class StopOnNonFinite(RunCallback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.check()
+        if self.step != self.epoch_start + self.window:
+            raise UserError(f"expected data without end, received none after step {self.step}: look for messages above")
 
     def check(self):
         """Look at the last step's loss. Raises UserError where it is not finite."""
@@ -136,7 +138,7 @@ class StopOnNonFinite(RunCallback):
 class SaveCheckpoints(RunCallback):
     """Save every so many steps or seconds, at the end, and at once when the process is told to stop.
 
-    start: the steps done before. guard: the `StopOnNonFinite`, asked before saving so that no checkpoint holds a loss
+    start: the steps done before. guard: the `Guard`, asked before saving so that no checkpoint holds a loss
     that went wrong. A window's last step is saved after its line is logged, so that no line is lost between the two:
     in the list of callbacks this one stands behind `Log`.
     """
@@ -147,7 +149,8 @@ class SaveCheckpoints(RunCallback):
         self.every_steps, self.every_seconds = run.checkpoint_interval()
         self.step = self.saved_step = start
         self.told, self.saved_at = None, time.monotonic()
-        self.restored_window = None  # the metrics of a window that is begun, as a checkpoint holds them
+        # Of a window that is begun: its metrics as a checkpoint holds them, and where to have a batch from.
+        self.restored_window = self.make_batches = None
 
     def __enter__(self):
         handled = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # as nohup asks
@@ -169,6 +172,8 @@ class SaveCheckpoints(RunCallback):
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch)
         if self.restored_window:  # the part of this window that was done before the run was stopped
+            if len(self.model.metrics_variables) < len(self.restored_window):
+                _make_metrics(self.model, next(iter(self.make_batches(self.step))))
             for variable, value in zip(self.model.metrics_variables, self.restored_window, strict=True):
                 variable.assign(value)
             self.restored_window = None
@@ -197,6 +202,13 @@ class SaveCheckpoints(RunCallback):
         state = {"window": {"first": self.epoch_start, "metrics": metrics}}
         save_checkpoint(self.workdir.checkpoints, self.step, self.model, state, self.keep)
         self.saved_step, self.saved_at = self.step, time.monotonic()
+
+
+def _make_metrics(model, batch):
+    """Make the variables of compiled metrics, which Keras does when it meets the first batch."""
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
+    model.compute_metrics(x, y, model(x, training=False), weights)
+    model.reset_metrics()
 
 
 def _learning_rate(optimizer, step):

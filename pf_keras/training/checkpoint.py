@@ -10,6 +10,7 @@ import os
 import sys
 from dataclasses import dataclass, field
 
+import numpy as np
 from etils import epath
 
 from pf_keras.errors import UserError, writing
@@ -38,6 +39,8 @@ class Checkpoint:
         """
         try:
             model.load_weights(_Memory((self.path / WEIGHTS).read_bytes()))
+            for variable, value in zip(_seeds(model), self.state["seeds"], strict=True):
+                variable.assign(np.asarray(value, variable.dtype))
             return self
         except FileNotFoundError as error:
             newer = None if self.asked else latest_checkpoint(self.path.parent)
@@ -61,7 +64,8 @@ def save_checkpoint(directory, step, model, state=None, keep=3):
     aside = directory / f".{final.name}.writing"
     weights = _Memory()
     model.save_weights(weights)
-    state = {"step": step, "bytes": len(weights), "sha256": _digest(weights), **(state or {})}
+    seeds = [np.asarray(variable).tolist() for variable in _seeds(model)]
+    state = {"step": step, "bytes": len(weights), "sha256": _digest(weights), "seeds": seeds, **(state or {})}
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         _remove(*(p for p in directory.iterdir() if p.name.startswith(".step-")))  # left by a run that was killed
@@ -109,6 +113,12 @@ def require_checkpoint(directory, step=""):
     if found is None:
         raise UserError(f"expected a checkpoint in {directory}, received none that is whole: train longer first")
     return found
+
+
+def _seeds(model):
+    """The variables that say which numbers dropout draws next: Keras leaves them out of the weights that it saves."""
+    others = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
+    return [variable for variable in model.variables if id(variable) not in others]
 
 
 def _read(path, asked=False):
