@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -89,14 +90,13 @@ def bad_images(split, classes=0):
     @tf.function
     def attempt(key):
         encoded, label = load(key)
-        decode_and_crop(encoded, lambda height, width: (0, 0, height, width), 1)
-        return label
+        return label, decode_and_crop(encoded, lambda height, width: (0, 0, height, width), 1)
 
     def fault(key):
         if isinstance(key, tf.errors.OpError):  # the stream itself is broken, and nothing behind this is to be had
             return _reason(key)
         try:
-            label = int(attempt(key))
+            label = int(attempt(key)[0])
         except tf.errors.OpError as error:
             return _reason(error)
         return f"its label {label} is none of {classes} classes" if classes and not -1 <= label < classes else ""
@@ -133,9 +133,9 @@ def _keys(split):
 
 
 def _reason(error):
-    """What a TensorFlow error says, without the places in the graph where it says so."""
-    text = " ".join((error.message or type(error).__name__).split())
-    for mark in ("{{", "[[", "[Op:"):
-        head, _, tail = text.partition(mark)
-        text = head if head.strip() else tail.partition("}} ")[2]
+    """What a TensorFlow error says, without the places in the program and the graph where it says so."""
+    text = re.split(r"\n\s*\n", (error.message or "").strip())[-1]
+    text = re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", " ".join(text.split()))
+    if "assertion failed: " in text:
+        text = text.partition("assertion failed: ")[2].replace("] [", " ").strip("[] ")
     return text.strip(" :")[:200] or type(error).__name__
