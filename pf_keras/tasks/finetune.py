@@ -17,15 +17,18 @@ from pf_keras.training.workdir import Workdir
 
 def run(request):
     """Fine-tune in `request.workdir`; returns what `result.json` holds."""
+    from pf_keras.data.bad import leave_out_bad, naming_bad_images
     from pf_keras.data.labels import class_names, labelled_subset, require_labels
     from pf_keras.data.sources import open_source
 
     check_init(request.init)
     config, workdir = request.config, Workdir(request.workdir)
     source = open_source(config.data)
-    labelled = labelled_subset(source.train, request.label_fraction, request.label_list)
-    require_labels(source.validation)
-    classes = class_names(source)
+    source, bad = leave_out_bad(source, config.data, workdir)
+    with naming_bad_images(source):
+        labelled = labelled_subset(source.train, request.label_fraction, request.label_list)
+        require_labels(source.validation)
+        classes = class_names(source)
     definition = {
         "init": request.init,
         "label_fraction": request.label_fraction,
@@ -33,12 +36,14 @@ def run(request):
         "classes": list(classes),
     }
     workdir.start("finetune", config, definition)
+    workdir.write_bad(bad)
     workdir.write_text(workdir.path / "labels.txt", "".join(f"{name}\n" for name in labelled.names))
 
     scores = fit_and_score(config, workdir, labelled, source.validation, classes, request.init, source)
     result = {
         **scores,
         "labels": labelled.size,
+        "bad_images": len(bad),
         "label_fraction": round(labelled.size / source.train.size, 6) if request.label_list else request.label_fraction,
         "init": request.init,
         "seed": config.run.seed,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import keras
 
 from pf_keras.errors import UserError
+from pf_keras.training.determinism import add_in_order
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def open_devices(precision="auto"):
 def _tensorflow_devices():
     import tensorflow as tf
 
+    if not tf.config.list_physical_devices("GPU"):
+        add_in_order()
     gpus = tf.config.list_logical_devices("GPU")
     if len(gpus) > 1:
         strategy = tf.distribute.MirroredStrategy([gpu.name for gpu in gpus])
