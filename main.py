@@ -1,7 +1,7 @@
 """PatchFormer in Keras: pre-train by decoding masked patches, then use what was learned.
 
     python main.py --mode=MODE --workdir=DIR [--config=experiments/NAME.py] [--config.SECTION.FIELD=VALUE ...]
-                   [--data=SOURCE]
+                   [--data=SOURCE] [--tpu=NAME]
 
 The modes:
     pretrain     learn from unlabelled images by decoding masked patches
@@ -10,6 +10,7 @@ The modes:
     evaluate     score a fine-tuned workdir, or probe the frozen features of a pre-trained one
     sweep        fine-tune over a grid, choose on held-out images, report the winner over several seeds
     export       a SavedModel to serve and a .keras file to train further, of a fine-tuned or pre-trained workdir
+    plan         say whether a config compiles for a TPU and fits, how long it takes and what it needs
 """
 
 import importlib
@@ -22,7 +23,7 @@ from absl import flags
 
 # Nothing else is imported before the flags are read: --help answers at once.
 MODES = [line.split()[0] for line in __doc__.split("The modes:\n")[1].splitlines() if line.strip()]
-NEW_RUNS = ("pretrain", "finetune", "sweep")  # these begin with a config; the others read an earlier run's workdir
+NEW_RUNS = ("pretrain", "finetune", "sweep", "plan")  # these begin with a config; the others read an earlier run's
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("mode", None, f"What to do: {', '.join(MODES)}.")
@@ -39,6 +40,8 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("label_list", "", "A file with the names of the training images whose labels are used.")
 flags.DEFINE_string("seeds", "0,1,2", "sweep: the seeds of each point of the grid and of the winner.")
+flags.DEFINE_string("tpu", "", "A Cloud TPU's name, local (on a TPU VM) or grpc://ADDRESS. Default: GPUs, else CPU.")
+flags.DEFINE_string("topology", "v3-32", "plan: the TPU slice, such as v3-32, v4-8, v5litepod-4, v5p-8 or v6e-4.")
 flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's checkpoints. Default: the newest.")
 
 SHORTHANDS = {"data": "data.source", "seed": "run.seed", "checkpoint_every": "run.checkpoint_every"}
@@ -128,6 +131,8 @@ def read_request(overrides):
             label_fractions=numbers("label_fraction", float),
             label_list=FLAGS.label_list,
             seeds=numbers("seeds", int),
+            tpu=FLAGS.tpu,
+            topology=FLAGS.topology,
         )
     if not FLAGS.workdir:
         raise UserError(f"expected --workdir to name an earlier run for --mode={FLAGS.mode}, received none: add it")

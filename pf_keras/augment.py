@@ -44,8 +44,8 @@ def augment_patches(patches, noise, config):
     if not config.enabled:
         return scale_pixels(patches)
     if config.per_image:
-        noise = noise[:, :1]
-    draw = {name: noise[..., i] for i, name in enumerate(NOISE)}  # each (B, V) or (B, 1)
+        noise = ops.repeat(noise[:, :1], noise.shape[1], axis=1)
+    draw = {name: noise[..., i] for i, name in enumerate(NOISE)}  # each (B, V)
 
     pixels = move_pixels(ops.cast(patches, "float32"), draw, config.jitter_size, config.flip_probability)
     pixels = adjust_colour(
@@ -68,7 +68,7 @@ def move_pixels(pixels, draw, jitter_size, flip_probability):
     that no frame appears which the network would not meet later. A patch is flipped with `flip_probability`,
     horizontally or vertically.
 
-    pixels: float32 (B, V, p, p, 3); draw: `jitter_row`, `jitter_column`, `flip`, `flip_axis`, each (B, V) or (B, 1).
+    pixels: float32 (B, V, p, p, 3); draw: `jitter_row`, `jitter_column`, `flip`, `flip_axis`, each (B, V).
     """
     side = pixels.shape[2]
     flip = draw["flip"] < flip_probability
@@ -94,7 +94,7 @@ def adjust_colour(pixels, brightness, hue, saturation, contrast):
     """Inception's colour noise: shift, rotate hue and scale saturation, scale about the mean, clip to [0, 1].
 
     pixels: float32 (B, V, p, p, 3) in [0, 1].
-    brightness: what is added; hue: in turns; saturation, contrast: factors. Each (B, V) or (B, 1).
+    brightness: what is added; hue: in turns; saturation, contrast: factors. Each (B, V).
     """
     pixels = pixels + brightness[:, :, None, None, None]
     pixels = ops.einsum("bvijc,bvdc->bvijd", pixels, _hue_saturation_matrix(hue, saturation))
@@ -123,7 +123,7 @@ def _hue_saturation_matrix(hue, saturation):
 def reduce_bit_depth(pixels, bits):
     """Keep the `bits` most significant of the 8 bits of each pixel, spread over the whole range again.
 
-    pixels: float32 (B, V, p, p, 3) in [0, 1]; bits: whole numbers 1..8 as float32, (B, V) or (B, 1).
+    pixels: float32 (B, V, p, p, 3) in [0, 1]; bits: whole numbers 1..8 as float32, (B, V).
     """
     bits = bits[:, :, None, None, None]
     levels = ops.power(2.0, bits)

@@ -64,6 +64,8 @@ class ModelConfig:
                 self.width, "change one of the two")
         _expect(len(self.stacks) == len(self.stack_widths) > 0, "as many model.stack_widths as model.stacks",
                 f"{self.stack_widths} for {self.stacks}", "give a width for every stack")
+        _expect(min(*self.stacks, *self.stack_widths) > 0, "model.stacks and model.stack_widths above 0",
+                f"{self.stacks} and {self.stack_widths}", "use positive numbers")
         _expect(0 <= self.dropout < 1, "model.dropout in [0, 1)", self.dropout, "use a rate such as 0.1")
 
     @property
@@ -217,10 +219,11 @@ class RunConfig:
     keep_checkpoints: int = 3
     steps_per_execution: int = 1  # steps a call of the device
     eval_batch: int = 128
+    score_images: int = 4096  # validation images that pre-training is scored on
 
     def __post_init__(self):
         _choice("run.precision", self.precision, ("auto", "float32", "mixed_bfloat16"))
-        _positive(self, "log_every", "keep_checkpoints", "steps_per_execution", "eval_batch")
+        _positive(self, "log_every", "keep_checkpoints", "steps_per_execution", "eval_batch", "score_images")
         _expect(0 <= self.seed < 2**31, "run.seed in 0..2^31-1", self.seed, "use a small whole number")
         self.checkpoint_interval()
 
@@ -257,8 +260,12 @@ class Config:
                 f"a target.size that divides the patch's {size} px for target.crop=subsample", self.target.size,
                 "change target.size or use centre_crop")
         _expect(not self.augment.enabled or self.augment.jitter_size <= size,
-                f"augment.jitter_size of at most the patch's {size} px",
-                self.augment.jitter_size, "make it smaller, or 0 for none")
+                f"augment.jitter_size of at most the patch's {size} px", self.augment.jitter_size,
+                "make it smaller, or 0 for none")
+        _expect(self.mask.block <= self.model.grid, f"mask.block of at most model.grid={self.model.grid}",
+                self.mask.block, "make it smaller")
+        _expect(round(self.finetune.mask_ratio * self.model.patches) < self.model.patches,
+                "a finetune.mask_ratio that leaves a patch", self.finetune.mask_ratio, "make it smaller")
 
     @property
     def masked(self):
@@ -279,6 +286,8 @@ class Config:
     @classmethod
     def from_dict(cls, values):
         """The config of nested dicts. Raises UserError for an unknown section or field and for a wrong type."""
+        if not isinstance(values, dict):
+            raise UserError(f"expected a config as an object of sections, received {values!r}: see pf_keras/config.py")
         sections = {}
         for name, fields in values.items():
             kind = _lookup(cls, name, "section", name)

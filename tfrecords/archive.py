@@ -79,7 +79,7 @@ def members(file, start: int, size: int, where: str) -> Iterator[Member]:
 
     `where` names it in errors. Raises UserError for what is not a plain tar and for one that is cut short.
     """
-    window, end = Window(file, start, size), -1
+    window, end = Window(file, start, size), 0
     try:
         with tarfile.open(fileobj=window, mode="r:", encoding="utf-8") as tar:
             while (info := tar.next()) is not None:
@@ -92,9 +92,13 @@ def members(file, start: int, size: int, where: str) -> Iterator[Member]:
             end = tar.offset
     except (tarfile.TarError, RecursionError) as error:  # the latter by extended headers upon extended headers
         raise UserError(f"{where}: expected a whole, uncompressed tar archive, received one with {error}") from None
+    # tarfile takes a cut or damaged header for the end, and what stands behind an end mark for nothing.
     window.seek(end)
-    if not window.read(tarfile.BLOCKSIZE):
-        raise UserError(f"{where}: the archive ends at byte {size} without its end mark: cut short; download it again")
+    if not 2 * tarfile.BLOCKSIZE <= size - end <= _LARGEST_HEADER or any(window.read()):
+        raise UserError(
+            f"{where}: expected a tar's end mark at byte {end} and nothing behind it, received something else in its "
+            f"{size} bytes: damaged or cut short; download it again"
+        )
 
 
 def _member(info: tarfile.TarInfo, start: int, size: int, where: str) -> Member:

@@ -11,16 +11,16 @@ from tfrecords.errors import UserError
 def run(output: str, tasks: Iterable[dict], arguments: Sequence[str]) -> Iterator[dict]:
     """Makes the shards of `tasks` in a Beam pipeline and yields their notes once it has finished.
 
-    Each task is written beside the shards and only its path enters the pipeline, so that a cluster's workers find it and
-    memory here stays flat. `arguments` are Beam's. Raises UserError where Beam is not installed or the pipeline fails.
+    Each task is written beside the shards and only its path enters the pipeline, so that a cluster's workers find it
+    and memory here stays flat. `arguments` are Beam's. Raises UserError without Beam and where the pipeline fails.
     """
     try:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise UserError(
-            "expected apache_beam for --runner, found none; pip install -r requirements-beam.txt, or leave out --runner "
-            "for a process pool"
+            "expected apache_beam for --runner, found none; pip install -r requirements-beam.txt, or leave out "
+            "--runner for a process pool"
         ) from None
     paths, files = [], []
     for task in tasks:

@@ -45,10 +45,12 @@ def _parse(arguments: Sequence[str]):
     parser.add_argument("--train_shards", type=command.positive, default=1024)
     parser.add_argument("--validation_shards", type=command.positive, default=128, help="also of a test split")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the images (default: 0)")
-    parser.add_argument("--resize_shorter", type=command.positive, help="reduce larger images to this shorter side, in pixels")
+    parser.add_argument(
+        "--resize_shorter", type=command.positive, help="reduce larger images to this shorter side (pixels)"
+    )
     parser.add_argument("--quality", type=int, help="JPEG quality of resized images, 1 to 100 (default: 90)")
     parser.add_argument("--skip_bad", action="store_true", help="list damaged files in bad.txt instead of stopping")
-    parser.add_argument("--runner", help="make the shards by Apache Beam: DirectRunner, FlinkRunner, DataflowRunner, ...")
+    parser.add_argument("--runner", help="make the shards by Apache Beam: DirectRunner, FlinkRunner, ...")
     parser.add_processes()
     options, rest = parser.parse_known_args(arguments)
     if rest and not options.runner:
@@ -103,7 +105,8 @@ def _build(options, beam_options: list[str], index: Index) -> None:
     result = manifest.finish(options.output, settings, source, listing.classes, index, notes)
     odd = ", ".join(f"{key} {number}" for key, number in result["odd"].items() if number) or "none"
     parts = ", ".join(f"{split} {values['images']}" for split, values in result["splits"].items())
-    print(f"{options.output}: {result['images']} images ({parts}), {len(notes)} shards, {result['bytes']} bytes; odd: {odd}")
+    size = f"{result['images']} images ({parts}), {len(notes)} shards, {result['bytes']} bytes"
+    print(f"{options.output}: {size}; odd: {odd}")
 
 
 def _tasks(options, settings, classes, index, counts, done) -> Iterator[dict]:
@@ -147,8 +150,8 @@ def _refuse(bad: list[str]) -> None:
     if bad:
         more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
         raise UserError(
-            f"expected images only, received {len(bad)} damaged or other files: {'; '.join(sorted(bad)[:_NAMED])}{more}; "
-            f"replace them, or list them in {manifest.BAD} with --skip_bad"
+            f"expected images only, received {len(bad)} damaged or other files: {'; '.join(sorted(bad)[:_NAMED])}{more}"
+            f"; replace them, or list them in {manifest.BAD} with --skip_bad"
         )
 
 

@@ -12,7 +12,8 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are a `UserError`, so that they come out as one line like all the others."""
 
     def __init__(self, description: str):
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=layout, allow_abbrev=False)
 
     def error(self, message: str):
         raise UserError(f"{message}; --help lists the options")

@@ -5,8 +5,10 @@ neither another package nor TensorFlow, which takes seconds to import in every w
 """
 
 import functools
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 _POLYNOMIAL = 0x82F63B78  # of CRC-32C, bits reversed
 
@@ -35,11 +37,13 @@ def _bytewise(data: bytes) -> int:
 
 
 @functools.cache
-def _advance(level: int) -> tuple[np.ndarray, np.ndarray]:
+def _advance(level: int) -> "tuple[np.ndarray, np.ndarray]":
     """Tables (65536,) of the low and the high half of a register, moved on over `4 * 2**level` zero bytes.
 
     Moving on is linear over GF(2), so the images of the 32 single bits give all others.
     """
+    import numpy as np
+
     if level == 0:
         columns, table = [], _byte_table()
         for bit in range(32):
@@ -64,6 +68,8 @@ def with_numpy(data: bytes) -> int:
     """CRC-32C of `data` in log2(length) array operations: neighbouring words are merged pair by pair."""
     if len(data) < 64:
         return _bytewise(data)
+    import numpy as np
+
     # Zero bytes in front of the register's first ones change nothing, so a length is rounded up there.
     padded = bytearray(-len(data) % 4 + len(data))
     padded[-len(data) :] = data

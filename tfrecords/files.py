@@ -30,14 +30,19 @@ def split_files(directory: str) -> dict[str, list[str]]:
     return {"train": found.get("train", []), "validation": found[names[0]] if names else []}
 
 
-def shards_in(directory: str) -> dict[str, list[str]]:
-    """The shards of every split by its name in the files, sorted. Raises UserError where a split is incomplete."""
+def shard_names(directory: str) -> list[str]:
+    """The names in a directory that are those of shards, sorted. Raises UserError where there is no directory."""
     if not fs.is_directory(directory):
         raise UserError(f"expected a directory with TFRecord shards at {directory}, found none")
+    return [name for name in fs.names_in(directory) if _SHARD.fullmatch(name)]
+
+
+def shards_in(directory: str) -> dict[str, list[str]]:
+    """The shards of every split by its name in the files, sorted. Raises UserError where a split is incomplete."""
     splits = {}
-    for name in fs.names_in(directory):
-        if match := _SHARD.fullmatch(name):
-            splits.setdefault(match[1], {}).setdefault(int(match[3]), {}).setdefault(int(match[2]), []).append(name)
+    for name in shard_names(directory):
+        match = _SHARD.fullmatch(name)
+        splits.setdefault(match[1], {}).setdefault(int(match[3]), {}).setdefault(int(match[2]), []).append(name)
     for split, totals in splits.items():
         if len(totals) > 1:
             counts = " and ".join(f"-of-{total:05d}" for total in sorted(totals))
@@ -46,8 +51,9 @@ def shards_in(directory: str) -> dict[str, list[str]]:
         missing = sorted(set(range(total)) - set(numbers))
         if missing:
             raise UserError(
-                f"{directory}: expected {total} {split} shards, received {len(numbers)}; missing {split}-{missing[0]:05d}"
-                f"-of-{total:05d}{' and others' if len(missing) > 1 else ''}; start tfrecords.build again to finish them"
+                f"{directory}: expected {total} {split} shards, received {len(numbers)}; missing is "
+                f"{split}-{missing[0]:05d}-of-{total:05d}{' and others' if len(missing) > 1 else ''}; "
+                f"start tfrecords.build again to finish them"
             )
         if twice := [names for names in numbers.values() if len(names) > 1]:
             raise UserError(f"{directory}: expected each shard once, received {' and '.join(twice[0])}; keep one")
@@ -60,19 +66,23 @@ def shards_in(directory: str) -> dict[str, list[str]]:
 
 
 def read_manifest(directory: str) -> dict | None:
-    """The manifest that `tfrecords.build` wrote, or None where there is none. Raises UserError for one that is damaged."""
+    """The manifest that `tfrecords.build` wrote, or None. Raises UserError for one that is damaged."""
     path = fs.join(directory, MANIFEST)
     if not fs.exists(path):
         return None
     manifest = fs.read_json(path)
-    kinds = {"images": int, "bytes": int, "classes": list, "splits": dict, "settings": dict, "odd": dict, "shards": list}
+    kinds = {"images": int, "bytes": int, "classes": list, "splits": dict, "settings": dict, "odd": dict}
+    kinds["shards"] = list
     for key, kind in kinds.items():
         if not isinstance(manifest.get(key), kind):
             raise UserError(f"{path}: expected {key!r} to be a {kind.__name__}; the file is damaged, build it again")
     note = {"file": str, "records": int, "bytes": int, "sha256": str, "odd": dict, "bad": list}
-    for shard in manifest["shards"]:
-        if not isinstance(shard, dict) or not all(isinstance(shard.get(key), kind) for key, kind in note.items()):
-            raise UserError(f"{path}: expected each shard with {', '.join(note)}; the file is damaged, build it again")
+    parts = ((manifest["shards"], note), (manifest["classes"], {"label": int, "synset": str, "text": str}))
+    parts += ((list(manifest["splits"].values()), {"images": int, "bytes": int, "shards": int, "classes": dict}),)
+    for entries, kinds in parts:
+        for entry in entries:
+            if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()):
+                raise UserError(f"{path}: expected entries with {', '.join(kinds)}; damaged, build it again")
     return manifest
 
 

@@ -53,7 +53,7 @@ def names_in(directory: str) -> list[str]:
 
 
 def entries(directory: str) -> Iterator[tuple[str, bool, int | None]]:
-    """`(name, is_directory, size)` of what a directory holds, links followed; size in bytes, None for no regular file."""
+    """`(name, is_directory, size)` of what a directory holds, links followed; `size` is None for no regular file."""
     if is_remote(directory):
         for name in names_in(directory):
             stat = _gfile().stat(join(directory, name))
@@ -117,16 +117,17 @@ def read_json(path: str) -> dict:
 @contextlib.contextmanager
 def random_access(path: str) -> Iterator[tuple[ReadAt, int]]:
     """`(read, size)`, where `read(offset, count)` gives the bytes there, fewer at the end of the file."""
-    with open_file(path, "rb") as file:
-        if is_remote(path):
+    if is_remote(path):
+        with open_file(path, "rb") as file:
 
             def read(offset: int, count: int) -> bytes:
                 file.seek(offset)
                 return file.read(count)
-        else:
-            descriptor = file.fileno()
 
-            def read(offset: int, count: int) -> bytes:
-                return os.pread(descriptor, count, offset)
-
-        yield read, size(path)
+            yield read, size(path)
+    else:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            yield lambda offset, count: os.pread(descriptor, count, offset), os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)

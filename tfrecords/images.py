@@ -11,10 +11,11 @@ import io
 import warnings
 from dataclasses import dataclass
 
-MAX_PIXELS = 89_478_485  # before decoding; 256 MiB as RGB, Pillow's own warning level; ImageNet's largest has 61 million
+MAX_PIXELS = 89_478_485  # before decoding; 256 MiB as RGB; Pillow warns from here, ImageNet has up to 61 million
 MAX_BYTES = 256 << 20  # of an image file
 CONVERTED_QUALITY = 100  # of the JPEG that an odd file becomes, as in the public converters
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+_PNG_END = b"IEND\xaeB`\x82"
 _ORIENTATION = 0x0112
 
 CMYK, NAMED, OTHER = "cmyk_to_rgb_jpeg", "png_named_otherwise_to_rgb_jpeg", "other_format_to_rgb_jpeg"
@@ -137,6 +138,8 @@ def _check_whole(image, data: bytes, jpeg: bool) -> None:
             image.verify()
         except Exception as error:
             raise BadImage(f"damaged PNG ({_words(error)})") from None
+        if _PNG_END not in data:  # of its last chunk Pillow does not check the checksum
+            raise BadImage("damaged PNG (cut short)")
     elif not data.endswith(b"\xff\xd9"):
         _decode(image)
 

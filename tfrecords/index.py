@@ -31,12 +31,13 @@ class Item:
 
 
 class Index:
-    """Add items, then `arrange` them once, then read them shard by shard. `path` is a local file that is overwritten."""
+    """Add items, then `arrange` them once, then read them shard by shard. `path`, a local file, is overwritten."""
 
     def __init__(self, path: str):
         self._database = sqlite3.connect(path)
         self._database.executescript(
-            """PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536; PRAGMA temp_store = FILE;
+            """PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
+            PRAGMA cache_size = -65536; PRAGMA temp_store = FILE;
             DROP TABLE IF EXISTS found; DROP TABLE IF EXISTS plan; DROP TABLE IF EXISTS problems;
             CREATE TABLE found (split, key BLOB, name, path, offset INTEGER, size INTEGER, label,
                                 PRIMARY KEY (split, key, name)) WITHOUT ROWID;
@@ -99,7 +100,7 @@ class Index:
         return counts
 
     def fingerprint(self) -> str:
-        """sha256 over split, name, size and label of every item in order: the same for an archive and its extraction."""
+        """sha256 over split, name, size and label of every item in order; the same for a tar and its extraction."""
         digest = hashlib.sha256()
         for row in self._database.execute("SELECT split, name, size, label FROM plan ORDER BY number"):
             digest.update(json.dumps(row).encode())

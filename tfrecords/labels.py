@@ -36,8 +36,8 @@ class Devkit:
 class Tables:
     """The label files found for an input directory.
 
-    `validation_labels` is a file (a list of wnids or the devkit archive), a directory that holds one, or None to look in
-    the input directory and in those one level below. Raises UserError for a file that cannot be understood.
+    `validation_labels` is a file (a list of wnids or the devkit archive), a directory that holds one, or None to look
+    in the input directory and in those one level below. Raises UserError for a file that cannot be understood.
     """
 
     def __init__(self, directory: str, validation_labels: str | None = None):
@@ -94,8 +94,8 @@ class Tables:
         """
         if self.truth is None:
             raise UserError(
-                "the validation images are in one folder and their labels are not here; give the list of wnids or the "
-                "devkit archive by --validation_labels=, or put " + " or ".join(_VALIDATION) + " into the input directory"
+                "the validation images are in one folder and their labels are not here; give the list of wnids or "
+                f"the devkit archive by --validation_labels=, or put {' or '.join(_VALIDATION)} into the input"
             )
         numbers = [int(match[1]) if (match := _NUMBER.search(name)) else 0 for name in names]
         if all(0 < number <= len(self.truth) for number in numbers):
@@ -103,8 +103,8 @@ class Tables:
         if len(names) == len(self.truth):
             return dict(zip(sorted(names), self.truth, strict=True))
         raise UserError(
-            f"expected a validation label for each of {len(names)} images, received {len(self.truth)} labels, which fit "
-            f"neither their count nor their numbers; give the right list by --validation_labels="
+            f"expected a validation label for each of {len(names)} images, received {len(self.truth)} labels, which "
+            f"fit neither their count nor their numbers; give the right list by --validation_labels="
         )
 
 
@@ -164,7 +164,9 @@ def _wnids(path: str) -> list[str]:
     wnids = [line.split()[0] for line in read_lines(path)]
     for number, wnid in enumerate(wnids, 1):
         if not WNID.fullmatch(wnid):
-            raise UserError(f"{path}: expected a wnid such as n01440764 on each line, received {wnid!r} as number {number}")
+            raise UserError(
+                f"{path}: expected wnids such as n01440764, one a line, received {wnid!r} as number {number}"
+            )
     return wnids
 
 

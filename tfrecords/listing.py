@@ -95,7 +95,7 @@ def _name_and_label(read: ReadAt, offset: int, length: int) -> tuple[str, int]:
     """Walks the wire format: Example.features = 1, Features.feature = 1, its entries' key = 1 and value = 2."""
     cursor = _Cursor(read, offset, offset + length)
     name, label = "", schema.NO_LABEL
-    end = cursor.length_of(0x0A) + cursor.position
+    end = cursor.length_of(0x0A) + cursor.position if length else offset  # an empty message has no bytes at all
     feature = schema.messages()[1]
     while cursor.position < end:
         entry_end = cursor.length_of(0x0A) + cursor.position

@@ -41,7 +41,7 @@ def begin(output: str, settings: dict) -> dict[str, dict]:
         except UserError:  # an incomplete set is foreign too
             foreign = True
         if foreign:
-            raise UserError(f"expected an empty directory at --output={output}, received one with shards but no {MANIFEST}")
+            raise UserError(f"expected an empty --output, received {output}, which has shards but no {MANIFEST}")
         data = json.dumps(settings, indent=1).encode()
         fs.write_whole(unfinished, data, unfinished + ".partial")
     keys = [*settings, *(key for key in earlier if key not in settings)]
@@ -52,8 +52,8 @@ def begin(output: str, settings: dict) -> dict[str, dict]:
     ]
     if different:
         raise UserError(
-            f"expected in {output} a build with the same settings, received one that differs in {', '.join(different)}; "
-            f"give another --output"
+            f"expected in {output} a build with the same settings, received one that differs in {', '.join(different)}"
+            f"; give another --output"
         )
     return {note["file"]: note for note in manifest["shards"]} if manifest else {}
 
@@ -65,7 +65,7 @@ def earlier_note(output: str, file: str) -> dict | None:
 
 
 def finish(output: str, settings: dict, source: dict, classes: list[tuple[str, str]], index: Index, notes: list[dict]):
-    """Writes bad.txt and the manifest from the notes of all shards, removes what was temporary, returns the manifest."""
+    """Writes bad.txt and the manifest from the notes of all shards, removes the rest, returns the manifest."""
     labels = {synset: number for number, (synset, _) in enumerate(classes, 1)}
     counts = {split: Counter(number) for split, number in index.counts().items()}
     bad = [f"{split}/{name}\t{problem}" for split, name, problem in index.problems()]

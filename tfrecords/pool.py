@@ -3,6 +3,7 @@
 import concurrent.futures
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ Task, Result = TypeVar("Task"), TypeVar("Result")
 
 
 def run(function: Callable[[Task], Result], tasks: Iterable[Task], processes: int) -> Iterator[Result]:
-    """`function` of each task, in the order in which they are done. Tasks are taken as they are needed, not all at once.
+    """`function` of each task, in the order in which they are done. Tasks are taken as needed, not all at once.
 
     Processes are spawned, so `function` has to be importable. The first error that one raises is raised here; a process
     that dies (of too little memory, say) is a UserError.
@@ -33,15 +34,17 @@ def run(function: Callable[[Task], Result], tasks: Iterable[Task], processes: in
                     yield future.result()
         except concurrent.futures.process.BrokenProcessPool:
             raise UserError(
-                "expected the worker processes to live, one ended at once (of too little memory?); try fewer --processes; "
-                "what is finished is kept"
+                "expected the worker processes to live, one ended at once (of too little memory?); try fewer "
+                "--processes; what is finished is kept"
             ) from None
-        finally:
+        except BaseException:  # also where the caller takes no more: what has not begun is dropped
             executor.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent is killed would wait for ever."""
+    """A worker whose parent is killed would wait for ever; Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch():
         multiprocessing.parent_process().join()
@@ -55,4 +58,4 @@ def progress(total: int, unit: str, description: str):
     from tqdm import tqdm
 
     interval = 0.2 if sys.stderr.isatty() else 10
-    return tqdm(total=total, unit=unit, desc=description, mininterval=interval, maxinterval=interval, dynamic_ncols=True)
+    return tqdm(total=total, unit=unit, desc=description, mininterval=interval, maxinterval=interval)

@@ -54,9 +54,8 @@ def messages() -> tuple[type, type]:
     message("Example", ("features", one, field.TYPE_MESSAGE, ".pf_keras.Features"))
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
-    return tuple(
-        message_factory.GetMessageClass(pool.FindMessageTypeByName(f"pf_keras.{name}")) for name in ("Example", "Feature")
-    )
+    kinds = (pool.FindMessageTypeByName(f"pf_keras.{name}") for name in ("Example", "Feature"))
+    return tuple(message_factory.GetMessageClass(kind) for kind in kinds)
 
 
 def make_example(
@@ -77,18 +76,40 @@ def make_example(
     `height` and `width` are in pixels as stored, `format` is "JPEG" or "PNG", `colorspace` "RGB" or "Grayscale".
     `label` counts from 1; None leaves out the three keys of the class.
     """
-    example = messages()[0]()
-    feature = example.features.feature
-    for key, number in ((HEIGHT, height), (WIDTH, width), (CHANNELS, channels)):
-        feature[key].int64_list.value.append(number)
-    for key, string in ((COLORSPACE, colorspace), (FORMAT, format), (FILENAME, filename)):
-        feature[key].bytes_list.value.append(string.encode())
-    feature[ENCODED].bytes_list.value.append(encoded)
+    # The keys in front of the image and behind it go through protobuf, the image itself around it: this is where a
+    # conversion spends its time, and protobuf would copy it twice.
+    before = {CHANNELS: channels, COLORSPACE: colorspace}
+    after = {FILENAME: filename, FORMAT: format, HEIGHT: height, WIDTH: width}
     if label is not None:
-        feature[LABEL].int64_list.value.append(label)
-        feature[SYNSET].bytes_list.value.append(synset.encode())
-        feature[TEXT].bytes_list.value.append(text.encode())
-    return example.SerializeToString(deterministic=True)
+        before |= {LABEL: label, SYNSET: synset, TEXT: text}
+    image = [encoded]
+    for tag in (0x0A, 0x0A, 0x12):  # BytesList.value, Feature.bytes_list, the entry's value
+        image.insert(0, _head(tag, image))
+    key = ENCODED.encode()
+    image = [_head(0x0A, [key]), key, *image]
+    features = [_serialized(before), _head(0x0A, image), *image, _serialized(after)]
+    return b"".join([_head(0x0A, features), *features])
+
+
+def _head(tag: int, pieces: list[bytes]) -> bytes:
+    """What stands in front of a field in the wire format: its tag, and its length as a base-128 number."""
+    length = sum(map(len, pieces))
+    head = [tag]
+    while length > 0x7F:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes([*head, length])
+
+
+def _serialized(values: dict[str, int | str]) -> bytes:
+    """The entries of a Features message, in the order of their keys."""
+    features = messages()[0]().features
+    for key, value in values.items():
+        if isinstance(value, int):
+            features.feature[key].int64_list.value.append(value)
+        else:
+            features.feature[key].bytes_list.value.append(value.encode())
+    return features.SerializeToString(deterministic=True)
 
 
 def read_example(serialized: bytes) -> dict[str, bytes | int]:

@@ -13,9 +13,9 @@ def stratified_subset(
     """The indices, sorted, of a part of each class: the first `round(fraction * n)` of its `n` examples.
 
     The examples of a class are ordered by sha256 of `"{seed}/{name}"`, those in `include` before the others. So the
-    subset of a smaller fraction lies within that of a larger one, every machine draws the same, and a fraction of at
-    least that of a published list `include`, class by class, contains that list. Raises UserError for a fraction outside
-    of (0, 1], names in `include` that are not in `names`, and a fraction that leaves a class without an example.
+    subset of a smaller fraction lies within that of a larger one, every machine draws the same, and a subset with room
+    in each class for those of a published list `include` contains them. Raises UserError for a fraction outside of
+    (0, 1], names in `include` that are not in `names`, and a fraction that leaves a class without an example.
     """
     if len(names) != len(labels):
         raise UserError(f"expected a label for each of {len(names)} names, received {len(labels)}")
@@ -23,7 +23,7 @@ def stratified_subset(
         raise UserError(f"expected a fraction above 0 and up to 1, received {fraction}")
     include = set(include)
     if unknown := include.difference(names):
-        raise UserError(f"expected names to include that are in the data, received {len(unknown)} others: {min(unknown)!r}")
+        raise UserError(f"expected only names of the data to include, received {len(unknown)} others: {min(unknown)!r}")
     classes = defaultdict(list)
     for index, label in enumerate(labels):
         key = hashlib.sha256(f"{seed}/{names[index]}".encode()).digest()
@@ -33,8 +33,8 @@ def stratified_subset(
         count = round(fraction * len(members))
         if not count:
             raise UserError(
-                f"expected a fraction that leaves each class an example, received {fraction}, which is less than half an "
-                f"example of the {len(members)} of class {label}; give at least {0.5 / len(members):.2g}"
+                f"expected a fraction that leaves each class an example, received {fraction}, which is less than half "
+                f"an example of the {len(members)} of class {label}; give at least {0.5 / len(members):.2g}"
             )
         chosen += [index for _, _, index in sorted(members)[:count]]
     return sorted(chosen)
@@ -67,15 +67,15 @@ def match_list(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
         fits = [index for index in by_base.get(part[-1] if part else "", ()) if _is_tail(part, parts[index])]
         exact = [index for index in fits if parts[index] == part]
         if len(exact or fits) > 1:
-            raise UserError(f"expected a name of one image, received {name!r}, which fits {len(fits)}; add its directory")
+            raise UserError(f"expected a name of one image, received {name!r}, which fits {len(fits)}; add directories")
         if fits:
             found[(exact or fits)[0]] = None
         else:
             unknown.append(name)
     if unknown:
         raise UserError(
-            f"expected a list of names in the data, received {len(unknown)} of {len(wanted)} that are not there, the first "
-            f"{unknown[0]!r}"
+            f"expected a list of names in the data, received {len(unknown)} of {len(wanted)} that are not there, the "
+            f"first {unknown[0]!r}"
         )
     return list(found)
 

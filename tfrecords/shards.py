@@ -3,6 +3,7 @@
 The same function runs in a process of the local pool and in a worker of a Beam pipeline. It knows no other shard.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -31,8 +32,8 @@ def make_shard(task: dict) -> dict:
 
     A task is JSON: `output`, `file`, `resize_shorter`, `quality`, `skip_bad`, `items` as rows of `Index.part`,
     `classes` as `{synset: [label, text]}`, and `done`, an earlier note or None.
-    A note is JSON: `file`, `records`, `bytes`, `sha256`, `odd` (counts) and `bad` (`[name, reason, synset]` rows). Where there
-    are bad files and `skip_bad` is not set, no shard is written and `sha256` is None.
+    A note is JSON: `file`, `records`, `bytes`, `sha256`, `odd` (counts) and `bad` (`[name, reason, synset]` rows).
+    Where there are bad files and `skip_bad` is not set, no shard is written and `sha256` is None.
     """
     path = fs.join(task["output"], task["file"])
     temporary = fs.join(task["output"], WORK, f"{task['file']}.{os.getpid()}-{secrets.token_hex(4)}.partial")
@@ -58,7 +59,7 @@ def _is_whole(path: str, note: dict) -> bool:
 
 
 def _write(task: dict, path: str) -> dict:
-    """Writes the records and returns the note. After the first bad file that may not be skipped it only looks for more."""
+    """Writes the records and returns the note; after a bad file that may not be skipped only looks for more."""
     digest, odd, bad, size, count = hashlib.sha256(), Counter(), [], 0, 0
     refused = False
     with _Reader() as reader, fs.open_file(path, "wb") as file:
@@ -106,22 +107,20 @@ class _Reader:
     """Reads parts of files and keeps the last file open, as in a tar all parts are of one."""
 
     def __init__(self):
-        self._path, self._file = None, None
+        self._path, self._file = None, contextlib.ExitStack()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        if self._file:
-            self._file.close()
+        self._file.close()
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         if path != self._path:
-            if self._file:
-                self._file.close()
-            self._path, self._file = path, fs.open_file(path, "rb")
-        self._file.seek(offset)
-        data = self._file.read(size)
+            self._file.close()
+            self._read, _ = self._file.enter_context(fs.random_access(path))
+            self._path = path
+        data = self._read(offset, size)
         if len(data) != size:
-            raise UserError(f"{path}: expected {size} bytes at {offset}, received {len(data)}: changed while it was read")
+            raise UserError(f"{path}: expected {size} bytes at {offset}, received {len(data)}: it has changed")
         return data

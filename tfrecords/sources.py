@@ -22,8 +22,9 @@ _DEEPEST = 32  # folders inside folders; a circle of links would have no end
 
 @dataclass(frozen=True)
 class Listing:
-    """`classes`: `(synset, text)` in the order of the labels, which count from 1; `files`: what was read besides images.
+    """What a source holds besides its images.
 
+    `classes` are `(synset, text)` in the order of the labels, which count from 1; `files` the archives and tables read;
     `note` is empty, or a line for the user about a choice that was made for them.
     """
 
@@ -45,7 +46,7 @@ def list_imagenet(directory: str, index: Index, seed: int, validation_labels: st
     validation = _find(directory, _VALIDATION_TAR, "val", "validation")
     if train is None and validation is None:
         raise UserError(
-            f"expected {_TRAIN_TAR} or {_VALIDATION_TAR} in {directory}, or the folders train and val; found none of them"
+            f"expected {_TRAIN_TAR} or {_VALIDATION_TAR} in {directory}, or folders train and val; found none"
         )
     flat = False
     for split, path in ((TRAIN, train), (VALIDATION, validation)):

@@ -44,7 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     fs.make_directory(output)
     for fraction, indices in zip(fractions, subsets, strict=True):
         names = sorted(listing.names[index] for index in indices)
-        path = fs.join(output, f"train_{_percent(fraction)}pct_seed{options.seed}{'_with_list' if included else ''}.txt")
+        kind = "_with_list" if included else ""
+        path = fs.join(output, f"train_{_percent(fraction)}pct_seed{options.seed}{kind}.txt")
         fs.write_whole(path, "".join(name + "\n" for name in names).encode(), path + ".partial")
         line = f"{path}: {len(names)} of {len(listing.names)} images"
         if included:

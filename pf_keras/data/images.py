@@ -26,6 +26,12 @@ class Images:
             [self.names[i] for i in pick], self.labels[pick], [self.values[i] for i in pick], paths=self.paths
         )
 
+    def sample(self, count):
+        """The split of `count` examples evenly spread over this one, or all where there are no more."""
+        if count >= self.size:
+            return self
+        return self.subset(np.linspace(0, self.size - 1, count).round())
+
     def name_of(self, index):
         """What to call the example of a key's `index`."""
         return self.names[index]
@@ -43,24 +49,30 @@ class Images:
         count = min(max(1, round(share * self.size)), self.size - 1)
         return self.subset(sorted(order[count:])), self.subset(sorted(order[:count]))
 
-    def keys(self, start=0, seed=0, shuffle=True):
+    def keys(self, start=0, seed=0, shuffle=True, batch=1, host=0, hosts=1):
         """The examples' order: forever and shuffled anew each epoch, or once through.
 
         Position p of the stream belongs to epoch p // size. Its place in the epoch's permutation is computed, not
         stored, so that starting at any position costs nothing.
+
+        Shuffled, each of `hosts` hosts takes the `host`-th slice of every `batch` positions, so that together they
+        hold the batch that one host would; `start` is then a multiple of `batch`, and `batch` one of `hosts`.
         """
         import tensorflow as tf
 
         if not shuffle:
             return tf.data.Dataset.range(start, self.size).map(lambda i: {"epoch": tf.constant(0, tf.int64), "index": i})
 
-        def key(position):
+        share = batch // hosts
+
+        def key(own):
+            position = own // share * batch + host * share + own % share
             epoch, place = position // self.size, position % self.size
             seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
             index = tf.random.experimental.index_shuffle(place, tf.cast(seeds, tf.int32), self.size - 1)
             return {"epoch": epoch, "index": index}
 
-        return tf.data.Dataset.range(start, np.iinfo("int64").max).map(key)
+        return tf.data.Dataset.range(start // hosts, np.iinfo("int64").max // hosts).map(key)
 
     def loader(self):
         """A function for tf.data from a key to `(encoded, label)`."""

@@ -34,12 +34,16 @@ def draw_noise(seed, epoch, index, shapes):
     return crop, {name: tf.reshape(part, shapes[name]) for name, part in zip(shapes, parts, strict=True)}
 
 
-def training_batches(split, config, batch, noise, start_step=0, crop_scale=None, classes=0):
+def training_batches(
+    split, config, batch, noise, start_step=0, crop_scale=None, classes=0, host=0, hosts=1, replicas=1
+):
     """Endless shuffled batches, from any step on, without decoding what comes before it.
 
     noise: shapes by name (`pretrain_noise`, `finetune_noise`). crop_scale: instead of the config's `data.crop_scale`.
-    Yields a dict of `image` uint8 (batch, S, S, 3) and the noise float32 (batch, ...); with `classes`, a pair of it
-    and one-hot labels float32 (batch, classes).
+    batch: images a step over all replicas. Of each batch host number `host` of `hosts` reads its own slice and yields
+    it in parts for one replica each, so that the step sees the same batch whatever the number of either.
+    Yields, with B = batch // replicas, a dict of `image` uint8 (B, S, S, 3) and the noise float32 (B, ...); with
+    `classes`, a pair of it and one-hot labels float32 (B, classes).
     """
     seed, data, load = config.run.seed, config.data, split.loader()
 
@@ -57,14 +61,16 @@ def training_batches(split, config, batch, noise, start_step=0, crop_scale=None,
         with tf.control_dependencies([tf.debugging.Assert(known, ["label", label, "is none of", classes, "classes"])]):
             return inputs, tf.one_hot(label, classes)
 
-    keys = split.keys(start=start_step * batch, seed=seed, shuffle=True)
-    return _batched(keys.map(example, num_parallel_calls=tf.data.AUTOTUNE), batch, drop_remainder=True)
+    keys = split.keys(start=start_step * batch, seed=seed, shuffle=True, batch=batch, host=host, hosts=hosts)
+    examples = keys.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+    return _batched(examples, batch // replicas, drop_remainder=True).prefetch(2)
 
 
-def evaluation_batches(split, config, batch, noise=None):
+def evaluation_batches(split, config, batch, noise=None, host=0, hosts=1, replicas=1):
     """Every example once, in order, by one centre crop; the same noise each time. Yields dicts as in training.
 
     The last batch is filled up with zeros, since shapes are static: use the first `split.size` of the results.
+    `host`, `hosts` and `replicas` are those of `training_batches`.
     """
     load = split.loader()
 
@@ -80,10 +86,15 @@ def evaluation_batches(split, config, batch, noise=None):
 
     keys = split.keys(shuffle=False)
     batches = _batched(keys.map(example, num_parallel_calls=tf.data.AUTOTUNE), batch, drop_remainder=False)
-    return batches.map(lambda inputs: {name: fill_up(x) for name, x in inputs.items()})
+    batches = batches.map(lambda inputs: {name: fill_up(x) for name, x in inputs.items()})
+    if replicas > 1:
+        # Hosts read all of it and keep their parts: an evaluation is short. Part i goes to host i % hosts, which is the
+        # order in which Keras's predict puts the replicas' results together.
+        batches = batches.unbatch().batch(batch // replicas, drop_remainder=True).shard(hosts, host)
+    return batches.prefetch(2)
 
 
 def _batched(examples, batch, drop_remainder):
     options = tf.data.Options()
     options.deterministic = True
-    return examples.batch(batch, drop_remainder=drop_remainder).prefetch(2).with_options(options)
+    return examples.batch(batch, drop_remainder=drop_remainder).with_options(options)

@@ -19,7 +19,7 @@ class Records:
 
     files: their paths; counts: how many records each holds. parse: a graph function of a serialized record to a dict
     of `encoded`, `label` and `filename`. first_label: the label of the first class as stored, or None to find out.
-    config: a `DataConfig`. wanted: the indices that belong to the split, or None for all.
+    config: a `DataConfig`. wanted: the indices that belong to the split, ascending, or None for all.
     """
 
     def __init__(self, files, counts, parse, config, first_label=None, wanted=None):
@@ -29,6 +29,15 @@ class Records:
     @property
     def size(self):
         return sum(self.counts) if self.wanted is None else len(self.wanted)
+
+    def sample(self, count):
+        """The split of the first `count` records, which converters have shuffled, or of all where there are no more."""
+        if count >= self.size or self.wanted is not None:
+            return self
+        files = next(n for n in range(1, len(self.files) + 1) if sum(self.counts[:n]) >= count)
+        places = [file * FILE + place for file in range(files) for place in range(self.counts[file])]
+        return Records(self.files[:files], self.counts[:files], self.parse, self.config, self.first_label,
+                       np.array(places[:count]))
 
     @property
     def names(self):
@@ -96,16 +105,25 @@ class Records:
         kept = np.asarray([index for index in every.tolist() if self.name_of(index) not in names], "int64")
         return Records(self.files, self.counts, self.parse, self.config, self.first_label, kept)
 
-    def keys(self, start=0, seed=0, shuffle=True):
+    def keys(self, start=0, seed=0, shuffle=True, batch=1, host=0, hosts=1):
         """The records in order: forever, in shuffled files and a shuffle buffer, or once through.
 
         The order is a function of the seed and the epoch. Starting in the middle of an epoch passes over the records
         before it unparsed.
+
+        Shuffled, each of `hosts` hosts reads every `hosts`-th file only, from the `host`-th on, and its epochs are
+        those of its own files; `start` counts the records of all hosts. `batch` is that of `Images.keys`: not needed.
         """
         import tensorflow as tf
 
+        if len(self.files) < hosts:
+            raise UserError(
+                f"expected a file for each of {hosts} hosts, received {len(self.files)} in all: write more shards"
+            )
         files = tf.constant(self.files)
-        count = len(self.files)
+        count = len(self.files[host::hosts])
+        size = self.size if hosts == 1 else self._size_of(host, hosts)
+        start = start // hosts
 
         def numbered(number):
             records = tf.data.TFRecordDataset(files[number]).enumerate()
@@ -129,12 +147,12 @@ class Records:
             records = chosen(tf.data.Dataset.range(count).flat_map(numbered))
             return records.skip(start).map(with_epoch(tf.constant(0, tf.int64)))
 
-        first = start // self.size
+        first = start // size
 
         def one_epoch(epoch):
             seeds = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.int32)
             order = tf.data.Dataset.range(count).map(
-                lambda i: tf.random.experimental.index_shuffle(i, seeds, count - 1)
+                lambda i: tf.random.experimental.index_shuffle(i, seeds, count - 1) * hosts + host
             )
             records = order.interleave(
                 numbered,
@@ -142,12 +160,18 @@ class Records:
                 num_parallel_calls=tf.data.AUTOTUNE,
                 deterministic=True,
             )
-            buffer = min(self.config.shuffle_buffer, self.size)
+            buffer = min(self.config.shuffle_buffer, size)
             records = chosen(records).shuffle(buffer, seed=seed * 2**20 + epoch, reshuffle_each_iteration=False)
-            passed = tf.where(epoch == first, start % self.size, 0)
+            passed = tf.where(epoch == first, start % size, 0)
             return records.skip(tf.cast(passed, tf.int64)).map(with_epoch(epoch))
 
         return tf.data.Dataset.range(first, np.iinfo("int64").max).flat_map(one_epoch)
+
+    def _size_of(self, host, hosts):
+        """How many of the records lie in every `hosts`-th file from the `host`-th on."""
+        if self.wanted is None:
+            return sum(self.counts[host::hosts])
+        return int(np.sum(self.wanted // FILE % hosts == host))
 
     def loader(self):
         """A function for tf.data from a key to `(encoded, label)`."""

@@ -30,7 +30,8 @@ class Attention(keras.layers.Layer):
             return ops.reshape(x, (-1, x.shape[1], self.heads, width // self.heads))
 
         key, value = ops.split(self.key_value(context), 2, axis=-1)
-        mixed = ops.dot_product_attention(split(self.query(queries)), split(key), split(value))  # (B, Q, heads, D / heads)
+        # (B, Q, heads, D / heads)
+        mixed = ops.dot_product_attention(split(self.query(queries)), split(key), split(value))
         return self.output_projection(ops.reshape(mixed, (-1, queries.shape[1], width)))
 
     def compute_output_shape(self, queries_shape, context_shape=None):

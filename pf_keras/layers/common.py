@@ -21,6 +21,8 @@ def conv(filters, size, parent, name, strides=1, **kwargs):
 def normalization(kind, channels, parent, name, gamma_initializer="ones"):
     """Batch normalisation, synchronised over replicas, or group normalisation with up to 32 groups.
 
+    Groups have 4 or more channels: one channel of a 1x1 map, such as the classifier's, is normalised to nothing.
+
     Under JAX a batch split over devices is one array, so that its statistics are of the whole batch as it stands.
     """
     options = {"epsilon": 1e-5, "gamma_initializer": gamma_initializer, "dtype": parent.dtype_policy, "name": name}
@@ -28,7 +30,7 @@ def normalization(kind, channels, parent, name, gamma_initializer="ones"):
         synchronized = keras.backend.backend() == "tensorflow"
         return keras.layers.BatchNormalization(momentum=0.9, synchronized=synchronized, **options)
     if kind == "group":
-        groups = next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
+        groups = next(g for g in range(min(32, max(channels // 4, 1)), 0, -1) if channels % g == 0)
         return keras.layers.GroupNormalization(groups=groups, **options)
     raise ValueError(f"Expected norm to be 'batch' or 'group'. Received: {kind!r}")
 
@@ -49,7 +51,7 @@ class Mlp(keras.layers.Layer):
         width = input_shape[-1]
         self.widen = dense(self.ratio * width, self, "widen")
         self.narrow = dense(width, self, "narrow")
-        self.drop = keras.layers.Dropout(self.dropout, name="drop")
+        self.drop = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name="drop")
         self.widen.build((None, None, width))
         self.narrow.build((None, None, self.ratio * width))
 

@@ -20,7 +20,7 @@ class TransformerBlock(keras.layers.Layer):
         self.attention_norm = layer_norm(self, "attention_norm")
         self.mlp = Mlp(self.mlp_ratio, self.dropout, dtype=self.dtype_policy, name="mlp")
         self.mlp_norm = layer_norm(self, "mlp_norm")
-        self.drop = keras.layers.Dropout(self.dropout, name="drop")
+        self.drop = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name="drop")
         self.attention.build(input_shape, input_shape)
         for layer in (self.attention_norm, self.mlp, self.mlp_norm):
             layer.build(input_shape)

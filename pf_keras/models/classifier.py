@@ -18,12 +18,12 @@ class Classifier(keras.Model):
     """
 
     def __init__(self, backbone, classes, mask_ratio=0.1, dropout=0.2, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # noise keeps its float32 in any precision: bfloat16 has ties
         self.backbone, self.classes, self.mask_ratio, self.dropout = backbone, classes, mask_ratio, dropout
         self.masked = round(mask_ratio * backbone.grid**2)
         filters = max(1, backbone.width // EXPANSION)
         self.residual = Bottleneck(filters, norm=backbone.norm, dtype=self.dtype_policy, name="residual")
-        self.drop = keras.layers.Dropout(dropout, name="drop")
+        self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
         self.head = dense(classes, self, "head")
         self.head.dtype_policy = keras.DTypePolicy("float32")  # logits enter a softmax
 

@@ -27,6 +27,10 @@ class Embedder(keras.Model):
         context = self.backbone(scale_pixels(extract_patches(image, self.backbone.grid)), training=False)
         return keras.ops.mean(keras.ops.cast(context, "float32"), axis=1)
 
+    def compute_output_shape(self, input_shape):
+        shape = input_shape["image"] if isinstance(input_shape, dict) else input_shape
+        return shape[0], self.backbone.width
+
     def get_config(self):
         return {**super().get_config(), "backbone": keras.saving.serialize_keras_object(self.backbone)}
 

@@ -18,7 +18,14 @@ class PatchEncoder(keras.Model):
     """
 
     def __init__(
-        self, width, stem="no_pool", stem_width=64, stacks=(3, 4, 6), stack_widths=(64, 128, 256), norm="batch", **kwargs
+        self,
+        width,
+        stem="no_pool",
+        stem_width=64,
+        stacks=(3, 4, 6),
+        stack_widths=(64, 128, 256),
+        norm="batch",
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.width, self.stem, self.stem_width = width, stem, stem_width
@@ -26,10 +33,16 @@ class PatchEncoder(keras.Model):
         size, strides = STEMS[stem]
         self.stem_conv = conv(stem_width, size, self, "stem_conv", strides=strides)
         self.stem_norm = normalization(norm, stem_width, self, "stem_norm")
-        self.stem_pool = keras.layers.MaxPooling2D(3, strides=2, padding="same") if stem == "imagenet" else None
+        self.stem_pool = None
+        if stem == "imagenet":
+            self.stem_pool = keras.layers.MaxPooling2D(3, 2, "same", dtype=self.dtype_policy, name="stem_pool")
         self.blocks = [
             Bottleneck(
-                filters, 2 if stack > 0 and i == 0 else 1, norm, dtype=self.dtype_policy, name=f"stack_{stack}_block_{i}"
+                filters,
+                strides=2 if stack > 0 and i == 0 else 1,
+                norm=norm,
+                dtype=self.dtype_policy,
+                name=f"stack_{stack}_block_{i}",
             )
             for stack, (blocks, filters) in enumerate(zip(self.stacks, self.stack_widths, strict=True))
             for i in range(blocks)

@@ -40,7 +40,8 @@ class Pretrainer(keras.Model):
         label_smoothing=0.01,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        # Noise keeps its float32 in any precision: in bfloat16 blocks would tie, and the largest draws become 1.
+        super().__init__(autocast=False, **kwargs)
         self.backbone = backbone
         self.mask_ratio, self.block = mask_ratio, block
         self.target_size, self.target_bits, self.target_crop = target_size, target_bits, target_crop
@@ -109,10 +110,12 @@ class PretrainScores(keras.Model):
     """
 
     def __init__(self, pretrainer, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # as the pre-trainer
         self.pretrainer = pretrainer
 
     def build(self, input_shape=None):
+        if not self.pretrainer.built:
+            self.pretrainer.build()
         self.built = True
 
     def call(self, inputs):
@@ -120,3 +123,11 @@ class PretrainScores(keras.Model):
         loss = ops.sparse_categorical_crossentropy(outputs["targets"], outputs["logits"], from_logits=True)
         counts = ops.one_hot(outputs["targets"], outputs["logits"].shape[-1], dtype="float32")
         return {"cross_entropy": ops.mean(loss, axis=(1, 2, 3)), "level_counts": ops.sum(counts, axis=(1, 2, 3))}
+
+    def get_config(self):
+        return {**super().get_config(), "pretrainer": keras.saving.serialize_keras_object(self.pretrainer)}
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        return cls(keras.saving.deserialize_keras_object(config.pop("pretrainer")), **config)

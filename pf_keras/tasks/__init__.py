@@ -23,6 +23,8 @@ class Request:
     label_fractions: tuple[float, ...] = (1.0,)
     label_list: str = ""
     seeds: tuple[int, ...] = ()
+    tpu: str = ""
+    topology: str = ""
 
     @property
     def label_fraction(self):

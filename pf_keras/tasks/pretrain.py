@@ -1,6 +1,7 @@
 """`--mode=pretrain`: learn to decode masked patches, from where the workdir stands to the last step."""
 
 import sys
+from functools import partial
 
 import keras
 import numpy as np
@@ -9,10 +10,10 @@ from pf_keras.figures import draw_loss
 from pf_keras.models import PretrainScores, build_pretrainer
 from pf_keras.tasks.reconstruct import EXAMPLES, draw, panels_of
 from pf_keras.training.callbacks import RunCallback
+from pf_keras.training.execution import check_steps
 from pf_keras.training.loop import train
 from pf_keras.training.optimizer import build_optimizer
 from pf_keras.training.strategy import open_devices
-from pf_keras.training.workdir import Workdir
 
 IMAGES_EVERY = 20  # logged windows between the pictures for TensorBoard
 
@@ -23,10 +24,12 @@ def run(request):
     from pf_keras.data.pipeline import evaluation_batches, pretrain_noise, training_batches
     from pf_keras.data.sources import open_source
 
-    config, workdir = request.config, Workdir(request.workdir)
-    devices = open_devices(config.run.precision)
+    config = request.config
+    devices = open_devices(config.run.precision, request.tpu)
+    workdir = devices.workdir(request.workdir)
     devices.check_batch(config.pretrain.batch)
     devices.check_batch(config.run.eval_batch)
+    check_steps(config.run, config.pretrain.steps)
     source = open_source(config.data)
     source, bad = leave_out_bad(source, config.data, workdir)
     workdir.start("pretrain", config)
@@ -38,32 +41,34 @@ def run(request):
     with devices.scope():
         model = build_pretrainer(config)
         options = {k: v for k, v in vars(config.pretrain).items() if k not in ("batch", "label_smoothing")}
-        model.compile(optimizer=build_optimizer(model, **options), jit_compile=devices.jit_compile)
+        devices.compile(model, config.run.steps_per_execution, optimizer=build_optimizer(model, **options))
     describe(model, config)
 
     noise = pretrain_noise(config)
-    validation = evaluation_batches(source.validation, config, config.run.eval_batch, noise)
+    scored = source.validation.sample(config.run.score_images)
+    validation = devices.spread(partial(evaluation_batches, scored, config, config.run.eval_batch, noise))
+    batches = partial(training_batches, source.train, config, config.pretrain.batch, noise)
     with naming_bad_images(source):
-        sample = next(iter(evaluation_batches(source.validation, config, EXAMPLES, noise)))
+        sample = next(iter(evaluation_batches(scored, config, EXAMPLES, noise)))
         rate = train(
             model,
-            lambda step: training_batches(source.train, config, config.pretrain.batch, noise, start_step=step),
+            lambda step: devices.spread(partial(batches, start_step=step)),
             config.pretrain.steps,
             config.pretrain.batch,
             workdir,
             config.run,
             [Pictures(workdir, sample, config.run.log_every * IMAGES_EVERY)],
         )
-        scores = score(model, validation, source.validation.size, devices)
+        scores = score(model, validation, scored.size, devices)
 
     draw_loss(workdir.metrics(), workdir.figures / "loss.png", scores["marginal_entropy"])
-    draw(model, sample, workdir.figures / "reconstruction.png", source.validation.size)
+    draw(model, sample, workdir.figures / "reconstruction.png", scored.size)
     result = {
         "steps": config.pretrain.steps,
         **scores,
         "parameters": model.count_params(),
         "images_per_second": rate,
-        "validation_images": source.validation.size,
+        "validation_images": scored.size,
         "bad_images": len(bad),
     }
     workdir.write_result(result)

@@ -25,7 +25,6 @@ class AdamW(keras.optimizers.AdamW):
         )
 
     def _clip(self, gradients):
-        gradients = [None if g is None else ops.convert_to_tensor(g) for g in gradients]
         squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients if g is not None]
         norm = ops.sqrt(sum(squares))
         self.gradient_norm.assign(norm)
@@ -39,7 +38,12 @@ class AdamW(keras.optimizers.AdamW):
         return gradients if keras.backend.backend() == "tensorflow" else self._clip(gradients)
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
-        gradients, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
+        import tensorflow as tf
+
+        # The gradient of looked-up rows comes as slices, a row perhaps in several of them: neither its norm nor its
+        # square is that of the slices.
+        dense = [(g if g is None else tf.convert_to_tensor(g), v) for g, v in grads_and_vars]
+        gradients, variables = zip(*super()._all_reduce_sum_gradients(dense), strict=True)
         return list(zip(self._clip(gradients), variables, strict=True))
 
     def get_config(self):

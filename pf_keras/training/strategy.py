@@ -1,21 +1,30 @@
-"""Which devices a run uses, and the precision that suits them."""
+"""Which devices a run uses, how a batch is spread over them, and the precision that suits them."""
 
 import contextlib
+import os
 from dataclasses import dataclass
 
 import keras
 
 from pf_keras.errors import UserError
 from pf_keras.training.determinism import add_in_order
+from pf_keras.training.execution import several_steps
+from pf_keras.training.follower import follower_workdir
+from pf_keras.training.workdir import Workdir
 
 
 @dataclass(frozen=True)
 class Devices:
-    """kind: `tpu`, `gpu` or `cpu`; replicas: how many share a batch; strategy: TensorFlow's, or None."""
+    """The devices that share a run.
+
+    kind: `tpu`, `gpu` or `cpu`; replicas: how many share a batch; strategy: TensorFlow's, or None.
+    chief: whether this process is the one that writes the run's files.
+    """
 
     kind: str
     replicas: int
     strategy: object = None
+    chief: bool = True
 
     def scope(self):
         """Where models, optimizers and metrics are to be made."""
@@ -23,10 +32,40 @@ class Devices:
 
     @property
     def jit_compile(self):
-        """XLA where it is the only way or the faster one; TensorFlow's own CPU kernels are faster than XLA's."""
+        """XLA where it is the only way or the faster one; TensorFlow's own CPU kernels are faster than XLA's.
+
+        A TPU compiles by itself, and a step of several replicas holds their exchange, which this kind of XLA refuses.
+        """
         if keras.backend.backend() == "jax":
             return True
         return self.kind == "gpu" and self.replicas == 1
+
+    def compile(self, model, steps_per_execution=1, **options):
+        """`model.compile` as these devices need it; within `scope()`."""
+        model.compile(jit_compile=self.jit_compile, steps_per_execution=steps_per_execution, **options)
+        if steps_per_execution > 1 and keras.backend.backend() == "tensorflow":
+            model.train_function = several_steps(model)
+
+    def spread(self, make_batches):
+        """The batches of all hosts and replicas, for `fit` and `predict`.
+
+        make_batches: a function of `host`, `hosts` and `replicas` (`data.pipeline.training_batches` says what they
+        are) to a tf.data dataset.
+        """
+        if not self.strategy:
+            hosts = _jax_hosts()
+            return make_batches(host=hosts[0], hosts=hosts[1], replicas=hosts[1])
+        return self.strategy.distribute_datasets_from_function(
+            lambda context: make_batches(
+                host=context.input_pipeline_id,
+                hosts=context.num_input_pipelines,
+                replicas=context.num_replicas_in_sync,
+            )
+        )
+
+    def workdir(self, path):
+        """The `Workdir` of a run at `path`, for the process that writes it; a `follower_workdir` for any other."""
+        return Workdir(path) if self.chief else follower_workdir(path)
 
     def check_batch(self, batch):
         """Raises UserError where the replicas do not divide the batch."""
@@ -37,35 +76,83 @@ class Devices:
             )
 
 
-def open_devices(precision="auto"):
+def open_devices(precision="auto", tpu=""):
     """Take every device of the best kind at hand, and set Keras's precision for what is built from now on.
 
     precision: `auto` is bfloat16 compute on TPU and GPU and float32 on CPU; or a Keras dtype policy's name.
+    tpu: a Cloud TPU's name, `local` on a TPU VM, a `grpc://` address, or nothing for no TPU.
+    Raises UserError where there is no such TPU. Comes before any other use of TensorFlow: workers that train together
+    (the environment's TF_CONFIG) have to meet first.
     """
-    devices = _jax_devices() if keras.backend.backend() == "jax" else _tensorflow_devices()
+    devices = _jax_devices(tpu) if keras.backend.backend() == "jax" else _tensorflow_devices(tpu)
     if precision == "auto":
         precision = "float32" if devices.kind == "cpu" else "mixed_bfloat16"
     keras.config.set_dtype_policy(precision)
     return devices
 
 
-def _tensorflow_devices():
+def _tensorflow_devices(tpu):
     import tensorflow as tf
 
     if not tf.config.list_physical_devices("GPU"):
         add_in_order()
-    gpus = tf.config.list_logical_devices("GPU")
-    if len(gpus) > 1:
-        strategy = tf.distribute.MirroredStrategy([gpu.name for gpu in gpus])
-        return Devices("gpu", strategy.num_replicas_in_sync, strategy)
-    return Devices("gpu" if gpus else "cpu", 1)
+    if tpu:
+        strategy = tf.distribute.TPUStrategy(_connect(tpu))
+        return Devices("tpu", strategy.num_replicas_in_sync, strategy)
+    if "worker" in os.environ.get("TF_CONFIG", ""):
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        resolver = strategy.cluster_resolver
+        chief = resolver.task_type == "chief" or ("chief" not in resolver.cluster_spec().jobs and resolver.task_id == 0)
+        kind = "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
+        return Devices(kind, strategy.num_replicas_in_sync, strategy, chief)
+    for kind in ("gpu", "cpu"):
+        found = [device.name for device in tf.config.list_logical_devices(kind.upper())]
+        if len(found) > 1:
+            return Devices(kind, len(found), tf.distribute.MirroredStrategy(found))
+        if found:
+            return Devices(kind, 1)
+    raise UserError("expected a GPU or a CPU, received none from TensorFlow: check CUDA_VISIBLE_DEVICES")
 
 
-def _jax_devices():
+def _connect(tpu):
+    """The resolver of a TPU, connected and initialised; what it held before is lost."""
+    import tensorflow as tf
+
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (tf.errors.OpError, OSError, ValueError, RuntimeError, ImportError) as error:
+        if "No OpKernel was registered" in str(error):
+            reason, do = "a TensorFlow without TPU support", "install requirements-tpu.txt on the TPU VM"
+        else:
+            reason, do = " ".join(str(error).split())[:200], "check the name, the zone and that it runs"
+        raise UserError(f"expected a TPU at --tpu={tpu}, received {reason}: {do}") from error
+    return resolver
+
+
+def _jax_devices(tpu):
     import jax
 
-    devices = jax.devices()
-    kind = {"tpu": "tpu", "gpu": "gpu"}.get(devices[0].platform, "cpu")
+    try:
+        devices = jax.devices("tpu" if tpu else None)
+    except RuntimeError as error:
+        raise UserError(
+            f"expected a TPU at --tpu={tpu}, received a JAX that finds none: run on the TPU VM, with jax[tpu] installed"
+        ) from error
     if len(devices) > 1:
-        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=keras.distribution.list_devices()))
-    return Devices(kind, len(devices))
+        # Each host reads its own part of the batch: see `Devices.spread`.
+        keras.distribution.set_distribution(
+            keras.distribution.DataParallel(devices=keras.distribution.list_devices(), auto_shard_dataset=False)
+        )
+    kind = {"tpu": "tpu", "gpu": "gpu"}.get(devices[0].platform, "cpu")
+    return Devices(kind, len(devices), chief=jax.process_index() == 0)
+
+
+def _jax_hosts():
+    """`(host, hosts)` of this process."""
+    if keras.backend.backend() != "jax":
+        return 0, 1
+    import jax
+
+    return jax.process_index(), jax.process_count()

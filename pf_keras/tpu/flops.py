@@ -1,0 +1,72 @@
+"""How many FLOPs an image costs, by formula: two for each multiplication of a matrix product or a convolution."""
+
+from pf_keras.layers.bottleneck import EXPANSION
+from pf_keras.models.patch_encoder import STEMS
+
+
+def pretrain_flops(config):
+    """FLOPs of one image of a pre-training step, forward and backward.
+
+    The backward pass costs twice the forward one: a gradient for the weights and one for the inputs. The first
+    convolution needs none for its inputs, which are pixels.
+    """
+    return 3 * sum(forward_flops(config).values()) - config.visible * _stem(config.model)[0]
+
+
+def forward_flops(config):
+    """FLOPs of the forward pass of one image while pre-training, by part."""
+    model, visible, masked = config.model, config.visible, config.masked
+    width, ratio = model.width, model.mlp_ratio
+    mlp = 4 * ratio * width**2  # a token
+    block = visible * (8 * width**2 + mlp) + 4 * visible**2 * width
+    pooling = masked * (4 * width**2 + mlp) + visible * 4 * width**2 + 4 * masked * visible * width
+    if model.decode_position == "additive":  # one query for all targets
+        pooling = 4 * width**2 + mlp + visible * 4 * width**2 + 4 * visible * width
+    return {
+        "patch encoder": visible * _patch_encoder(model),
+        "transformer": model.depth * block,
+        "attention pooling": pooling,
+        "decoder": masked * _decoder(config),
+    }
+
+
+def _conv(size, inputs, outputs, side):
+    return 2 * size**2 * inputs * outputs * side**2
+
+
+def _stem(model):
+    """`(FLOPs, side of the map that follows)` of a patch."""
+    size, strides = STEMS[model.stem]
+    side = -(-model.patch_size // strides)
+    return _conv(size, 3, model.stem_width, side), side
+
+
+def _patch_encoder(model):
+    total, side = _stem(model)
+    if model.stem == "imagenet":
+        side = -(-side // 2)
+    channels = model.stem_width
+    for stack, (blocks, filters) in enumerate(zip(model.stacks, model.stack_widths, strict=True)):
+        for block in range(blocks):
+            before, wide = side, EXPANSION * filters
+            if stack > 0 and block == 0:
+                side = -(-side // 2)
+            total += _conv(1, channels, filters, before) + _conv(3, filters, filters, side) + _conv(1, filters, wide, side)
+            if before != side or channels != wide:
+                total += _conv(1, channels, wide, side)
+            channels = wide
+    return total + 2 * channels * model.width
+
+
+def _decoder(config):
+    model, channels, side, doublings = config.model, config.model.decoder_width, config.target.size, 0
+    while side % 2 == 0 and side > 2:
+        side, doublings = side // 2, doublings + 1
+    total = 2 * model.width * side**2 * channels
+    for i in range(doublings):
+        filters = max(model.decoder_width >> (i + 1), 16)
+        total += _conv(1, channels, filters, side)  # the shortcut, before doubling
+        side *= 2
+        total += _conv(3, channels, filters, side) + _conv(3, filters, filters, side)
+        channels = filters
+    return total + _conv(3, channels, 2**config.target.bits, side)

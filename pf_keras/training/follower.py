@@ -1,0 +1,31 @@
+"""What a process that trains with others, but does not write the run's files, has for a work directory."""
+
+import atexit
+import shutil
+import tempfile
+
+from etils import epath
+
+from pf_keras.training.checkpoint import latest_checkpoint
+from pf_keras.training.workdir import Workdir
+
+
+def follower_workdir(path):
+    """A scratch `Workdir` that starts from the config and newest checkpoint of the run at `path`; gone at exit.
+
+    It is copied before the first step, which no process does alone, so that all start from the same checkpoint.
+    """
+    run, scratch = Workdir(path), Workdir(tempfile.mkdtemp(prefix="follower-"))
+    atexit.register(shutil.rmtree, scratch.path, ignore_errors=True)
+    if run.config_file.exists():
+        run.config_file.copy(scratch.config_file)
+    newest = latest_checkpoint(run.checkpoints)
+    if newest:
+        _copy_folder(newest.path, scratch.checkpoints / newest.path.name)
+    return scratch
+
+
+def _copy_folder(source, target):
+    epath.Path(target).mkdir(parents=True)
+    for file in source.iterdir():
+        file.copy(target / file.name)

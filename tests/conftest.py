@@ -1,0 +1,30 @@
+import os
+from types import SimpleNamespace
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: no chatter about the machine
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory):
+    """The workdir of a pre-training of 20 steps, and what the command answered."""
+    from commands import TINY, command
+
+    workdir = tmp_path_factory.mktemp("pretrained")
+    done = command("--mode=pretrain", f"--workdir={workdir}", *TINY, "--config.pretrain.steps=20",
+                   "--config.pretrain.batch=32", "--config.run.log_every=10")
+    assert done.code == 0, done.err
+    return SimpleNamespace(workdir=workdir, **vars(done))
+
+
+@pytest.fixture(scope="session")
+def finetuned(tmp_path_factory, pretrained):
+    """The workdir of a fine-tuning with a tenth of the labels, and what the command answered."""
+    from commands import command
+
+    workdir = tmp_path_factory.mktemp("finetuned")
+    done = command("--mode=finetune", f"--workdir={workdir}", f"--init={pretrained.workdir}", "--label_fraction=0.1",
+                   "--config.finetune.epochs=6", "--config.finetune.batch=16")
+    assert done.code == 0, done.err
+    return SimpleNamespace(workdir=workdir, **vars(done))

@@ -1,0 +1,101 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pf_keras.config import AugmentConfig, Config, DataConfig, ModelConfig, RunConfig, TargetConfig
+from pf_keras.data.pipeline import evaluation_batches, finetune_noise, pretrain_noise, training_batches
+from pf_keras.data.sources import open_source
+
+CONFIG = Config(
+    model=ModelConfig(image_size=16, grid=4, width=16, heads=2),
+    augment=AugmentConfig(jitter_size=3),
+    target=TargetConfig(size=2),
+)
+
+
+def with_seed(seed):
+    return dataclasses.replace(CONFIG, run=RunConfig(seed=seed))
+
+
+@pytest.fixture(scope="module")
+def train():
+    return open_source(DataConfig()).train.subset(range(50))
+
+
+def take(split, config, steps, start=0, batch=8, **kwargs):
+    batches = training_batches(split, config, batch, pretrain_noise(config), start_step=start, **kwargs)
+    return [{k: v.numpy() for k, v in b.items()} for b in batches.take(steps)]
+
+
+def test_shapes_types_and_range(train):
+    (batch,) = take(train, CONFIG, 1)
+    assert batch["image"].shape == (8, 16, 16, 3) and batch["image"].dtype == np.uint8
+    assert batch["mask_noise"].shape == (8, 4) and batch["augment_noise"].shape == (8, CONFIG.visible, 11)
+    for name in ("mask_noise", "augment_noise"):
+        assert batch[name].dtype == np.float32 and 0 <= batch[name].min() and batch[name].max() < 1
+
+
+def test_the_same_seed_gives_the_same_and_another_seed_other_examples_and_noise(train):
+    first, again, other = (take(train, with_seed(seed), 9) for seed in (3, 3, 4))
+    for left, right in zip(first, again, strict=True):
+        for name in left:
+            np.testing.assert_array_equal(left[name], right[name])
+    assert not np.array_equal(first[0]["mask_noise"], other[0]["mask_noise"])
+    assert not np.array_equal(first[0]["image"], other[0]["image"])
+
+
+def test_starting_at_a_step_gives_what_follows_it(train):
+    whole = take(train, CONFIG, 20)
+    for left, right in zip(whole[13:], take(train, CONFIG, 7, start=13), strict=True):
+        for name in left:
+            np.testing.assert_array_equal(left[name], right[name])
+
+
+def test_starting_late_loads_nothing_of_what_came_before(train, monkeypatch):
+    loaded = []
+    loader = train.loader()
+
+    def counting():
+        import tensorflow as tf
+
+        def load(key):
+            tf.py_function(lambda i: loaded.append(int(i)), [key["index"]], [])
+            return loader(key)
+
+        return load
+
+    monkeypatch.setattr(train, "loader", counting)
+    take(train, CONFIG, 1, start=100_000)
+    assert len(loaded) < 8 * 12  # what is fetched ahead, not 800,000
+
+
+def test_every_example_once_an_epoch_in_another_order_each(train):
+    keys = [(int(k["epoch"]), int(k["index"])) for k in train.keys(seed=1).take(150)]
+    epochs = [[i for e, i in keys if e == epoch] for epoch in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(50))
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_noise_belongs_to_the_example_not_to_its_place(train):
+    """The same image of the same epoch has the same noise in batches of any size."""
+    small, large = take(train, CONFIG, 6, batch=8), take(train, CONFIG, 1, batch=48)
+    np.testing.assert_array_equal(np.concatenate([b["mask_noise"] for b in small]), large[0]["mask_noise"])
+    np.testing.assert_array_equal(np.concatenate([b["image"] for b in small]), large[0]["image"])
+
+
+def test_labels_go_with_their_images(train):
+    batches = training_batches(train, CONFIG, 50, finetune_noise(CONFIG), crop_scale=(1.0, 1.0), classes=10)
+    _, labels = next(iter(batches))
+    counts = labels.numpy().sum(0)
+    np.testing.assert_array_equal(counts, np.bincount(train.labels, minlength=10))
+
+
+def test_evaluation_sees_every_image_once_in_order_and_fills_the_last_batch(train):
+    batches = [b["image"].numpy() for b in evaluation_batches(train, CONFIG, 16)]
+    assert [b.shape for b in batches] == [(16, 16, 16, 3)] * 4
+    images = np.concatenate(batches)
+    alone = np.concatenate([b["image"].numpy() for b in evaluation_batches(train, CONFIG, 1)])
+    np.testing.assert_array_equal(images[:50], alone)
+    assert not images[50:].any()

@@ -1,0 +1,204 @@
+"""Every kind of source, with small files written here and read by other libraries for comparison."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from pf_keras.config import Config, DataConfig, ModelConfig
+from pf_keras.data.pipeline import pretrain_noise, training_batches
+from pf_keras.data.records import Records
+from pf_keras.data.sources import open_source
+from pf_keras.errors import UserError
+from tfrecords.files import count_records
+from tfrecords.schema import parse
+
+
+def picture(number, size=(24, 20)):
+    return Image.new("RGB", size, (number * 7 % 256, number * 3 % 256, 50))
+
+
+def write_folder(root, images=3, classes=("ant", "bee"), splits=("train", "val")):
+    for split in splits:
+        for c, name in enumerate(classes):
+            (root / split / name).mkdir(parents=True)
+            for i in range(images):
+                picture(10 * c + i).save(root / split / name / f"{split}-{name}-{i}.png")
+
+
+def write_records(root, split, shards, records, first_label, label_key="image/class/label"):
+    for shard in range(shards):
+        with tf.io.TFRecordWriter(str(root / f"{split}-{shard:05d}-of-{shards:05d}")) as writer:
+            for i in range(records):
+                label = (shard * records + i) % 3 + first_label
+                feature = {
+                    "image/encoded": tf.io.encode_jpeg(np.asarray(picture(shard * records + i))).numpy(),
+                    "image/filename": f"{split}-{shard}-{i}.jpg".encode(),
+                }
+                example = tf.train.Example()
+                for key, value in feature.items():
+                    example.features.feature[key].bytes_list.value.append(value)
+                example.features.feature[label_key].int64_list.value.append(label)
+                writer.write(example.SerializeToString())
+
+
+def test_digits_are_scikit_learns(tmp_path):
+    from sklearn.datasets import load_digits
+
+    source = open_source(DataConfig())
+    assert source.train.size + source.validation.size == 1797
+    assert not set(source.train.names) & set(source.validation.names)
+    digits = load_digits()
+    for split in (source.train, source.validation):
+        for i in (0, 17, split.size - 1):
+            number = int(split.names[i][6:10])
+            pixels = tf.io.decode_png(split.values[i]).numpy()[..., 0]
+            np.testing.assert_allclose(pixels, digits.images[number] * 255 / 16, atol=0.5)
+            assert split.labels[i] == digits.target[number]
+
+
+def test_folder_with_classes_and_splits(tmp_path):
+    write_folder(tmp_path)
+    source = open_source(DataConfig(source=f"folder:{tmp_path}"))
+    assert source.classes == ("ant", "bee")
+    assert source.train.size == source.validation.size == 6
+    assert source.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert not source.held_out
+
+
+def test_folder_of_unlabelled_images_keeps_a_fixed_part_for_validation(tmp_path):
+    for i in range(20):
+        picture(i).save(tmp_path / f"{i}.jpg")
+    first, again = (open_source(DataConfig(source=f"folder:{tmp_path}", holdout=0.2)) for _ in range(2))
+    assert (first.train.size, first.validation.size) == (16, 4)
+    assert first.validation.names == again.validation.names and first.held_out
+    assert first.classes == () and set(first.train.labels) == {-1}
+
+
+@pytest.mark.parametrize("first_label", [0, 1])
+def test_records_of_any_converter(tmp_path, first_label, capsys):
+    write_records(tmp_path, "train", 3, 5, first_label)
+    write_records(tmp_path, "validation", 1, 4, first_label)
+    source = open_source(DataConfig(source=f"tfrecord:{tmp_path}"))
+    assert (source.train.size, source.validation.size) == (15, 4)
+    assert source.train.labels.tolist() == [i % 3 for i in range(15)]
+    assert source.train.names[6] == "train-1-1.jpg"
+    assert f"begin at {first_label}" in capsys.readouterr().err
+    _, label = source.train.loader()(next(iter(source.train.keys(shuffle=False).skip(7))))
+    assert int(label) == 7 % 3
+
+
+def test_first_label_can_be_said(tmp_path):
+    write_records(tmp_path, "train", 2, 3, first_label=1)
+    source = open_source(DataConfig(source=f"tfrecord:{tmp_path}", first_label=0))
+    assert source.train.labels.tolist() == [1, 2, 3]
+    assert source.held_out and source.validation.size == 3
+
+
+def stream(root, buffer=6):
+    paths = sorted(str(p) for p in root.glob("train-*"))
+    return Records(paths, count_records(paths), parse, DataConfig(shuffle_buffer=buffer, parallel_files=2), 0)
+
+
+def test_a_stream_has_every_record_once_an_epoch_and_goes_on_anywhere(tmp_path):
+    write_records(tmp_path, "train", 3, 5, 0)
+    split = stream(tmp_path)
+    keys = [(int(k["epoch"]), int(k["index"])) for k in split.keys(seed=2).take(45)]
+    for epoch in range(3):
+        part = [i for e, i in keys if e == epoch]
+        assert len(part) == len(set(part)) == 15
+    assert [i for _, i in keys[:15]] != [i for _, i in keys[15:30]]
+    for start in (1, 14, 15, 33):
+        rest = [(int(k["epoch"]), int(k["index"])) for k in split.keys(start, seed=2).take(45 - start)]
+        assert rest == keys[start:]
+    other = [int(k["index"]) for k in split.keys(seed=3).take(15)]
+    assert other != [i for _, i in keys[:15]]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_subset_of_a_stream(tmp_path, in_memory, monkeypatch):
+    if not in_memory:
+        monkeypatch.setattr("pf_keras.data.records.IN_MEMORY", 0)
+    write_records(tmp_path, "train", 3, 5, 0)
+    subset = stream(tmp_path).subset([1, 7, 14])
+    assert subset.size == 3 and list(subset.names) == ["train-0-1.jpg", "train-1-2.jpg", "train-2-4.jpg"]
+    assert subset.labels.tolist() == [1, 1, 2]
+    seen = [subset.loader()(k)[0].numpy() for k in subset.keys(seed=1).take(6)]
+    assert len(set(seen[:3])) == 3 and set(seen[:3]) == set(seen[3:])
+
+
+def test_tfds_that_is_prepared_on_disk(tmp_path, monkeypatch):
+    """Written by tensorflow-datasets itself, read by our pipeline."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    def examples(first):
+        for i in range(first, first + 12):
+            yield {"image": np.asarray(picture(i)), "label": i % 2}
+
+    builder = tfds.dataset_builders.store_as_tfds_dataset(
+        name="ants_and_bees",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(
+            {"image": tfds.features.Image(shape=(None, None, 3)), "label": tfds.features.ClassLabel(names=["ant", "bee"])}
+        ),
+        split_datasets={
+            name: tf.data.Dataset.from_generator(
+                lambda first=first: examples(first),
+                output_signature={"image": tf.TensorSpec((None, None, 3), tf.uint8), "label": tf.TensorSpec((), tf.int64)},
+            )
+            for name, first in (("train", 0), ("test", 100))
+        },
+        data_dir=str(tmp_path),
+        disable_shuffling=True,
+    )
+    assert builder is not None
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    source = open_source(DataConfig(source="tfds:ants_and_bees"))
+    assert source.classes == ("ant", "bee") and (source.train.size, source.validation.size) == (12, 12)
+    for position, key in enumerate(source.train.keys(shuffle=False)):
+        encoded, label = source.train.loader()(key)
+        assert int(label) == position % 2
+        np.testing.assert_array_equal(tf.io.decode_image(encoded).numpy(), np.asarray(picture(position)))
+
+
+def test_all_sources_feed_the_one_pipeline(tmp_path):
+    write_folder(tmp_path / "folder", images=4)
+    (tmp_path / "records").mkdir()
+    write_records(tmp_path / "records", "train", 2, 8, 1)
+    base = Config(model=ModelConfig(image_size=32, grid=2, width=16, heads=2))
+    for source in ("digits", f"folder:{tmp_path / 'folder'}", f"tfrecord:{tmp_path / 'records'}"):
+        config = dataclasses.replace(base, data=DataConfig(source=source))
+        batches = training_batches(open_source(config.data).train, config, 4, pretrain_noise(config))
+        batch = next(iter(batches))
+        assert batch["image"].shape == (4, 32, 32, 3) and batch["image"].dtype == tf.uint8
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("imagenet", ("folder:DIR", "imagenet")),
+        ("folder:", ("folder:",)),
+        ("folder:/no/such/place", ("/no/such/place",)),
+        ("tfrecord:/no/such/place", ("/no/such/place",)),
+        ("tfds:no_such_data_set", ("no_such_data_set",)),
+    ],
+)
+def test_unknown_sources_are_named(source, words):
+    with pytest.raises(UserError) as caught:
+        open_source(DataConfig(source=source))
+    assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="received none"):
+        open_source(DataConfig(source=f"folder:{tmp_path}"))
+
+
+def test_classes_that_train_does_not_know_are_named(tmp_path):
+    write_folder(tmp_path, splits=("train",))
+    write_folder(tmp_path, splits=("val",), classes=("ant", "wasp"))
+    with pytest.raises(UserError, match="wasp"):
+        open_source(DataConfig(source=f"folder:{tmp_path}"))

@@ -1,0 +1,116 @@
+"""What holds for any layer or model of this project, as one check that each of them is put to."""
+
+import inspect
+import json
+
+import keras
+import numpy as np
+from keras import ops, tree
+from tiny import randomize, run, stateless
+
+import pf_keras  # noqa: F401  registers the layers, so that files load without custom_objects
+
+
+def check_layer(make, *inputs, tmp_path, logits=False):
+    """Check the layer that `make(**kwargs)` returns (given `dtype`, of that policy) on a batch of NumPy arrays.
+
+    Several inputs are positional arguments, a dict is one. logits: whether its outputs are float32 in any precision.
+    """
+    keras.utils.set_random_seed(0)
+    layer = randomize(build(make(), inputs))
+    outputs = run(layer, *inputs)
+    check_shapes(layer, inputs, outputs)
+    check_config(layer)
+    check_saving(layer, inputs, outputs, tmp_path / "saved.keras")
+    check_gradients(layer, inputs)
+    check_mixed_precision(build(make(dtype="mixed_bfloat16"), inputs), inputs, logits)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        check_mixed_precision(build(make(), inputs), inputs, logits)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def build(layer, inputs):
+    layer.build(*tree.map_structure(lambda x: x.shape, inputs))
+    return layer
+
+
+def check_shapes(layer, inputs, outputs):
+    if isinstance(outputs, dict):  # a model of several outputs says their types as well
+        symbols = tree.map_structure(lambda x: keras.KerasTensor(x.shape, dtype=str(x.dtype)), inputs)
+        specs = layer.compute_output_spec(*symbols)
+        said = {name: (tuple(spec.shape), spec.dtype) for name, spec in specs.items()}
+        assert said == {name: (x.shape, str(x.dtype)) for name, x in outputs.items()}
+        return
+    shapes = tree.map_structure(lambda x: x.shape, inputs)
+    assert tuple(layer.compute_output_shape(*shapes)) == outputs.shape
+
+
+def check_config(layer):
+    """All arguments survive JSON."""
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+    clone = keras.saving.deserialize_keras_object(config)
+    assert json.loads(json.dumps(keras.saving.serialize_keras_object(clone)))["config"] == config["config"]
+    parameters = inspect.signature(type(layer).__init__).parameters.values()
+    assert {p.name for p in parameters if p.kind == p.POSITIONAL_OR_KEYWORD} - {"self"} <= config["config"].keys()
+
+
+def check_saving(layer, inputs, outputs, path):
+    """A model made of the layer, saved and loaded without custom_objects, gives the same outputs."""
+    if isinstance(layer, keras.Model):
+        layer.save(path)
+        loaded = run(keras.models.load_model(path), *inputs)
+    else:
+        symbols = [keras.Input(x.shape[1:], dtype=str(x.dtype)) for x in inputs]
+        keras.Model(symbols, layer(*symbols)).save(path)
+        loaded = run(keras.models.load_model(path), list(inputs))
+    for ours, theirs in zip(tree.flatten(outputs), tree.flatten(loaded), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def check_gradients(layer, inputs):
+    """Each trainable weight has a part in the output, in training mode."""
+    for weight, gradient in zip(layer.trainable_weights, gradients(layer, inputs), strict=True):
+        assert gradient is not None, f"{weight.path} has no gradient"
+        gradient = ops.convert_to_numpy(gradient)
+        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 1e-9, f"{weight.path} has a gradient of 0"
+
+
+def check_mixed_precision(layer, inputs, logits):
+    assert {weight.dtype for weight in layer.trainable_weights} == {"float32"}
+    outputs = run(layer, *inputs, training=takes_training(layer))
+    output = outputs["logits"] if isinstance(outputs, dict) else outputs
+    assert str(output.dtype) == ("float32" if logits else "bfloat16")
+    assert np.isfinite(output.astype("float32")).all()
+
+
+def takes_training(layer):
+    return "training" in inspect.signature(layer.call).parameters
+
+
+def gradients(layer, inputs):
+    """Of the sum of the outputs, each weighed at random, by the trainable weights, in training mode."""
+    arguments = {"training": True} if takes_training(layer) else {}
+
+    def weighed_sum(outputs):
+        output = outputs["logits"] if isinstance(outputs, dict) else outputs
+        return ops.sum(output * np.random.default_rng(0).standard_normal(output.shape).astype("float32"))
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            total = weighed_sum(layer(*inputs, **arguments))
+        found = tape.gradient(total, [weight.value for weight in layer.trainable_weights])
+        return [None if g is None else tf.convert_to_tensor(g) for g in found]  # those of a gather are slices
+
+    import jax
+
+    rest = {id(variable): variable.value for variable in layer.non_trainable_variables}
+
+    def loss(weights):
+        values = rest | {id(v): w for v, w in zip(layer.trainable_variables, weights, strict=True)}
+        return weighed_sum(stateless(layer, [values[id(v)] for v in layer.variables], *inputs, **arguments))
+
+    return jax.jit(jax.grad(loss))([weight.value for weight in layer.trainable_variables])

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+from tiny import randomize, run
+
+from pf_keras.layers import Attention, AttentionPooling, FactorizedPositions, Mlp, TransformerBlock
+
+
+def floats(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def built(layer, *shapes):
+    layer.build(*shapes)
+    return randomize(layer)
+
+
+def affine(dense, x):
+    return x @ dense.kernel.numpy() + dense.bias.numpy()
+
+
+def attend(layer, queries, context):
+    """Attention of one example in NumPy, head by head."""
+    width = queries.shape[-1]
+    size = width // layer.heads
+    query = affine(layer.query, queries)
+    key, value = np.split(affine(layer.key_value, context), 2, axis=-1)
+    mixed = np.zeros(queries.shape)
+    for head in range(layer.heads):
+        part = slice(head * size, (head + 1) * size)
+        scores = query[:, part] @ key[:, part].T / np.sqrt(size)
+        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        shares /= shares.sum(axis=-1, keepdims=True)
+        mixed[:, part] = shares @ value[:, part]
+    return affine(layer.output_projection, mixed)
+
+
+def normed(layer, x):
+    centred = x - x.mean(axis=-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-6)
+    return scaled * layer.gamma.numpy() + layer.beta.numpy()
+
+
+def mlp(layer, x):
+    hidden = affine(layer.widen, x)
+    gelu = 0.5 * hidden * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
+    return affine(layer.narrow, gelu)
+
+
+def test_attention():
+    layer = built(Attention(2), (None, 3, 8), (None, 5, 8))
+    queries, context = floats(2, 3, 8), floats(2, 5, 8, seed=1)
+    ours = run(layer, queries, context)
+    for image in range(2):
+        np.testing.assert_allclose(ours[image], attend(layer, queries[image], context[image]), atol=1e-5)
+
+
+def test_mlp():
+    layer = built(Mlp(3), (None, 4, 8))
+    assert layer.widen.units == 24
+    x = floats(2, 4, 8)
+    np.testing.assert_allclose(run(layer, x), mlp(layer, x), atol=1e-5)
+
+
+@pytest.mark.parametrize("norm_order", ["pre_norm", "post_norm"])
+def test_transformer_block(norm_order):
+    layer = built(TransformerBlock(2, norm_order=norm_order), (None, 5, 8))
+    x = floats(1, 5, 8)
+    ours = run(layer, x)[0]
+    x = x[0]
+    if norm_order == "pre_norm":
+        inner = normed(layer.attention_norm, x)
+        x = x + attend(layer.attention, inner, inner)
+        x = x + mlp(layer.mlp, normed(layer.mlp_norm, x))
+    else:
+        x = normed(layer.attention_norm, x + attend(layer.attention, x, x))
+        x = normed(layer.mlp_norm, x + mlp(layer.mlp, x))
+    np.testing.assert_allclose(ours, x, atol=2e-5)
+
+
+def test_attention_pooling():
+    layer = built(AttentionPooling(2), (None, 5, 8), (None, 3, 8))
+    context, positions = floats(2, 5, 8), floats(2, 3, 8, seed=1)
+    ours = run(layer, context, positions)
+    for image in range(2):
+        queries = positions[image] + layer.query.numpy()
+        queries = queries + attend(layer.attention, normed(layer.query_norm, queries), context[image])
+        expected = normed(layer.final_norm, queries + mlp(layer.mlp, normed(layer.mlp_norm, queries)))
+        np.testing.assert_allclose(ours[image], expected, atol=2e-5)
+    alone = run(layer, context)
+    np.testing.assert_allclose(alone, run(layer, context, np.zeros((2, 1, 8), "float32")), atol=1e-6)
+
+
+def test_dropout_is_of_training_alone():
+    layer = built(TransformerBlock(2, dropout=0.5), (None, 5, 8))
+    x = floats(1, 5, 8)
+    np.testing.assert_array_equal(run(layer, x), run(layer, x))
+    assert np.abs(run(layer, x) - run(layer, x, training=True)).max() > 0.1
+
+
+def test_positions_are_a_row_and_a_column():
+    layer = built(FactorizedPositions(3, 4), (None, 2))
+    indices = np.array([[0, 5], [7, 7]], "int32")
+    ours = run(layer, indices)
+    for image in range(2):
+        for place in range(2):
+            row, column = divmod(indices[image, place], 3)
+            expected = layer.rows.numpy()[row] + layer.columns.numpy()[column]
+            np.testing.assert_allclose(ours[image, place], expected, atol=1e-6)

@@ -1,0 +1,71 @@
+import keras
+import numpy as np
+import pytest
+from tiny import paint, random_classifier_batch, randomize, run, runner, tiny_classifier, tiny_config
+
+from pf_keras.augment import scale_pixels
+
+# The paper's grid with the smallest of patches: 20 of 196 are left out in training.
+CONFIG = tiny_config(
+    {
+        "model.image_size": "28",
+        "model.grid": "14",
+        "target.size": "2",
+        "augment.jitter_size": "0",
+        "model.width": "16",
+        "model.depth": "1",
+        "finetune.dropout": "0.0",
+    }
+)
+BATCH = random_classifier_batch(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return randomize(tiny_classifier(CONFIG, classes=5))
+
+
+def test_training_leaves_out_the_20_patches_of_lowest_noise(model):
+    forward = runner(model, training=True)
+    logits = forward(BATCH)
+    order = np.argsort(BATCH["mask_noise"][2])
+    images = BATCH["image"]
+    for patch in order[:20]:
+        images = paint(images, 14, 2, patch)
+    assert (forward({**BATCH, "image": images}) == logits).all()
+    for patch in (order[20], order[21], order[-1]):
+        seen = paint(BATCH["image"], 14, 2, patch)
+        assert np.abs(forward({**BATCH, "image": seen})[2] - logits[2]).max() > 1e-5
+
+
+def test_evaluation_sees_every_patch(model):
+    forward = runner(model)
+    logits = forward(BATCH)
+    assert logits.shape == (4, 5) and logits.dtype == "float32"
+    for patch in range(0, 196, 13):
+        changed = forward({**BATCH, "image": paint(BATCH["image"], 14, 2, patch)}) - logits
+        assert np.abs(changed[2]).max() > 1e-5 and np.abs(changed[[0, 1, 3]]).max() < 1e-5
+    np.testing.assert_allclose(run(model, {"image": BATCH["image"]}), logits, atol=1e-6)  # noise is not needed
+
+
+def test_fit_learns_which_images_are_bright():
+    config = tiny_config({"finetune.dropout": "0.1"})
+    batch, labels = random_classifier_batch(config, batch=12), np.arange(12) % 3
+    batch["image"] = (batch["image"] // 3 + 85 * labels[:, None, None, None]).astype("uint8")
+    model = tiny_classifier(config)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(3e-3), loss, jit_compile=keras.backend.backend() == "jax")
+    history = model.fit(batch, labels, batch_size=12, epochs=20, verbose=0).history["loss"]
+    assert history[-1] < 0.7 * history[0]
+
+
+def test_without_mask_training_needs_no_noise():
+    config = tiny_config({"finetune.mask_ratio": "0.0"})
+    model = tiny_classifier(config)
+    logits = run(model, {"image": random_classifier_batch(config)["image"]}, training=True)
+    assert logits.shape == (4, 3)
+
+
+def test_pixels_are_scaled_as_in_pretraining():
+    pixels = np.array([0, 51, 255], "uint8")
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(scale_pixels(pixels)), [-1, -0.6, 1], atol=1e-6)

@@ -1,0 +1,150 @@
+"""Every model keeps the rules of a Keras layer, in each of its forms; sizes are the paper's."""
+
+import keras
+import numpy as np
+import pytest
+from layer_checks import check_layer
+from tiny import random_batch, random_classifier_batch, run, tiny_config, tiny_pretrainer
+
+from pf_keras import models
+from pf_keras.config import Config
+from pf_keras.layers import Bottleneck
+from pf_keras.models import Backbone, Classifier, Embedder, PatchDecoder, PatchEncoder, Pretrainer
+
+SMALL = {"image_size": 32, "grid": 4, "stem": "cifar", "stem_width": 8, "stacks": (1,), "stack_widths": (4,)}
+SMALL |= {"width": 16, "depth": 1, "heads": 2, "mlp_ratio": 2}
+CONFIG = tiny_config()
+
+
+def floats(*shape):
+    return np.random.default_rng(0).standard_normal(shape).astype("float32")
+
+
+def policy(arguments):
+    """Nested models are given the precision of the outer one, as `build_pretrainer` does by the global policy."""
+    return {"dtype": arguments["dtype"]} if arguments else {}
+
+
+def pretrainer(**arguments):
+    backbone = Backbone(**SMALL, **policy(arguments))
+    return Pretrainer(backbone, target_size=4, decoder_width=16, augment={"jitter_size": 7}, **arguments)
+
+
+def classifier(**arguments):
+    return Classifier(Backbone(**SMALL, norm="group", **policy(arguments)), 3, **arguments)
+
+
+PATCHES, INDICES = floats(2, 3, 8, 8, 3), np.array([[0, 5, 9], [15, 2, 3]], "int32")
+CASES = {
+    "PatchEncoder": (lambda **k: PatchEncoder(16, "no_pool", 8, (1, 1), (2, 4), **k), PATCHES),
+    "PatchEncoder imagenet": (lambda **k: PatchEncoder(16, "imagenet", 8, (2,), (4,), "group", **k), PATCHES),
+    "Backbone": (lambda **k: Backbone(**SMALL, **k), PATCHES, INDICES),
+    "PatchDecoder": (lambda **k: PatchDecoder(4, 4, 16, **k), floats(2, 3, 16)),
+    "Pretrainer": (pretrainer, random_batch(CONFIG)),
+    "Embedder": (lambda **k: Embedder(Backbone(**SMALL, **policy(k)), **k), random_batch(CONFIG)["image"]),
+    "Classifier": (classifier, random_classifier_batch(CONFIG)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_keras_model(name, tmp_path, monkeypatch):
+    make, *inputs = CASES[name]
+    if name == "Backbone":  # its pooling is called by the models that hold it
+        monkeypatch.setattr(Backbone, "call", call_and_pool)
+    logits = name in ("PatchDecoder", "Pretrainer", "Classifier", "Embedder")
+    check_layer(make, *inputs, tmp_path=tmp_path, logits=logits)
+
+
+def call_and_pool(self, patches, indices=None, training=False):
+    vectors = self.patch_encoder(patches, training=training) + self.positions(indices)
+    return self.pool_targets(self.transformer(vectors, training=training), indices)
+
+
+def test_every_model_is_checked():
+    checked = {name.split()[0] for name in CASES} | {"PretrainScores"}  # the last in test_pretrainer.py
+    assert checked == {name for name in models.__all__ if name[0].isupper()}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 7, 8, 16])
+def test_decoder_of_any_target_size(size):
+    decoder = PatchDecoder(size, 4, 16)
+    decoder.build((None, 3, 8))
+    assert decoder.compute_output_shape((2, 3, 8)) == (2, 3, size, size, 4)
+    assert decoder.base * 2 ** len(decoder.blocks) == size
+    if size in (1, 3, 6, 8):
+        assert run(decoder, floats(2, 3, 8)).shape == (2, 3, size, size, 4)
+
+
+def test_decoder_of_the_paper_starts_from_2x2():
+    decoder = PatchDecoder(8, 4)
+    assert (decoder.base, len(decoder.blocks)) == (2, 2)
+
+
+@pytest.mark.parametrize("stem, side", [("no_pool", 4), ("imagenet", 2), ("cifar", 8)])
+def test_stem(stem, side):
+    """What the stem leaves of an 8x8 patch: what each stack but the first halves again."""
+    encoder = PatchEncoder(16, stem, 8, (1, 2), (2, 4))
+    encoder.build((None, None, 8, 8, 3))
+    shape = encoder.stem_conv.compute_output_shape((None, 8, 8, 3))
+    shape = encoder.stem_pool.compute_output_shape(shape) if encoder.stem_pool else shape
+    assert shape == (None, side, side, 8)
+    assert [block.strides for block in encoder.blocks] == [1, 2, 1]
+
+
+def test_patches_are_encoded_each_on_its_own():
+    encoder = PatchEncoder(16, "cifar", 8, (1,), (4,))
+    encoder.build((None, None, 8, 8, 3))
+    together = run(encoder, PATCHES)
+    one_by_one = [run(encoder, PATCHES[:, i : i + 1]) for i in range(3)]
+    np.testing.assert_allclose(together, np.concatenate(one_by_one, axis=1), atol=1e-5)
+
+
+def test_backbone_knows_places_by_their_positions_alone():
+    """The order in which patches are given does not matter, where they lie does."""
+    backbone = Backbone(**SMALL)
+    backbone.build()
+    context = run(backbone, PATCHES, INDICES)
+    order = [2, 0, 1]
+    np.testing.assert_allclose(run(backbone, PATCHES[:, order], INDICES[:, order]), context[:, order], atol=1e-4)
+    assert np.abs(run(backbone, PATCHES, INDICES[::-1]) - context).max() > 1e-3
+
+
+def test_backbone_without_indices_sees_the_whole_grid():
+    backbone = Backbone(**SMALL)
+    backbone.build()
+    patches, indices = floats(2, 16, 8, 8, 3), np.arange(16, dtype="int32")[None].repeat(2, axis=0)
+    np.testing.assert_allclose(run(backbone, patches), run(backbone, patches, indices), atol=1e-5)
+
+
+def test_target_position_in_the_query_or_added():
+    for decode_position in ("query", "additive"):
+        backbone = Backbone(**SMALL, decode_position=decode_position)
+        backbone.build()
+        context = keras.ops.convert_to_tensor(floats(2, 3, 16))
+        positions = np.asarray(keras.ops.convert_to_numpy(backbone.positions(INDICES)))
+        ours = np.asarray(keras.ops.convert_to_numpy(backbone.pool_targets(context, INDICES)))
+        if decode_position == "query":
+            expected = run(backbone.pooling, context, positions)
+        else:
+            expected = run(backbone.pooling, context) + positions
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_paper_size():
+    """Shapes and counts alone: the weights get no values, so that it takes no memory."""
+    with keras.StatelessScope(initialize_variables=False):
+        model = tiny_pretrainer(Config())
+    count = lambda part: sum(int(np.prod(weight.shape)) for weight in part.weights)  # noqa: E731
+    encoder = model.backbone.patch_encoder
+    assert round(count(model.backbone.transformer) / 1e6) == 126
+    assert 8e6 < count(encoder) - count(encoder.projection) < 9e6
+    shortcuts = [block.shortcut for block in encoder.blocks if block.shortcut]
+    weighted = [
+        layer
+        for layer in encoder._flatten_layers()
+        if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)) and layer not in shortcuts
+    ]
+    assert len(weighted) == 41 and len(shortcuts) == 3
+    assert sum(isinstance(layer, Bottleneck) for layer in encoder.blocks) == 13
+    assert model.masked == 118
+    keras.utils.clear_session()  # or the weights would be given values later

@@ -1,0 +1,181 @@
+import functools
+
+import keras
+import numpy as np
+import pytest
+from tiny import paint, random_batch, randomize, run, runner, tiny_config, tiny_pretrainer
+
+from pf_keras.models import Pretrainer, PretrainScores
+from pf_keras.training.optimizer import build_optimizer
+
+CONFIG = tiny_config()
+BATCH = random_batch(CONFIG)
+
+
+@functools.cache
+def model_and_runners():
+    """A model with random weights, and its evaluation and training as functions: compiled once for many tests."""
+    model = randomize(tiny_pretrainer(CONFIG))
+    return model, {False: runner(model), True: runner(model, training=True)}
+
+
+def reference_loss(outputs, bits, smoothing):
+    """Cross-entropy of softmax and smoothed labels, in float64."""
+    logits, levels = outputs["logits"].astype("float64"), 2**bits
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    log_shares = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    labels = (outputs["targets"][..., None] == np.arange(levels)) * (1 - smoothing) + smoothing / levels
+    return -(labels * log_shares).sum(axis=-1).mean()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_logits_depend_on_visible_patches_alone(training):
+    """Each patch of an image in turn: batch normalisation mixes images in training, so that no image may change."""
+    forward = model_and_runners()[1][training]
+    outputs = forward(BATCH)
+    for patch in range(CONFIG.model.patches):
+        changed = forward({**BATCH, "image": paint(BATCH["image"], CONFIG.model.grid, 1, patch)})
+        difference = np.abs(changed["logits"] - outputs["logits"])
+        if patch in outputs["masked_indices"][1]:
+            assert difference.max() == 0
+            assert (changed["targets"] != outputs["targets"]).any()
+        else:
+            assert patch in outputs["visible_indices"][1]
+            assert difference[1].max() > 1e-3
+            assert (changed["targets"] == outputs["targets"]).all()
+
+
+def test_any_masked_pixel_may_change():
+    outputs = model_and_runners()[1][False](BATCH)
+    images = BATCH["image"]
+    for image in range(len(images)):
+        for patch in outputs["masked_indices"][image]:
+            noise = np.random.default_rng(patch).integers(0, 256, (8, 8, 3))
+            images = paint(images, CONFIG.model.grid, image, patch, noise)
+    changed = model_and_runners()[1][False]({**BATCH, "image": images})
+    assert (changed["logits"] == outputs["logits"]).all() and (changed["targets"] != outputs["targets"]).any()
+
+
+def test_augmentation_is_of_training_alone():
+    _, forward = model_and_runners()
+    noise = np.random.default_rng(9).random(BATCH["augment_noise"].shape, "float32")
+    for training in (False, True):
+        ours = forward[training](BATCH)["logits"]
+        other = forward[training]({**BATCH, "augment_noise": noise})["logits"]
+        assert (np.abs(ours - other).max() > 1e-3) == training
+    without = {name: value for name, value in BATCH.items() if name != "augment_noise"}
+    np.testing.assert_allclose(forward[False](without)["logits"], forward[False](BATCH)["logits"], atol=1e-6)
+
+
+def test_mask_noise_chooses_the_patches():
+    outputs = model_and_runners()[1][False](BATCH)
+    other = model_and_runners()[1][False]({**BATCH, "mask_noise": 1 - BATCH["mask_noise"]})
+    assert (outputs["masked_indices"] != other["masked_indices"]).any()
+    assert (np.sort(np.concatenate([outputs["masked_indices"], outputs["visible_indices"]], axis=1)) == range(16)).all()
+
+
+def test_without_augmentation_the_target_is_the_top_two_bits():
+    """Of grey images, whose patches say which pixel is where: a target lies in the middle of its patch."""
+    grey = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), dtype="uint8").repeat(3, axis=-1)
+    model = tiny_pretrainer(tiny_config({"augment.enabled": "false"}))
+    outputs = run(model, {**BATCH, "image": grey}, training=True)
+    for image in range(4):
+        for place, patch in enumerate(outputs["masked_indices"][image]):
+            top, left = patch // 4 * 8 + 2, patch % 4 * 8 + 2
+            pixels = grey[image, top : top + 4, left : left + 4, 0]
+            assert (outputs["targets"][image, place] == pixels >> 6).all()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.01, 0.3])
+def test_loss(smoothing):
+    model, forward = model_and_runners()
+    outputs = forward[False](BATCH)
+    twin = Pretrainer(model.backbone, target_size=4, label_smoothing=smoothing)
+    tensors = {name: keras.ops.convert_to_tensor(value) for name, value in outputs.items()}
+    loss = float(twin.compute_loss(y_pred=tensors))
+    np.testing.assert_allclose(loss, reference_loss(outputs, 2, smoothing), rtol=1e-5)
+
+
+def test_scores(tmp_path):
+    model, forward = model_and_runners()
+    outputs = forward[False](BATCH)
+    scores = PretrainScores(model)
+    scores.build()
+    ours = run(scores, BATCH)
+    for image in range(4):
+        alone = {name: value[image] for name, value in outputs.items()}
+        np.testing.assert_allclose(ours["cross_entropy"][image], reference_loss(alone, 2, 0.0), rtol=1e-5)
+        assert (ours["level_counts"][image] == np.bincount(alone["targets"].ravel(), minlength=4)).all()
+    scores.save(tmp_path / "scores.keras")
+    loaded = run(keras.models.load_model(tmp_path / "scores.keras"), BATCH)
+    np.testing.assert_allclose(loaded["cross_entropy"], ours["cross_entropy"], rtol=1e-5)
+
+
+def test_noise_keeps_its_precision_under_bfloat16():
+    """Numbers that bfloat16 cannot tell apart still rank the blocks, and none is rounded to 1."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = tiny_pretrainer(CONFIG)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    fine = np.tile(np.array([[0.5004, 0.5003, 0.5002, 0.5001]], "float32"), (4, 1))
+    high = np.full(BATCH["augment_noise"].shape, 1 - 2**-24, "float32")
+    outputs = run(model, {**BATCH, "mask_noise": fine, "augment_noise": high}, training=True)
+    assert outputs["masked_indices"][0].tolist() == [2, 3, 8, 9, 10, 11, 12, 13, 14, 15]
+    assert outputs["logits"].dtype == "float32" and np.isfinite(outputs["logits"]).all()
+
+
+# Each option of the design's table at least once; the first of each is the default, which the batch above has.
+OPTIONS = {
+    "default": {},
+    "group, imagenet, post_norm, subsample": {
+        "model.norm": "group", "model.stem": "imagenet", "model.norm_order": "post_norm", "target.crop": "subsample",
+    },
+    "additive, no_pool, per_image, 1 bit, block 3": {
+        "model.decode_position": "additive", "model.stem": "no_pool", "augment.per_image": "true",
+        "target.bits": "1", "target.size": "3", "mask.block": "3",
+    },
+    "dropout, single patches, 4 bits": {
+        "model.dropout": "0.1", "mask.block": "1", "mask.ratio": "0.3", "target.bits": "4",
+    },
+    "8 bits, no augmentation": {"target.bits": "8", "target.size": "2", "augment.enabled": "false"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_trains(option):
+    config = tiny_config(OPTIONS[option])
+    batch = random_batch(config, batch=8)
+    batch["image"] //= 2  # grey levels that occur more often than others: a thing to learn at once
+    model = tiny_pretrainer(config)
+    optimizer = build_optimizer(
+        model, learning_rate=3e-3, steps=100, warmup_steps=0, weight_decay=0.01, beta_2=0.95, clip_norm=1.0
+    )
+    model.compile(optimizer, jit_compile=keras.backend.backend() == "jax")
+    history = model.fit(batch, batch_size=8, epochs=12, shuffle=False, verbose=0).history["loss"]
+    assert np.isfinite(history).all()
+    assert history[-1] < 0.95 * history[0]
+
+
+def test_step_is_traced_once(monkeypatch):
+    """Python code of the model runs for the first batch alone."""
+    calls = []
+    original = Pretrainer.call
+
+    @functools.wraps(original)
+    def counted(self, *args, **kwargs):
+        calls.append(self.name)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Pretrainer, "call", counted)
+    model = tiny_pretrainer(CONFIG)
+    optimizer = build_optimizer(
+        model, learning_rate=1e-3, steps=100, warmup_steps=2, weight_decay=0.01, beta_2=0.95, clip_norm=1.0
+    )
+    model.compile(optimizer, jit_compile=keras.backend.backend() == "jax")
+    after = []
+    count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: after.append(len(calls)))
+    model.fit(random_batch(CONFIG, batch=12), batch_size=4, epochs=2, verbose=0, callbacks=[count])
+    assert len(after) == 6 and after[0] >= 1
+    assert set(after) == {after[0]}
+    assert np.isfinite(float(keras.ops.convert_to_numpy(optimizer.gradient_norm)))

@@ -1,0 +1,78 @@
+"""The first steps of a tiny pre-training on so many devices of this machine's CPU, for `test_replicas.py`.
+
+    python tests/replicas_run.py WEIGHTS.npz REPLICAS [STEPS_PER_EXECUTION]
+
+Prints the steps as JSON, `[[loss, gradient norm], ...]`, a line an execution. The first run of all writes the initial
+weights to WEIGHTS.npz; later ones, under either backend, begin with them. One count a process: TensorFlow keeps the
+groups of its collective operations.
+"""
+
+import json
+import os
+import sys
+from functools import partial
+
+WEIGHTS, REPLICAS, STEPS_PER_EXECUTION = sys.argv[1], int(sys.argv[2]), int((sys.argv + ["1"])[3])
+# JAX's devices; and a quick compilation, since five steps run for no time at all.
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={REPLICAS} --xla_backend_optimization_level=0"
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pf_keras.config import AugmentConfig, Config, MaskConfig, ModelConfig, PretrainConfig, TargetConfig
+from pf_keras.data.digits import open_digits
+from pf_keras.data.pipeline import pretrain_noise, training_batches
+from pf_keras.models import build_pretrainer
+from pf_keras.training.optimizer import build_optimizer
+from pf_keras.training.strategy import open_devices
+
+STEPS, BATCH = 5, 16
+CONFIG = Config(
+    model=ModelConfig(
+        image_size=16, grid=4, stem="cifar", stem_width=8, stacks=(1,), stack_widths=(4,), width=16, depth=1, heads=2,
+        decoder_width=16,
+    ),
+    mask=MaskConfig(block=2),
+    augment=AugmentConfig(jitter_size=3),
+    target=TargetConfig(size=2),
+    pretrain=PretrainConfig(steps=STEPS, batch=BATCH),
+)  # fmt: skip
+
+
+class Steps(keras.callbacks.Callback):
+    """Each execution's mean loss, from the running mean that `fit` shows, and last gradient norm."""
+
+    lines, done, total = (), 0, 0.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        total = float(logs["loss"]) * (batch + 1)
+        norm = float(keras.ops.convert_to_numpy(self.model.optimizer.gradient_norm))
+        self.lines += ([(total - self.total) / (batch + 1 - self.done), norm],)
+        self.total, self.done = total, batch + 1
+
+
+def first_steps():
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    logical = REPLICAS if keras.backend.backend() == "tensorflow" else 1
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * logical)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    devices = open_devices("float32")
+    assert devices.replicas == REPLICAS, devices
+
+    keras.utils.set_random_seed(0)
+    with devices.scope():
+        model = build_pretrainer(CONFIG)
+        optimizer = build_optimizer(model, 1e-2, STEPS, 1, weight_decay=0.001, beta_2=0.999, clip_norm=1.0)
+        devices.compile(model, STEPS_PER_EXECUTION, optimizer=optimizer)
+    if not os.path.exists(WEIGHTS):
+        np.savez(WEIGHTS, *model.get_weights())
+    model.set_weights(list(np.load(WEIGHTS).values()))
+    steps = Steps()
+    batches = partial(training_batches, open_digits()[0], CONFIG, BATCH, pretrain_noise(CONFIG))
+    model.fit(devices.spread(batches), steps_per_epoch=STEPS, verbose=0, callbacks=[steps])
+    return steps.lines
+
+
+if __name__ == "__main__":
+    print(json.dumps(first_steps()))

@@ -1,0 +1,160 @@
+"""Exports are loaded in processes that cannot import pf_keras."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import command
+from PIL import Image
+
+from pf_keras.tasks.finetune import load_classifier
+from pf_keras.training.workdir import Workdir
+
+ROOT = Path(__file__).parents[2]
+
+CLIENT = """
+import sys, json, numpy as np, tensorflow as tf
+try:
+    import pf_keras
+except ImportError:
+    pass
+else:
+    raise SystemExit("pf_keras can be imported here")
+folder, images, jpeg = sys.argv[1:4]
+signatures = tf.saved_model.load(folder).signatures
+batch = np.load(images)
+found = {"names": sorted(signatures)}
+for name in signatures:
+    if name == "serve_jpeg":
+        data = tf.constant([open(jpeg, "rb").read()] * 2)
+        outputs = signatures[name](encoded=data)
+    else:
+        outputs = signatures[name](images=tf.constant(batch))
+    found[name] = {key: value.numpy().astype(str).tolist() if value.dtype == tf.string else value.numpy().tolist()
+                   for key, value in outputs.items()}
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def jpeg(tmp_path_factory):
+    path = tmp_path_factory.mktemp("client") / "photo.jpg"
+    pixels = np.add.outer(np.arange(50), np.arange(70))[..., None] * np.array([2, 1, 0.5])
+    Image.fromarray(pixels.astype("uint8")).save(path, quality=90)
+    return path
+
+
+def serve(folder, jpeg, tmp_path, shape=(3, 40, 60, 3)):
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype="uint8")
+    np.save(tmp_path / "images.npy", images)
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "KERAS_BACKEND")}
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT, str(folder), str(tmp_path / "images.npy"), str(jpeg)],
+        capture_output=True, text=True, cwd=tmp_path, env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return images, json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def exported(finetuned):
+    done = command("--mode=export", f"--workdir={finetuned.workdir}")
+    assert done.code == 0, done.err
+    return done.result
+
+
+def reference(finetuned, images):
+    """The probabilities of the Keras model itself on images cropped and resized as its evaluation does."""
+    import tensorflow as tf
+
+    from pf_keras.data.decode import centre_window, decode_and_crop
+
+    config = Workdir(finetuned.workdir).config()
+    model, classes = load_classifier(Workdir(finetuned.workdir))
+    window = centre_window(config.data.eval_crop)
+    size = config.model.image_size
+    cropped = np.stack([decode_and_crop(encoded, window, size).numpy() for encoded in images])
+    return tf.nn.softmax(model(cropped, training=False)).numpy(), classes
+
+
+def test_each_signature_in_a_clean_process_agrees_with_the_model(finetuned, exported, jpeg, tmp_path):
+    import tensorflow as tf
+
+    images, served = serve(exported["saved_model"], jpeg, tmp_path)
+    assert served["names"] == ["embed", "serve_jpeg", "serving_default"]
+    expected, classes = reference(finetuned, [tf.io.encode_png(image) for image in images])
+    found = served["serving_default"]
+    assert np.abs(np.array(found["probabilities"]) - expected).max() <= 1e-4
+    assert found["class"] == [classes[i] for i in expected.argmax(1)]
+    assert np.shape(served["embed"]["features"]) == (3, 16)
+
+    expected, classes = reference(finetuned, [jpeg.read_bytes()] * 2)
+    found = served["serve_jpeg"]
+    assert np.abs(np.array(found["probabilities"]) - expected).max() <= 1e-4
+    assert found["label"] == expected.argmax(1).tolist()
+
+
+def test_the_keras_file_loads_without_custom_objects_and_trains_on(finetuned, exported):
+    import keras
+
+    import pf_keras  # noqa: F401 - registers the layers
+
+    model = keras.models.load_model(exported["keras"])
+    ours, _ = load_classifier(Workdir(finetuned.workdir))
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype="uint8")
+    np.testing.assert_allclose(np.array(model(images)), np.array(ours(images)), atol=1e-5)
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=keras.optimizers.Adam(1e-2), loss=loss, jit_compile=False)
+    labels = np.arange(8) % 2
+    history = model.fit(images, labels, epochs=8, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+
+
+def test_onnx_agrees_with_the_model(finetuned, exported):
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(exported["onnx"], providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype="uint8")
+    (found,) = session.run(None, {session.get_inputs()[0].name: images})
+    ours, _ = load_classifier(Workdir(finetuned.workdir))
+    np.testing.assert_allclose(found, np.array(ours(images)), atol=1e-4)
+
+
+def test_the_card_tells_of_the_run(finetuned, exported):
+    card = Path(exported["model_card"]).read_text()
+    assert f"| top1 | {finetuned.result['top1']:.4g} |" in card
+    assert f"labelled images: {finetuned.result['labels']}" in card
+    assert '"image_size": 16' in card
+
+
+def test_text_from_data_is_escaped():
+    from pf_keras.tasks.card import escape
+
+    assert escape("<script>|`[x](y)\nz") == "&lt;script&gt;\\|\\`\\[x](y) z"
+
+
+def test_a_pretrained_workdir_exports_features_and_reconstruction(pretrained, jpeg, tmp_path):
+    done = command("--mode=export", f"--workdir={pretrained.workdir}")
+    assert done.code == 0, done.err
+    _, served = serve(done.result["saved_model"], jpeg, tmp_path)
+    assert served["names"] == ["embed", "reconstruct", "serving_default"]
+    assert np.shape(served["embed"]["features"]) == (3, 16)
+    found = {key: np.array(value) for key, value in served["reconstruct"].items()}
+    assert found["decoded"].shape == found["truth"].shape == (3, 8, 8)
+    assert found["masked"].sum(axis=(1, 2)).tolist() == [10, 10, 10]
+    visible = ~found["masked"].repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_array_equal(found["decoded"][visible], found["truth"][visible])
+
+
+def test_under_jax_it_exports_through_tensorflow(finetuned, exported, tmp_path):
+    """The same workdir, whatever backend trained it: the answer is that of the TensorFlow export."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), "--mode=export", f"--workdir={finetuned.workdir}"],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "KERAS_BACKEND": "jax"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1])["saved_model"] == exported["saved_model"]

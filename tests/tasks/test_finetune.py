@@ -1,0 +1,179 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from commands import TINY, command
+from sklearn.metrics import top_k_accuracy_score
+
+from pf_keras.data.sources import open_source
+from pf_keras.tasks.finetune import load_classifier
+from pf_keras.training.scores import top_k
+from pf_keras.training.workdir import Workdir
+
+
+def test_the_result_and_the_chosen_files_are_in_the_workdir(finetuned):
+    result = finetuned.result
+    assert set(result) >= {"top1", "top5", "images", "labels", "label_fraction", "init", "seed", "steps"}
+    assert result["images"] == 360 and result["label_fraction"] == 0.1
+    names = (finetuned.workdir / "labels.txt").read_text().split()
+    assert len(names) == result["labels"] and len(set(names)) == len(names)
+    assert result["steps"] == round(6 * len(names) / 16)
+
+
+def test_the_report_says_what_was_loaded_and_what_is_new(finetuned):
+    line = next(line for line in finetuned.err.splitlines() if line.startswith("loaded from"))
+    assert "backbone" in line and "head" in line and "residual" in line and "decoder" in line
+
+
+def test_the_backbone_moves_over_whole(pretrained, monkeypatch):
+    from pf_keras.models import build_classifier, build_pretrainer
+    from pf_keras.training.checkpoint import latest_checkpoint
+    from pf_keras.training.transfer import load_backbone
+
+    workdir = Workdir(pretrained.workdir)
+    model = build_classifier(workdir.config(), 10)
+    load_backbone(model, str(pretrained.workdir))
+    pretrainer = build_pretrainer(workdir.config())
+    latest_checkpoint(workdir.checkpoints).load_into(pretrainer)
+    pairs = list(zip(model.backbone.variables, pretrainer.backbone.variables, strict=True))
+    assert len(pairs) > 20
+    for left, right in pairs:
+        np.testing.assert_array_equal(left.numpy(), right.numpy())
+
+
+def test_subsets_are_nested_stratified_and_of_the_train_split():
+    from pf_keras.config import DataConfig
+    from pf_keras.data.labels import labelled_subset
+
+    train = open_source(DataConfig()).train
+    parts = [labelled_subset(train, fraction) for fraction in (0.01, 0.1, 0.2, 1.0)]
+    for smaller, larger in zip(parts, parts[1:], strict=False):
+        assert set(smaller.names) < set(larger.names)
+    counts = np.bincount(parts[1].labels)
+    expected = np.bincount(train.labels) * 0.1
+    assert np.abs(counts - expected).max() <= 0.5
+
+
+def test_top_k_against_scikit_learn():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(500, 12)), rng.integers(0, 12, 500)
+    for k in (1, 5):
+        assert top_k(logits, labels, k) == pytest.approx(top_k_accuracy_score(labels, logits, k=k))
+
+
+def test_top_5_of_fewer_classes_counts_each_example_once():
+    assert top_k(np.zeros((4, 3)), np.array([0, 1, 2, 2]), 5) == 1.0
+
+
+@pytest.mark.parametrize("batch", [7, 360, 500])
+def test_every_validation_image_counts_once_whatever_the_batch(finetuned, batch):
+    from pf_keras.data.pipeline import evaluation_batches
+    from pf_keras.training.scores import predict_logits
+
+    workdir = Workdir(finetuned.workdir)
+    model, _ = load_classifier(workdir)
+    validation = open_source(workdir.config().data).validation.subset(range(29))
+    logits = predict_logits(model, evaluation_batches(validation, workdir.config(), batch), 29)
+    alone = predict_logits(model, evaluation_batches(validation, workdir.config(), 1), 29)
+    assert logits.shape == (29, 10)
+    np.testing.assert_allclose(logits, alone, atol=1e-5)
+
+
+def test_evaluate_agrees_with_the_run_and_counts_by_class(finetuned):
+    done = command("--mode=evaluate", f"--workdir={finetuned.workdir}")
+    assert done.code == 0, done.err
+    assert done.result["top1"] == finetuned.result["top1"] and done.result["images"] == 360
+    rows = list(csv.DictReader((finetuned.workdir / "evaluate" / "classes.csv").open()))
+    assert [row["class"] for row in rows] == [str(i) for i in range(10)]
+    assert sum(int(row["images"]) for row in rows) == 360
+    assert sum(int(row["correct"]) for row in rows) == round(done.result["top1"] * 360)
+    assert (finetuned.workdir / "evaluate" / "confusion.png").exists()
+    assert json.loads((finetuned.workdir / "result.json").read_text()) == finetuned.result
+
+
+def test_probe_features_are_the_same_whatever_the_batch(pretrained):
+    from dataclasses import replace
+
+    from pf_keras.tasks.probe import embedder, features
+    from pf_keras.training.strategy import open_devices
+
+    config = Workdir(pretrained.workdir).config()
+    split = open_source(config.data).validation.subset(range(23))
+    model = embedder(config, open_devices(), str(pretrained.workdir))
+    found = [features(model, split, replace(config, run=replace(config.run, eval_batch=n))) for n in (5, 23, 64)]
+    assert found[0].shape == (23, 16)
+    for other in found[1:]:
+        np.testing.assert_allclose(found[0], other, atol=1e-5)
+
+
+def test_probes_stand_beside_pixels_and_an_untrained_network(pretrained):
+    done = command("--mode=evaluate", f"--workdir={pretrained.workdir}", "--label_fraction=0.05,0.2")
+    assert done.code == 0, done.err
+    for kind in ("pretrained", "untrained", "pixels"):
+        for probe in ("linear", "knn"):
+            assert 0 <= done.result[f"{kind}_{probe}_0.05"] <= 1 and f"{kind}_{probe}_0.2" in done.result
+    assert done.result["pixels_linear_0.2"] > 0.8  # scikit-learn's own score on these digits is above 0.9
+
+
+def test_a_published_list_is_used_as_it_is(pretrained, tmp_path):
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"digit-{i:04d}.png\n" for i in (1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14)))
+    done = command("--mode=finetune", f"--workdir={tmp_path / 'run'}", f"--init={pretrained.workdir}",
+                   f"--label_list={listed}", "--config.finetune.epochs=1", "--config.finetune.batch=4")
+    assert done.code == 0, done.err
+    assert done.result["labels"] == 12
+    assert (tmp_path / "run" / "labels.txt").read_text() == listed.read_text()
+
+
+def check_refused(done, *words):
+    assert done.code == 2
+    lines = [line for line in done.err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and "Traceback" not in done.err
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def test_bad_input_is_one_line(pretrained, finetuned, tmp_path):
+    new = f"--workdir={tmp_path / 'new'}"
+    unknown = tmp_path / "unknown.txt"
+    unknown.write_text("digit-0001.png\nno-such.png\n")
+    init = f"--init={pretrained.workdir}"
+    check_refused(command("--mode=finetune", new), "--init")
+    check_refused(command("--mode=finetune", new, "--init=/no/such/run"), "/no/such/run")
+    check_refused(command("--mode=finetune", new, f"--init={finetuned.workdir}"), "--mode=finetune")
+    check_refused(command("--mode=finetune", new, init, "--label_fraction=0.001"), "0.001", "class 0")
+    check_refused(command("--mode=finetune", new, init, "--label_fraction=2"), "2")
+    check_refused(command("--mode=finetune", new, init, f"--label_list={unknown}"), "no-such.png")
+    check_refused(command("--mode=evaluate", "--workdir=/no/such/run"), "/no/such/run")
+    check_refused(
+        command("--mode=finetune", new, init, "--config.model.width=32"), "(16, 32)", "(16, 16)"
+    )
+
+
+def test_data_with_other_classes_than_the_head_is_refused(finetuned, tmp_path):
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for name in ("0", "cat"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (20, 20)).save(tmp_path / split / name / "a.png")
+    check_refused(command("--mode=evaluate", f"--workdir={finetuned.workdir}", f"--data=folder:{tmp_path}"), "cat")
+
+
+def test_two_fits_with_one_seed_are_alike_and_with_another_differ(pretrained, tmp_path):
+    flags = ("--mode=finetune", f"--init={pretrained.workdir}", "--label_fraction=0.1", "--config.finetune.epochs=1",
+             "--config.finetune.batch=16")
+    losses = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        done = command(*flags, f"--workdir={tmp_path / name}", f"--seed={seed}")
+        assert done.code == 0, done.err
+        losses.append(json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])["loss"])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_from_scratch_needs_no_pretraining(tmp_path):
+    done = command("--mode=finetune", "--init=scratch", f"--workdir={tmp_path}", "--label_fraction=0.1", *TINY,
+                   "--config.finetune.epochs=1", "--config.finetune.batch=16")
+    assert done.code == 0, done.err
+    assert done.result["init"] == "scratch"

@@ -1,0 +1,112 @@
+"""The command line as a user types it: errors are one line and exit code 2."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+
+
+def shell(*flags, timeout=300):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *flags], capture_output=True, text=True, timeout=timeout,
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+    )
+
+
+def check_one_line(done, *words):
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: expected"), done.stderr[-2000:]
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def test_help_answers_at_once_without_loading_keras():
+    started = time.monotonic()
+    done = shell("--help")
+    assert time.monotonic() - started < 5  # a second on a quiet machine; TensorFlow alone takes more than this
+    assert done.returncode == 0 and "--mode" in done.stdout and "pretrain" in done.stdout
+
+
+def test_an_unknown_mode_is_named_before_anything_is_loaded():
+    check_one_line(shell("--mode=pretrian"), "pretrian", "pretrain, reconstruct, finetune")
+
+
+def test_an_unknown_flag_is_named():
+    done = shell("--mode=pretrain", "--no_such_flag=1")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no_such_flag" in done.stderr
+
+
+def test_native_libraries_add_nothing_to_the_one_line(tmp_path):
+    """In a process of its own, since notes of native libraries bypass Python."""
+    check_one_line(shell("--mode=pretrain", f"--workdir={tmp_path}", "--config.model.wdth=3"), "model.wdth", "width")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--config=experiments/no_such.py",), ("experiments/no_such.py", "experiments/digits.py")),
+        (("--config.modle.width=3",), ("modle.width", "model")),
+        (("--config.model.width=wide",), ("model.width", "int", "wide")),
+        (("--config.model.grid=5",), ("grid=5", "32")),
+        (("--config.model.stem=vgg",), ("model.stem", "vgg", "no_pool")),
+        (("--config.mask.ratio=1.5",), ("mask.ratio", "1.5")),
+        (("--config.target.size=5",), ("target.size", "4 px")),
+        (("--data=imagenet",), ("folder:DIR", "imagenet")),
+        (("--data=folder:/no/such/dir",), ("/no/such/dir",)),
+        (("--data=tfds:no_such_set",), ("no_such_set",)),
+        (("--checkpoint_every=often",), ("often",)),
+    ],
+)
+def test_bad_input_is_named(flags, words, tmp_path, monkeypatch):
+    from commands import command
+
+    monkeypatch.chdir(ROOT)
+    done = command("--mode=pretrain", f"--workdir={tmp_path / 'run'}", *flags)
+    assert done.code == 2
+    assert done.err.count("\n") == 1 and done.err.startswith("error: expected"), done.err
+    for word in words:
+        assert word in done.err
+
+
+def test_an_empty_folder_and_an_unreadable_image_are_named(tmp_path):
+    from commands import TINY, command
+
+    (tmp_path / "empty").mkdir()
+    done = command("--mode=pretrain", f"--workdir={tmp_path / 'a'}", f"--data=folder:{tmp_path / 'empty'}")
+    assert done.code == 2 and str(tmp_path / "empty") in done.err and done.err.count("\n") == 1
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(12):
+        Image.new("RGB", (30, 30), (i, i, i)).save(photos / f"{i}.jpg")
+    (photos / "7.jpg").write_text("<html>not found</html>")
+    done = command("--mode=pretrain", f"--workdir={tmp_path / 'b'}", f"--data=folder:{photos}", *TINY,
+                   "--config.pretrain.steps=4", "--config.pretrain.batch=8", "--config.run.eval_batch=8")
+    assert done.code == 2
+    (line,) = [line for line in done.err.splitlines() if line.startswith("error:")]
+    assert "7.jpg" in line
+
+
+def test_a_config_file_that_fails_is_named(tmp_path):
+    from commands import command
+
+    for text, word in (("config = 3", "int"), ("1 / 0", "ZeroDivisionError"), ("x = 1", "NoneType")):
+        path = tmp_path / "mine.py"
+        path.write_text(text)
+        done = command("--mode=pretrain", f"--config={path}", f"--workdir={tmp_path / 'run'}")
+        assert done.code == 2 and word in done.err and done.err.count("\n") == 1
+
+
+def test_another_config_on_a_workdir_is_refused_naming_the_field(pretrained):
+    from commands import TINY, command
+
+    done = command("--mode=pretrain", f"--workdir={pretrained.workdir}", *TINY, "--config.pretrain.batch=16")
+    assert done.code == 2 and "pretrain.batch: 32 -> 16" in done.err

@@ -1,0 +1,206 @@
+"""Builds from the command line: the download, its extraction, folders; bad files; settings; errors."""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+
+import pytest
+
+
+def check_contents(helpers, imagenet, output, wnids):
+    found = {}
+    for split in ("train", "validation"):
+        for record in helpers.records(output, split):
+            found[split, record["image/filename"].decode()] = record
+    assert set(found) == set(imagenet.expected)
+    for key, (data, wnid) in imagenet.expected.items():
+        record = found[key]
+        assert hashlib.sha256(record["image/encoded"]).digest() == hashlib.sha256(data).digest()
+        assert record["image/class/synset"].decode() == wnid
+        assert record["image/class/label"] == wnids.index(wnid) + 1
+        assert (record["image/width"], record["image/height"], record["image/channels"]) == (40, 30, 3)
+        assert (record["image/format"], record["image/colorspace"]) == (b"JPEG", b"RGB")
+
+
+def test_download_as_it_is(helpers, imagenet, archives, built):
+    check_contents(helpers, imagenet, built, sorted(helpers.wnids))
+    assert sorted(path.name for path in built.iterdir()) == [
+        "manifest.json",
+        *(f"train-0000{i}-of-00003" for i in range(3)),
+        *(f"validation-0000{i}-of-00002" for i in range(2)),
+    ]
+
+
+def test_manifest_says_what_is_there(helpers, built):
+    manifest = json.loads((built / "manifest.json").read_text())
+    assert manifest["images"] == 28
+    assert {split: values["images"] for split, values in manifest["splits"].items()} == {"train": 20, "validation": 8}
+    assert manifest["splits"]["train"]["classes"] == {"1": 5, "2": 5, "3": 5, "4": 5}
+    stored = Counter(str(record["image/class/label"]) for record in helpers.records(built, "validation"))
+    assert manifest["splits"]["validation"]["classes"] == dict(sorted(stored.items()))
+    assert [entry["synset"] for entry in manifest["classes"]] == sorted(helpers.wnids)
+    assert manifest["settings"]["seed"] == 0 and manifest["settings"]["source"] == "imagenet"
+    hashes = helpers.hashes(built)
+    for shard in manifest["shards"]:
+        assert shard["sha256"] == hashes[shard["file"]]
+        assert shard["bytes"] == (built / shard["file"]).stat().st_size
+    assert sum(shard["records"] for shard in manifest["shards"]) == 28
+    assert str(built.parent) not in (built / "manifest.json").read_text()
+
+
+def test_extracted_folders_give_the_same_shards(helpers, imagenet, built, tmp_path):
+    folders = imagenet.write_folders(tmp_path / "in")
+    first = imagenet.train[helpers.wnids[0]]
+    shutil.rmtree(folders / "train" / helpers.wnids[0])  # one class still as its tar
+    helpers.write(folders / "train" / f"{helpers.wnids[0]}.tar", helpers.tar(first))
+    shards = ("--train_shards=3", "--validation_shards=2", "--source=imagenet")
+    helpers.build(f"--input={folders}", f"--output={tmp_path / 'out'}", *shards)
+    ours, theirs = helpers.hashes(tmp_path / "out"), helpers.hashes(built)
+    del ours["manifest.json"], theirs["manifest.json"]
+    assert ours == theirs
+
+
+def test_another_seed_is_another_order_and_shards_are_equal(helpers, archives, built, tmp_path):
+    helpers.build("--source=imagenet", f"--input={archives}", f"--output={tmp_path}", "--seed=1", "--train_shards=6")
+    names = [record["image/filename"] for record in helpers.records(tmp_path, "train")]
+    others = [record["image/filename"] for record in helpers.records(built, "train")]
+    assert names != others and sorted(names) == sorted(others) and names != sorted(names)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    counts = [shard["records"] for shard in manifest["shards"] if shard["file"].startswith("train")]
+    assert set(counts) == {3, 4}
+    assert len(list(tmp_path.glob("validation-*-of-00128"))) == 128
+
+
+def test_a_part_of_the_archive_has_the_labels_of_the_whole(helpers, imagenet, archives, tmp_path):
+    source = tmp_path / "in"
+    shutil.copytree(archives, source)
+    all_synsets = sorted([*helpers.wnids, "n00000001", "n02000000"])
+    (source / "labels" / "synsets.txt").write_text("\n".join(all_synsets))
+    (source / "labels" / "wnid_to_name.tsv").write_text("n01440764\ttench\nn02097209\tstandard schnauzer\n")
+    helpers.build("--source=imagenet", f"--input={source}", f"--output={tmp_path / 'o'}", "--train_shards=2")
+    check_contents(helpers, imagenet, tmp_path / "o", all_synsets)
+    texts = {r["image/class/synset"]: r.get("image/class/text") for r in helpers.records(tmp_path / "o", "train")}
+    assert texts[b"n01440764"] == b"tench" and texts[b"n02097209"] == b"standard schnauzer"
+
+
+def folder(helpers, root, splits=("train", "val")):
+    for split in splits:
+        for label in ("cat", "dog's"):
+            for i in range(3):
+                mode = "L" if i == 0 else "RGB"
+                helpers.write(root / split / label / f"{i}.jpg", helpers.image(f"{split}{label}{i}", mode=mode))
+    return root
+
+
+@pytest.mark.parametrize("names, prefix", [(("train", "val"), "validation"), (("train", "test"), "test")])
+def test_folder_with_classes(helpers, tmp_path, names, prefix):
+    root = folder(helpers, tmp_path / "in", names)
+    shards = ("--train_shards=2", "--validation_shards=1")
+    helpers.build("--source=folder", f"--input={root}", f"--output={tmp_path / 'o'}", *shards)
+    rows = helpers.records(tmp_path / "o", "train") + helpers.records(tmp_path / "o", prefix)
+    found = {(row["image/filename"], row["image/class/label"], row["image/class/text"]) for row in rows}
+    cats = {(f"cat/{i}.jpg".encode(), 1, b"cat") for i in range(3)}
+    assert len(rows) == 12 and found == cats | {(f"dog's/{i}.jpg".encode(), 2, b"dog's") for i in range(3)}
+    assert json.loads((tmp_path / "o" / "manifest.json").read_text())["odd"]["grey"] == 4
+
+
+def test_unlabelled_folder(helpers, tmp_path):
+    for i in range(5):
+        helpers.write(tmp_path / "in" / ("deep/er" if i % 2 else "") / f"{i}.JPG", helpers.image(i))
+    shards = ("--train_shards=2", "--source=folder")
+    done = helpers.build(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'o'}", *shards)
+    assert "unlabelled" in done.stderr
+    rows = helpers.records(tmp_path / "o", "train")
+    assert sorted(row["image/filename"] for row in rows) == [
+        b"0.JPG",
+        b"2.JPG",
+        b"4.JPG",
+        b"deep/er/1.JPG",
+        b"deep/er/3.JPG",
+    ]
+    assert not any("image/class/label" in row for row in rows)
+    assert json.loads((tmp_path / "o" / "manifest.json").read_text())["splits"]["train"]["classes"] == {"unlabelled": 5}
+
+
+def test_bad_files_are_named_and_then_skipped_and_listed(helpers, tmp_path):
+    root = folder(helpers, tmp_path / "in")
+    cut = helpers.image("whole")[:300]
+    helpers.write(root / "train/cat/cut.jpg", cut)
+    helpers.write(root / "train/cat/page.jpg", b"<html>404</html>")
+    helpers.write(root / "val/cat/empty.jpg", b"")
+    arguments = ("--source=folder", f"--input={root}", f"--output={tmp_path / 'o'}", "--train_shards=2")
+    arguments += ("--validation_shards=2", "--processes=2")
+    done = helpers.command("build", *arguments)
+    helpers.fails(
+        done, "3 damaged or other files", "train/cat/cut.jpg", "train/cat/page.jpg", "validation/cat/empty.jpg"
+    )
+    assert not (tmp_path / "o" / "manifest.json").exists()
+    done = helpers.command("build", *arguments, "--skip_bad")
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "o" / "bad.txt").read_text().splitlines()
+    files = ["train/cat/cut.jpg", "train/cat/page.jpg", "validation/cat/empty.jpg"]
+    assert [line.split("\t")[0] for line in lines] == files and "empty file" in lines[2]
+    manifest = json.loads((tmp_path / "o" / "manifest.json").read_text())
+    assert manifest["odd"]["bad_skipped"] == 3 and manifest["images"] == 12
+    assert manifest["splits"]["train"]["classes"] == {"1": 3, "2": 3}
+    assert helpers.command("verify", tmp_path / "o", "--decode").returncode == 0
+
+
+def test_resized_build_is_smaller_and_of_its_own_settings(helpers, tmp_path):
+    for i in range(4):
+        helpers.write(tmp_path / "in/train/a" / f"{i}.jpg", helpers.image(i, size=(200, 100 + i)))
+    arguments = ("--source=folder", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'o'}", "--train_shards=1")
+    helpers.build(*arguments, "--resize_shorter=32", "--quality=80")
+    assert {row["image/height"] for row in helpers.records(tmp_path / "o", "train")} == {32}
+    assert json.loads((tmp_path / "o" / "manifest.json").read_text())["odd"]["resized"] == 4
+    done = helpers.command("build", *arguments, "--seed=3", "--resize_shorter=32")
+    helpers.fails(done, "seed (there 0, now 3)", "quality (there 80, now 90)")
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["manifest.json", "train-00000-of-00001"]
+
+
+def test_usage_errors_are_one_line(helpers, archives, built, tmp_path):
+    out = f"--output={tmp_path / 'o'}"
+    folder(helpers, tmp_path / "in")
+    cases = [
+        ((), "required"),
+        (("--source=imagenet", f"--input={tmp_path / 'none'}", out), "expected a directory at --input"),
+        (("--source=imagenet", f"--input={tmp_path}", out), "ILSVRC2012_img_train.tar"),
+        (("--source=imagenet", f"--input={archives}", out, "--sede=1"), "--sede=1"),
+        (("--source=imagenet", f"--input={archives}", out, "--quality=80"), "--resize_shorter"),
+        (("--source=imagenet", f"--input={archives}", out, "--train_shards=0"), "at least 1"),
+        (("--source=imagenet", f"--input={archives}", out, "--validation_labels=/none"), "--validation_labels=/none"),
+        (("--source=folder", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'in/out'}"), "outside of --input"),
+        (("--source=imagenet", f"--input={archives}", f"--output={built.parent}/f/x"), "Not a directory"),
+    ]
+    (built.parent / "f").write_text("")
+    for arguments, words in cases:
+        helpers.fails(helpers.command("build", *arguments), words)
+
+
+def test_missing_or_wrong_validation_labels(helpers, imagenet, tmp_path):
+    source = imagenet.write_archives(tmp_path / "in", labels=False)
+    arguments = ("--source=imagenet", f"--input={source}", f"--output={tmp_path / 'o'}")
+    helpers.fails(helpers.command("build", *arguments), "--validation_labels=")
+    short = helpers.write(tmp_path / "short.txt", b"n01440764\n")
+    done = helpers.command("build", *arguments, f"--validation_labels={short}")
+    helpers.fails(done, "label for each of 8 images, received 1 labels")
+
+
+def test_shards_of_somebody_else_are_not_touched(helpers, archives, tmp_path):
+    foreign = helpers.write(tmp_path / "train-00000-of-00002", b"theirs")
+    done = helpers.command("build", "--source=imagenet", f"--input={archives}", f"--output={tmp_path}")
+    helpers.fails(done, "which has shards but no manifest.json")
+    assert foreign.read_bytes() == b"theirs"
+
+
+@pytest.mark.slow
+def test_paths_with_a_scheme_go_through_tensorflow(helpers, archives, built, tmp_path):
+    arguments = ("--source=imagenet", "--train_shards=3", "--validation_shards=2")
+    for _ in range(2):  # the second time checks what is there
+        helpers.build(*arguments, f"--input=file://{archives}", f"--output=file://{tmp_path}/out")
+        assert helpers.hashes(tmp_path / "out") == helpers.hashes(built)
+    done = helpers.command("verify", f"file://{tmp_path}/out", "--decode", "--processes=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = helpers.command("subsets", f"file://{tmp_path}/out", "--fraction=0.4", "--processes=1")
+    assert done.returncode == 0 and "8 of 20 images" in done.stdout

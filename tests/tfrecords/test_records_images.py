@@ -1,0 +1,127 @@
+"""Odd images against Pillow: what keeps its bytes, what is converted, what is refused before it is decoded."""
+
+import io
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from tfrecords import images
+from tfrecords.images import BadImage, prepare
+
+
+def opened(prepared):
+    return Image.open(io.BytesIO(prepared.encoded))
+
+
+@pytest.mark.parametrize("mode, channels, colorspace, odd", [("RGB", 3, "RGB", ()), ("L", 1, "Grayscale", ("grey",))])
+def test_jpeg_keeps_its_bytes(helpers, mode, channels, colorspace, odd):
+    data = helpers.image(1, mode=mode)
+    prepared = prepare(data, "a.JPEG")
+    assert prepared == images.Prepared(data, 30, 40, channels, colorspace, "JPEG", odd)
+
+
+def test_png_named_so_keeps_its_bytes_and_named_jpeg_becomes_rgb_jpeg(helpers):
+    data = helpers.image(2, format="PNG")
+    assert prepare(data, "a.png").encoded == data
+    assert prepare(data, "a.png").format == "PNG"
+    prepared = prepare(data, "n02105855_2933.JPEG")
+    assert (prepared.format, prepared.oddities) == ("JPEG", (images.NAMED,))
+    picture = opened(prepared)
+    assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (40, 30))
+    source = Image.open(io.BytesIO(data)).tobytes()
+    assert max(abs(a - b) for a, b in zip(source, picture.tobytes(), strict=True)) < 12  # quality 100
+
+
+def test_cmyk_becomes_rgb_with_tensorflows_colours(helpers):
+    import tensorflow as tf
+
+    blocks = Image.new("CMYK", (64, 64), (10, 200, 30, 40))
+    blocks.paste((250, 5, 120, 0), (0, 0, 32, 64))
+    out = io.BytesIO()
+    blocks.save(out, "JPEG", quality=100)
+    prepared = prepare(out.getvalue(), "a.JPEG")
+    assert (prepared.channels, prepared.colorspace, prepared.oddities) == (3, "RGB", (images.CMYK,))
+    reference = tf.io.decode_jpeg(out.getvalue(), channels=3).numpy().astype(int)
+    ours = tf.io.decode_jpeg(prepared.encoded, channels=3).numpy().astype(int)
+    assert abs(reference - ours).mean() < 2
+
+
+@pytest.mark.parametrize("format", ["BMP", "GIF", "WEBP"])
+def test_other_formats_become_rgb_jpeg(helpers, format):
+    prepared = prepare(helpers.image(3, format=format), f"a.{format.lower()}")
+    assert (opened(prepared).format, opened(prepared).mode, prepared.oddities[0]) == ("JPEG", "RGB", images.OTHER)
+
+
+def test_exif_orientation_is_ignored_and_counted(helpers):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = helpers.image(4, size=(400, 300), exif=exif)
+    prepared = prepare(data, "a.jpg")
+    assert (prepared.encoded, prepared.width, prepared.oddities) == (data, 400, (images.ROTATED,))
+    small = prepare(data, "a.jpg", 64, 90)
+    assert (small.width, small.height, set(small.oddities)) == (85, 64, {images.ROTATED, images.RESIZED})
+    assert not opened(small).getexif()
+    exif[0x0112] = 1
+    assert prepare(helpers.image(4, exif=exif), "a.jpg").oddities == ()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_resizing_reduces_the_shorter_side_and_never_enlarges(helpers, mode):
+    tall = prepare(helpers.image(5, size=(300, 1001), mode=mode), "a.JPEG", 128, 90)
+    assert (tall.width, tall.height, opened(tall).mode) == (128, 427, mode)
+    assert opened(tall).size == (128, 427)
+    small = helpers.image(6, size=(128, 500), mode=mode)
+    assert prepare(small, "a.JPEG", 128, 90).encoded == small
+
+
+@pytest.mark.parametrize("keep", [0, 10, 200, 0.5, -2, -1])
+@pytest.mark.parametrize("format, name", [("JPEG", "a.JPEG"), ("PNG", "a.png")])
+def test_truncated_files_are_bad(helpers, keep, format, name):
+    data = helpers.image(7, format=format)
+    cut = data[: int(keep * len(data)) if isinstance(keep, float) else keep]
+    with pytest.raises(BadImage):
+        prepare(cut, name)
+
+
+def test_jpeg_with_something_behind_it_is_whole(helpers):
+    data = helpers.image(8) + b"\0\0 trailing"
+    assert prepare(data, "a.JPEG").encoded == data
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>", bytes(1000), b"\xff\xd8\xff", b"\xff\xd8\xff\xe0\x00\x10JFIF"])
+def test_other_files_are_bad(data):
+    with pytest.raises(BadImage):
+        prepare(data, "a.JPEG")
+
+
+def test_damaged_png_is_found_by_its_checksums(helpers):
+    data = bytearray(helpers.image(9, format="PNG"))
+    data[len(data) // 2] ^= 1
+    with pytest.raises(BadImage, match="damaged PNG"):
+        prepare(bytes(data), "a.png")
+
+
+def bomb_png(width, height):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def bomb_jpeg(helpers, width, height):
+    data = helpers.image(10)
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+@pytest.mark.parametrize("width, height", [(9460, 9460), (30000, 30000), (65000, 65000)])
+def test_bombs_are_refused_by_their_header(helpers, monkeypatch, width, height):
+    monkeypatch.setattr("tfrecords.images._decode", lambda image: pytest.fail("decoded"))
+    for data in (bomb_png(width, height), bomb_jpeg(helpers, width, height)):
+        with pytest.raises(BadImage, match=r"header declares .* pixels.*89,478,485"):
+            prepare(data, "a.JPEG", 256, 90)
+        with pytest.raises(BadImage, match="89,478,485"):
+            images.check_decodes(data)

@@ -1,0 +1,65 @@
+"""The record schema against TensorFlow's Example, and the light import."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tfrecords import schema
+
+FIELDS = dict(
+    encoded=b"\xff\xd8", height=3, width=4, channels=3, colorspace="RGB", format="JPEG", filename="potter's wheel.JPEG"
+)
+
+
+def test_keys_and_types_are_those_of_the_public_converters():
+    import tensorflow as tf
+
+    data = schema.make_example(**FIELDS, label=7, synset="n01440764", text="tench, Tinca tinca")
+    example = tf.train.Example.FromString(data)
+    values = {key: getattr(f, f.WhichOneof("kind")).value[:] for key, f in example.features.feature.items()}
+    assert values == {
+        "image/encoded": [b"\xff\xd8"],
+        "image/height": [3],
+        "image/width": [4],
+        "image/channels": [3],
+        "image/colorspace": [b"RGB"],
+        "image/format": [b"JPEG"],
+        "image/filename": [b"potter's wheel.JPEG"],
+        "image/class/label": [7],
+        "image/class/synset": [b"n01440764"],
+        "image/class/text": [b"tench, Tinca tinca"],
+    }
+    assert example.SerializeToString(deterministic=True) == data
+    assert schema.read_example(data)["image/class/text"] == b"tench, Tinca tinca"
+
+
+def test_parse_gives_what_is_stored_and_defaults_for_what_is_not():
+    import tensorflow as tf
+
+    other = tf.train.Example()
+    other.features.feature["image/encoded"].bytes_list.value.append(b"jpeg")
+    other.features.feature["image/object/bbox/xmin"].float_list.value.extend([0.1, 0.2])
+    data = [
+        schema.make_example(**FIELDS, label=7),
+        schema.make_example(**FIELDS),
+        other.SerializeToString(),
+    ]
+    rows = list(tf.data.Dataset.from_tensor_slices(data).map(schema.parse).as_numpy_iterator())
+    assert [row["label"] for row in rows] == [7, -1, -1]
+    assert [row["filename"] for row in rows] == [b"potter's wheel.JPEG", b"potter's wheel.JPEG", b""]
+    assert [row["encoded"] for row in rows] == [b"\xff\xd8", b"\xff\xd8", b"jpeg"]
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        schema.parse(tf.constant(tf.train.Example().SerializeToString()))
+
+
+def test_bytes_that_are_no_example_are_a_value_error():
+    with pytest.raises(ValueError):
+        schema.read_example(b"\x0a\xff\xff")
+
+
+def test_importing_everything_loads_no_tensorflow(helpers):
+    modules = "build verify subsets files schema selection listing beam benchmark shards sources".split()
+    code = f"import sys, {', '.join('tfrecords.' + m for m in modules)}; print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=helpers.root, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr

@@ -1,0 +1,123 @@
+"""The whole model in small: a configuration, models and random batches that take a second, shared by many tests."""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from pf_keras.augment import NOISE
+from pf_keras.config import AugmentConfig, Config, MaskConfig, ModelConfig, TargetConfig
+from pf_keras.masking import block_count
+from pf_keras.models import build_classifier, build_pretrainer
+
+
+def tiny_config(changes=None):
+    """16 patches of 8x8 px, 10 of them masked; `changes` as `{"section.field": "text"}`."""
+    config = Config(
+        model=ModelConfig(
+            image_size=32,
+            grid=4,
+            stem="cifar",
+            stem_width=8,
+            stacks=(1, 1),
+            stack_widths=(4, 8),
+            width=32,
+            depth=2,
+            heads=4,
+            mlp_ratio=2,
+            decoder_width=32,
+        ),
+        mask=MaskConfig(ratio=0.6, block=2),
+        augment=AugmentConfig(jitter_size=7),
+        target=TargetConfig(size=4, bits=2),
+    )
+    return config.override(changes or {})
+
+
+def random_batch(config, batch=4, seed=0):
+    """A batch for the pre-trainer, as NumPy arrays."""
+    rng = np.random.default_rng(seed)
+    side, blocks = config.model.image_size, block_count(config.model.grid, config.mask.block)
+    return {
+        "image": rng.integers(0, 256, (batch, side, side, 3), dtype="uint8"),
+        "mask_noise": rng.random((batch, blocks), dtype="float32"),
+        "augment_noise": rng.random((batch, config.visible, len(NOISE)), dtype="float32"),
+    }
+
+
+def random_classifier_batch(config, batch=4, seed=0):
+    """A batch for the classifier, as NumPy arrays."""
+    rng = np.random.default_rng(seed)
+    side = config.model.image_size
+    return {
+        "image": rng.integers(0, 256, (batch, side, side, 3), dtype="uint8"),
+        "mask_noise": rng.random((batch, config.model.patches), dtype="float32"),
+    }
+
+
+def tiny_pretrainer(config, seed=0):
+    keras.utils.set_random_seed(seed)
+    return build_pretrainer(config)
+
+
+def tiny_classifier(config, classes=3, seed=0):
+    keras.utils.set_random_seed(seed)
+    return build_classifier(config, classes)
+
+
+def randomize(layer, seed=0):
+    """Give every trainable weight a random value, so that no scale is 0 and no two vectors are alike."""
+    rng = np.random.default_rng(seed)
+    for weight in layer.trainable_weights:
+        weight.assign(weight.numpy() + 0.2 * rng.standard_normal(weight.shape))
+    return layer
+
+
+def paint(images, grid, image, patch, value=None):
+    """A copy of the images with one patch of one image inverted, or set to `value`."""
+    images = images.copy()
+    side = images.shape[1] // grid
+    row, column = divmod(int(patch), grid)
+    window = images[image, row * side : (row + 1) * side, column * side : (column + 1) * side]
+    window[:] = 255 - window if value is None else value
+    return images
+
+
+def compiled(function):
+    """The function, which returns NumPy arrays; compiled as a whole under JAX, which is slow operation by operation."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        function = jax.jit(function)
+
+    @functools.wraps(function)
+    def call(*arguments):
+        return tree.map_structure(_to_numpy, function(*tree.map_structure(ops.convert_to_tensor, arguments)))
+
+    return call
+
+
+def runner(layer, training=False):
+    """A function of the layer's inputs to its outputs as NumPy arrays; weights are those at the time of each call."""
+    arguments = {"training": training} if training else {}
+    if keras.backend.backend() == "tensorflow":
+        return lambda *inputs: tree.map_structure(_to_numpy, layer(*inputs, **arguments))
+    import jax
+
+    compiled_call = jax.jit(lambda values, inputs: stateless(layer, values, *inputs, **arguments))
+    return lambda *inputs: tree.map_structure(_to_numpy, compiled_call([v.value for v in layer.variables], inputs))
+
+
+def stateless(layer, values, *inputs, **arguments):
+    """The layer's outputs with these values of its variables. Unlike `stateless_call` it casts as a call does."""
+    with keras.StatelessScope(list(zip(layer.variables, values, strict=True))):
+        return layer(*inputs, **arguments)
+
+
+def run(layer, *inputs, training=False):
+    return runner(layer, training)(*inputs)
+
+
+def _to_numpy(x):
+    return np.asarray(ops.convert_to_numpy(x))

@@ -1,0 +1,123 @@
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from tiny import tiny_config, tiny_pretrainer
+
+from pf_keras.training.optimizer import AdamW, build_optimizer, undecayed
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tensorflow_addons.json").read_text())["adamw"]
+
+
+def variables_of(values):
+    return {name: keras.Variable(np.array(value, "float32"), name="v") for name, value in values.items()}
+
+
+def apply(optimizer, gradients, variables):
+    gradients = [ops.convert_to_tensor(np.array(gradient, "float32")) for gradient in gradients]
+    optimizer.apply(gradients, list(variables))
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: golden["name"])
+def test_like_tensorflow_addons(golden):
+    """Values recorded from tensorflow-addons 0.23, whose decay does not go with the learning rate."""
+    variables = variables_of(golden["start"])
+    optimizer = AdamW(
+        golden["learning_rate"],
+        weight_decay=golden["weight_decay_tfa"] / golden["learning_rate"],
+        beta_1=golden["beta_1"],
+        beta_2=golden["beta_2"],
+        epsilon=golden["epsilon"],
+        clip_norm=0,
+    )
+    # All have the same name here, so that nothing but identity tells them apart.
+    optimizer.exclude_from_weight_decay(var_list=[v for n, v in variables.items() if n not in golden["decayed"]])
+    optimizer.build(list(variables.values()))
+    for gradients, values in zip(golden["gradients"], golden["values"], strict=True):
+        apply(optimizer, [gradients[name] for name in variables], variables.values())
+        for name, variable in variables.items():
+            np.testing.assert_allclose(variable.numpy(), np.array(values[name]), rtol=1e-6, atol=1e-6)
+
+
+def reference_adamw(values, steps, rate, decay, clip, beta_1=0.9, beta_2=0.99, epsilon=1.0):
+    """AdamW in NumPy with the whole gradient clipped; an epsilon of 1 lets the gradient's size matter."""
+    values = [value.astype("float64") for value in values]
+    first, second = [[np.zeros(value.shape) for value in values] for _ in range(2)]
+    norms = []
+    for step, gradients in enumerate(steps, 1):
+        norm = np.sqrt(sum((gradient.astype("float64") ** 2).sum() for gradient in gradients))
+        norms.append(norm)
+        scale = min(1.0, clip / norm) if clip else 1.0
+        for i, gradient in enumerate(gradients):
+            first[i] = beta_1 * first[i] + (1 - beta_1) * scale * gradient
+            second[i] = beta_2 * second[i] + (1 - beta_2) * (scale * gradient) ** 2
+            speed = rate * np.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+            values[i] = values[i] * (1 - rate * decay) - speed * first[i] / (np.sqrt(second[i]) + epsilon)
+    return values, norms
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5, 1e6])
+def test_clips_by_the_norm_of_all_gradients(clip_norm):
+    rng = np.random.default_rng(0)
+    start = {"kernel": rng.standard_normal((3, 2)), "bias": rng.standard_normal(2)}
+    steps = [[rng.standard_normal((3, 2)) * size, rng.standard_normal(2) * size] for size in (0.1, 1.0, 3.0)]
+    variables = variables_of(start)
+    optimizer = AdamW(0.1, weight_decay=0.2, beta_2=0.99, epsilon=1.0, clip_norm=clip_norm)
+    optimizer.build(list(variables.values()))
+    expected, norms = reference_adamw(start.values(), steps, 0.1, 0.2, clip_norm)
+    for gradients, norm in zip(steps, norms, strict=True):
+        apply(optimizer, gradients, variables.values())
+        np.testing.assert_allclose(float(ops.convert_to_numpy(optimizer.gradient_norm)), norm, rtol=1e-5)
+    for variable, value in zip(variables.values(), expected, strict=True):
+        np.testing.assert_allclose(variable.numpy(), value, atol=1e-5)
+
+
+def test_config_keeps_the_clip_norm():
+    optimizer = AdamW(0.1, weight_decay=0.2, clip_norm=3.0)
+    loaded = keras.optimizers.deserialize(json.loads(json.dumps(keras.optimizers.serialize(optimizer))))
+    assert type(loaded) is AdamW and loaded.clip_norm == 3.0 and loaded.weight_decay == 0.2
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_pretrainer(tiny_config({"model.norm": "group"}))
+
+
+def optimizer_of(model, steps=100, warmup_steps=10):
+    return build_optimizer(
+        model, learning_rate=0.5, steps=steps, warmup_steps=warmup_steps, weight_decay=0.2, beta_2=0.9, clip_norm=1.0
+    )
+
+
+def test_undecayed_is_all_but_kernels(model):
+    names = {"bias", "gamma", "beta", "query", "rows", "columns"}
+    named = {id(v) for v in model.trainable_variables if v.name in names}
+    assert {id(variable) for variable in undecayed(model)} == named
+    assert {v.name for v in model.trainable_variables if id(v) not in named} == {"kernel"}
+    assert {v.name for v in undecayed(model)} == names
+
+
+def test_decay_leaves_the_undecayed_alone(model):
+    """A step without gradient: kernels shrink by learning rate times decay, nothing else moves."""
+    optimizer = optimizer_of(model, warmup_steps=0)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    apply(optimizer, [np.zeros(value.shape) for value in before], model.trainable_variables)
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        factor = 1 - 0.5 * 0.2 if variable.name == "kernel" else 1
+        np.testing.assert_allclose(variable.numpy(), factor * value, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("steps, warmup", [(100, 10), (100, 0), (5, 10), (1, 10)])
+def test_schedule_is_a_warm_up_and_a_cosine(model, steps, warmup):
+    optimizer = optimizer_of(model, steps, warmup)
+    warmup = min(warmup, steps - 1)
+    for step in sorted({0, 1, warmup // 2, warmup, (steps + warmup) // 2, steps - 1, steps}):
+        optimizer.iterations.assign(step)
+        if step < warmup:
+            expected = 0.5 * step / warmup
+        else:
+            expected = 0.5 * 0.5 * (1 + np.cos(np.pi * (step - warmup) / (steps - warmup)))
+        np.testing.assert_allclose(float(ops.convert_to_numpy(optimizer.learning_rate)), expected, atol=1e-6)
