@@ -24,12 +24,6 @@ def same_run(run, unbroken):
     assert metrics(run.workdir) == metrics(unbroken)
 
 
-def test_two_unbroken_runs_are_the_same(unbroken, tmp_path):
-    run = Run(tmp_path / "run")
-    assert run.wait() == 0, run.stderr
-    same_run(run, unbroken)
-
-
 def test_killed_between_steps_and_while_saving(unbroken, tmp_path):
     run = Run(tmp_path / "run")
     assert run.wait_until(lambda: 10 in run.saved())  # a multiple of 5, in the middle of a window of 7
@@ -47,17 +41,16 @@ def test_killed_between_steps_and_while_saving(unbroken, tmp_path):
     assert not [p for p in aside.iterdir() if p.name.startswith(".")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_told_to_stop_saves_at_once(unbroken, tmp_path, number):
-    run = Run(tmp_path / "run", {"run.checkpoint_every": "60min"})
+def test_told_to_stop_saves_at_once(unbroken, tmp_path):
     lines = tmp_path / "run" / "metrics.jsonl"
-    assert run.wait_until(lambda: lines.exists() and len(lines.read_text().splitlines()) >= 2)
-    told = time.monotonic()
-    assert run.kill(number) == 128 + number
-    assert time.monotonic() - told < 10
-    assert len(run.saved()) == 1
-    last = run.stderr.splitlines()[-1]
-    assert last == f"stopped by {number.name} at step {run.saved()[0]}, which is saved: start again to go on"
+    for number, windows in ((signal.SIGTERM, 1), (signal.SIGHUP, 3)):
+        run = Run(tmp_path / "run", {"run.checkpoint_every": "60min"})
+        assert run.wait_until(lambda n=windows: lines.exists() and len(lines.read_text().splitlines()) >= n)
+        told = time.monotonic()
+        assert run.kill(number) == 128 + number
+        assert time.monotonic() - told < 10
+        last = run.stderr.splitlines()[-1]
+        assert last == f"stopped by {number.name} at step {run.saved()[-1]}, which is saved: start again to go on"
 
     run = Run(tmp_path / "run")
     assert run.wait() == 0, run.stderr
