@@ -146,7 +146,7 @@ class SaveCheckpoints(RunCallback):
     def __init__(self, workdir, run, start, steps, guard):
         super().__init__()
         self.workdir, self.keep, self.steps, self.guard = workdir, run.keep_checkpoints, steps, guard
-        self.every_steps, self.every_seconds = run.checkpoint_interval()
+        self.log_every, (self.every_steps, self.every_seconds) = run.log_every, run.checkpoint_interval()
         self.step = self.saved_step = start
         self.told, self.saved_at = None, time.monotonic()
         # Of a window that is begun: its metrics as a checkpoint holds them, and where to have a batch from.
@@ -199,7 +199,7 @@ class SaveCheckpoints(RunCallback):
     def save(self):
         self.guard.check_weights()
         metrics = [keras.ops.convert_to_numpy(variable).tolist() for variable in self.model.metrics_variables]
-        state = {"window": {"first": self.epoch_start, "metrics": metrics}}
+        state = {"window": {"first": self.step - self.step % self.log_every, "metrics": metrics}}
         save_checkpoint(self.workdir.checkpoints, self.step, self.model, state, self.keep)
         self.saved_step, self.saved_at = self.step, time.monotonic()
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -167,3 +169,13 @@ def test_folder_names_of_any_bytes_and_things_that_are_no_files(tmp_path, capsys
     assert source.train.size + source.validation.size == 3
     assert "3 others are not read" in capsys.readouterr().err
     assert sum(len(batch) for batch in read_all(source, config)) >= 3
+
+
+@pytest.mark.parametrize("count", [2_000, pytest.param(200_000, marks=pytest.mark.slow)])
+def test_mutated_records_parse_or_raise(count):
+    """In a process of its own, so that a crash of native code is seen."""
+    command = [sys.executable, "-m", "tests.data.fuzz", "records", str(count)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    print(done.stdout)
+    assert done.stdout.startswith(f"{count} inputs")

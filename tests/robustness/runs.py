@@ -40,9 +40,9 @@ class Run:
     figures: whether it also scores and draws, which takes longer than the training.
     """
 
-    def __init__(self, workdir, fields=None, figures=False):
+    def __init__(self, workdir, fields=None, figures=False, stderr_file=None):
         self.workdir, self.fields, self.figures = Path(workdir), {**TINY, **(fields or {})}, figures
-        self.stderr_file = self.workdir.with_name(self.workdir.name + ".stderr")
+        self.stderr_file = Path(stderr_file or self.workdir.with_name(self.workdir.name + ".stderr"))
         arguments = ["main.py", "--mode=pretrain", f"--workdir={workdir}"]
         arguments += [f"--config.{name}={value}" for name, value in self.fields.items()]
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
