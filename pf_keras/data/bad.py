@@ -22,12 +22,10 @@ def naming_bad_images(source):
 
     Errors inside tf.data do not say which example they met.
     """
-    import tensorflow as tf
-
     try:
         yield
-    except tf.errors.OpError as error:
-        if "IteratorGetNext" not in str(error):  # not the pipeline's
+    except _faults() as error:
+        if "IteratorGetNext" not in _message(error):  # not the pipeline's
             raise
         print("an image cannot be read: looking for it", file=sys.stderr)
         for split in (source.train, source.validation):
@@ -93,11 +91,11 @@ def bad_images(split, classes=0):
         return label, decode_and_crop(encoded, lambda height, width: (0, 0, height, width), 1)
 
     def fault(key):
-        if isinstance(key, tf.errors.OpError):  # the stream itself is broken, and nothing behind this is to be had
+        if isinstance(key, _faults()):  # the stream itself is broken, and nothing behind this is to be had
             return _reason(key)
         try:
             label = int(attempt(key)[0])
-        except tf.errors.OpError as error:
+        except _faults() as error:
             return _reason(error)
         return f"its label {label} is none of {classes} classes" if classes and not -1 <= label < classes else ""
 
@@ -106,7 +104,7 @@ def bad_images(split, classes=0):
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         while chunk := list(itertools.islice(keys, CHUNK)):
             for key, reason in zip(chunk, threads.map(fault, chunk), strict=True):
-                broken = isinstance(key, tf.errors.OpError)
+                broken = isinstance(key, _faults())
                 last = f"what follows {last}" if broken else split.name_of(int(key["index"]))
                 found += bool(reason)
                 if reason:
@@ -117,24 +115,35 @@ def bad_images(split, classes=0):
                 print(f"checked {checked} of {split.size} images, {found} bad", file=sys.stderr)
 
 
-def _keys(split):
-    """The keys of a split in order, and at last the error that ended the stream before its time, if any did."""
+def _faults():
+    """How TensorFlow reports bad input; the second, where its message holds bytes of the input that are no text."""
     import tensorflow as tf
 
+    return tf.errors.OpError, UnicodeDecodeError
+
+
+def _message(error):
+    if isinstance(error, UnicodeDecodeError):
+        return error.object.decode(errors="backslashreplace")
+    return error.message or ""
+
+
+def _keys(split):
+    """The keys of a split in order, and at last the error that ended the stream before its time, if any did."""
     iterator = iter(split.keys(shuffle=False))
     while True:
         try:
             yield next(iterator)
         except StopIteration:
             return
-        except tf.errors.OpError as error:
+        except _faults() as error:
             yield error
             return
 
 
 def _reason(error):
     """What a TensorFlow error says, without the places in the program and the graph where it says so."""
-    text = re.split(r"\n\s*\n", (error.message or "").strip())[-1]
+    text = re.split(r"\n\s*\n", _message(error).strip())[-1]
     text = re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", " ".join(text.split()))
     if "assertion failed: " in text:
         text = text.partition("assertion failed: ")[2].replace("] [", " ").strip("[] ")

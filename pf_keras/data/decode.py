@@ -79,7 +79,7 @@ def _check_size(pixels):
 
 def _gif_pixels(encoded):
     """The pixels of all frames of a GIF: TensorFlow decodes them all, and keeps the first. int64; 0 where damaged."""
-    data, pixels = np.asarray(encoded).item(), 0
+    data, pixels = encoded if isinstance(encoded, bytes) else encoded.item(), 0
 
     def table(flags):
         return 3 * 2 ** (1 + flags % 8) if flags >= 128 else 0

@@ -89,7 +89,7 @@ def main(kind, count, seed=0):
         began = tf.timestamp()
         try:
             result = function(mutated)
-        except tf.errors.InvalidArgumentError:
+        except (tf.errors.InvalidArgumentError, UnicodeDecodeError):  # the second, of a message with bytes of the input
             continue
         finally:
             slowest = max(slowest, float(tf.timestamp() - began))

@@ -96,6 +96,16 @@ def test_a_file_removed_while_it_is_read_is_named(folder):
             next(batches)
 
 
+def test_a_file_of_a_name_that_is_no_text_is_named_too(folder):
+    place = os.path.join(os.fsencode(folder), b"train", b"class0")
+    os.rename(os.path.join(place, b"good04.jpg"), os.path.join(place, b"caf\xe9.jpg"))
+    config = config_of(folder)
+    source = open_source(config.data)
+    os.remove(os.path.join(place, b"caf\xe9.jpg"))
+    with pytest.raises(UserError, match=r"received class0/caf\\xe9.jpg: .*No such file"):
+        read_all(source, config)
+
+
 def test_a_file_that_is_back_when_it_is_looked_for(folder):
     config = config_of(folder)
     source = open_source(config.data)
