@@ -42,7 +42,8 @@ def test_keras_model(name, tmp_path, monkeypatch):
     if name == "Backbone":  # its pooling is called by the models that hold it
         monkeypatch.setattr(Backbone, "call", call_and_pool)
     logits = name in ("PatchDecoder", "Pretrainer", "Classifier", "Embedder")
-    check_layer(make, *inputs, tmp_path=tmp_path, logits=logits)
+    unused = "pooling" if name == "Embedder" else None
+    check_layer(make, *inputs, tmp_path=tmp_path, logits=logits, unused=unused)
 
 
 def call_and_pool(self, patches, indices=None, training=False):
@@ -104,6 +105,15 @@ def test_backbone_without_indices_sees_the_whole_grid():
     backbone.build()
     patches, indices = floats(2, 16, 8, 8, 3), np.arange(16, dtype="int32")[None].repeat(2, axis=0)
     np.testing.assert_allclose(run(backbone, patches), run(backbone, patches, indices), atol=1e-5)
+
+
+def test_embedding_is_the_mean_of_the_context_over_all_patches():
+    embedder = Embedder(Backbone(**SMALL))
+    embedder.build()
+    images = random_batch(CONFIG)["image"]
+    patches = [images[:, i : i + 8, j : j + 8] / 127.5 - 1 for i in range(0, 32, 8) for j in range(0, 32, 8)]
+    context = run(embedder.backbone, np.stack(patches, axis=1).astype("float32"))
+    np.testing.assert_allclose(run(embedder, images), context.mean(axis=1), atol=1e-4)
 
 
 def test_target_position_in_the_query_or_added():
