@@ -83,6 +83,8 @@ def load_quietly():
     Those come before any log level is read, and would bury the one line that an error is to be.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if not FLAGS.tpu:  # where libtpu is installed for --mode=plan, JAX would ask for a TPU's metadata for minutes
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     sys.stderr.flush()
     shown, hidden = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(hidden, 2)

@@ -4,17 +4,13 @@
 
 Prints the steps as JSON, `[[loss, gradient norm], ...]`, a line an execution. The first run of all writes the initial
 weights to WEIGHTS.npz; later ones, under either backend, begin with them. One count a process: TensorFlow keeps the
-groups of its collective operations.
+groups of its collective operations. JAX takes the number of its devices from XLA_FLAGS.
 """
 
 import json
 import os
 import sys
 from functools import partial
-
-WEIGHTS, REPLICAS, STEPS_PER_EXECUTION = sys.argv[1], int(sys.argv[2]), int((sys.argv + ["1"])[3])
-# JAX's devices; and a quick compilation, since five steps run for no time at all.
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={REPLICAS} --xla_backend_optimization_level=0"
 
 import keras
 import numpy as np
@@ -27,6 +23,7 @@ from pf_keras.models import build_pretrainer
 from pf_keras.training.optimizer import build_optimizer
 from pf_keras.training.strategy import open_devices
 
+WEIGHTS, REPLICAS, STEPS_PER_EXECUTION = sys.argv[1], int(sys.argv[2]), int((sys.argv + ["1"])[3])
 STEPS, BATCH = 5, 16
 CONFIG = Config(
     model=ModelConfig(

@@ -1,6 +1,7 @@
 """`--mode=plan`: what a pre-training needs of a TPU slice, known before the slice is paid for."""
 
 import math
+import sys
 
 from pf_keras.errors import UserError
 from pf_keras.models.size import count_parameters
@@ -79,14 +80,22 @@ def estimate(config, slice_):
 
 def compiled(config, slice_, parameters):
     """The figures of the compiler: for the config's batch a core, and for the largest that it finds room for."""
+
+    def compile_batch(images):
+        print(f"compiling for {slice_.name}, {images} images a core", file=sys.stderr, flush=True)
+        answer = compile_for(config, slice_, images)
+        verdict = "fits" if answer["fits"] else "does not fit"
+        print(f"    {gib(answer['peak_hbm_bytes'])} a core: {verdict}", file=sys.stderr, flush=True)
+        return answer
+
     batch = config.pretrain.batch // slice_.cores
-    first = compile_for(config, slice_, batch)
+    first = compile_batch(batch)
     return {
         "fits": first["fits"],
         "peak_hbm_bytes": first["peak_hbm_bytes"],
         "compiler_flops_per_image": first["flops"] / batch if first["fits"] else None,
         "largest_batch_per_core": largest_batch(
-            lambda n: compile_for(config, slice_, n), batch, first, parameters * STATE_BYTES, slice_.kind.hbm
+            compile_batch, batch, first, parameters * STATE_BYTES, slice_.kind.hbm
         ),
     }
 

@@ -166,7 +166,8 @@ class Sweep:
                 keras.backend.clear_session()
                 run.write_result(
                     finetune.fit_and_score(
-                        config, self.devices, run, self.labelled, self.source.validation, self.classes, self.starts[start], self.source
+                        config, self.devices, run, self.labelled, self.source.validation, self.classes,
+                        self.starts[start], self.source,
                     )
                 )
             results.append(run.read_json(run.result_file))

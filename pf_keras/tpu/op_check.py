@@ -57,8 +57,8 @@ def ops_without_kernel(strategy, step, *batch):
     graph = replicated.get_concrete_function(*batch).graph.as_graph_def()
     known = set((Path(__file__).parent / "xla_tpu_ops.txt").read_text().split()) | FRAME
     functions = {function.signature.name: function for function in graph.library.function}
-    nodes = [n for nodes in [graph.node, *(f.node_def for f in functions.values())] for n in nodes]
-    inside = [node for node in nodes if "_tpu_replicate" in node.attr]
+    bodies = [graph.node, *(function.node_def for function in functions.values())]
+    inside = [node for body in bodies for node in body if "_tpu_replicate" in node.attr]
     return sorted({node.op for node in _with_called(inside, functions)} - known - set(functions))
 
 
@@ -68,7 +68,8 @@ def _with_called(nodes, functions):
     while waiting:
         node = waiting.pop()
         yield node
-        called = {node.op} | {a.func.name for a in node.attr.values()} | {f.name for a in node.attr.values() for f in a.list.func}
+        values = node.attr.values()
+        called = {node.op} | {a.func.name for a in values} | {f.name for a in values for f in a.list.func}
         for name in (called & functions.keys()) - seen:
             seen.add(name)
             waiting.extend(functions[name].node_def)

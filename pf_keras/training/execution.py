@@ -1,4 +1,4 @@
-"""Several training steps a call of the device, under TensorFlow and any of its strategies."""
+"""Where Keras's `fit` needs help under TensorFlow's strategies: several steps an execution, and what it builds from."""
 
 from pf_keras.errors import UserError
 
@@ -6,8 +6,9 @@ from pf_keras.errors import UserError
 def several_steps(model):
     """A `train_function` for `Model.fit` that does `model.steps_per_execution` steps a call.
 
-    Keras's own does it by a `while_loop` over optional values, which fails under a strategy with several replicas. Here
-    the host loops over the step, which is traced once, and the metrics are read after the last.
+    Keras's own does it by a `while_loop` over optional values, which fails under a strategy with several replicas, and
+    averages scalar metrics over an axis that they lack under several workers. Here the host loops over the step, which
+    is traced once, and the metrics, the same on every replica, are read after the last.
     """
     import tensorflow as tf
 
@@ -24,6 +25,24 @@ def several_steps(model):
         return model.get_metrics_result()
 
     return train_function
+
+
+def build_from_shapes(model):
+    """A `_maybe_symbolic_build` for `Model.fit` that takes the shapes of a batch from the dataset.
+
+    Keras's own reads a first batch and averages it over the workers, which fails on a dict under several of them.
+    """
+    import tensorflow as tf
+
+    def of_replica(spec):
+        return spec._value_specs[0] if hasattr(spec, "_value_specs") else spec
+
+    def build(iterator):
+        batch = tf.nest.map_structure(of_replica, iterator._distributed_dataset.element_spec)
+        with model.distribute_strategy.scope():
+            model._symbolic_build(data_batch=batch)
+
+    return build
 
 
 def check_steps(run, steps):

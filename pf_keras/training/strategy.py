@@ -8,7 +8,7 @@ import keras
 
 from pf_keras.errors import UserError
 from pf_keras.training.determinism import add_in_order
-from pf_keras.training.execution import several_steps
+from pf_keras.training.execution import build_from_shapes, several_steps
 from pf_keras.training.follower import follower_workdir
 from pf_keras.training.workdir import Workdir
 
@@ -43,8 +43,10 @@ class Devices:
     def compile(self, model, steps_per_execution=1, **options):
         """`model.compile` as these devices need it; within `scope()`."""
         model.compile(jit_compile=self.jit_compile, steps_per_execution=steps_per_execution, **options)
-        if steps_per_execution > 1 and keras.backend.backend() == "tensorflow":
+        if self.strategy or (steps_per_execution > 1 and keras.backend.backend() == "tensorflow"):
             model.train_function = several_steps(model)
+        if self.strategy:
+            model._maybe_symbolic_build = build_from_shapes(model)
 
     def spread(self, make_batches):
         """The batches of all hosts and replicas, for `fit` and `predict`.

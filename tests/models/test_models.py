@@ -20,29 +20,19 @@ def floats(*shape):
     return np.random.default_rng(0).standard_normal(shape).astype("float32")
 
 
-def policy(arguments):
-    """Nested models are given the precision of the outer one, as `build_pretrainer` does by the global policy."""
-    return {"dtype": arguments["dtype"]} if arguments else {}
-
-
-def pretrainer(**arguments):
-    backbone = Backbone(**SMALL, **policy(arguments))
-    return Pretrainer(backbone, target_size=4, decoder_width=16, augment={"jitter_size": 7}, **arguments)
-
-
-def classifier(**arguments):
-    return Classifier(Backbone(**SMALL, norm="group", **policy(arguments)), 3, **arguments)
+def pretrainer():
+    return Pretrainer(Backbone(**SMALL), target_size=4, decoder_width=16, augment={"jitter_size": 7})
 
 
 PATCHES, INDICES = floats(2, 3, 8, 8, 3), np.array([[0, 5, 9], [15, 2, 3]], "int32")
 CASES = {
-    "PatchEncoder": (lambda **k: PatchEncoder(16, "no_pool", 8, (1, 1), (2, 4), **k), PATCHES),
-    "PatchEncoder imagenet": (lambda **k: PatchEncoder(16, "imagenet", 8, (2,), (4,), "group", **k), PATCHES),
-    "Backbone": (lambda **k: Backbone(**SMALL, **k), PATCHES, INDICES),
-    "PatchDecoder": (lambda **k: PatchDecoder(4, 4, 16, **k), floats(2, 3, 16)),
+    "PatchEncoder": (lambda: PatchEncoder(16, "no_pool", 8, (1, 1), (2, 4)), PATCHES),
+    "PatchEncoder imagenet": (lambda: PatchEncoder(16, "imagenet", 8, (2,), (4,), "group"), PATCHES),
+    "Backbone": (lambda: Backbone(**SMALL), PATCHES, INDICES),
+    "PatchDecoder": (lambda: PatchDecoder(4, 4, 16), floats(2, 3, 16)),
     "Pretrainer": (pretrainer, random_batch(CONFIG)),
-    "Embedder": (lambda **k: Embedder(Backbone(**SMALL, **policy(k)), **k), random_batch(CONFIG)["image"]),
-    "Classifier": (classifier, random_classifier_batch(CONFIG)),
+    "Embedder": (lambda: Embedder(Backbone(**SMALL)), random_batch(CONFIG)["image"]),
+    "Classifier": (lambda: Classifier(Backbone(**SMALL, norm="group"), 3), random_classifier_batch(CONFIG)),
 }
 
 

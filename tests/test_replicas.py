@@ -1,0 +1,92 @@
+"""The same losses and gradient norms on any number of devices, processes and steps an execution, and both backends."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import TINY
+
+ROOT = Path(__file__).parent.parent
+
+
+def start(*command, **environment):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), **environment}
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def answer(process):
+    """The last line that a process writes, as JSON."""
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err[-3000:]
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("weights") / "initial.npz")
+
+
+@pytest.fixture(scope="module")
+def alone(weights):
+    """The first steps of one device: [[loss, gradient norm], ...]."""
+    return answer(start("tests/replicas_run.py", weights, "1", KERAS_BACKEND="tensorflow"))
+
+
+@pytest.mark.parametrize(
+    "backend, replicas", [("tensorflow", 2), ("tensorflow", 8), ("jax", 1), ("jax", 2), ("jax", 8)]
+)
+def test_replicas_and_backends_agree(alone, weights, backend, replicas):
+    # JAX's devices; and a quick compilation, since five steps run for no time at all.
+    flags = f"--xla_force_host_platform_device_count={replicas} --xla_backend_optimization_level=0"
+    environment = {"XLA_FLAGS": flags} if backend == "jax" else {}
+    steps = answer(start("tests/replicas_run.py", weights, str(replicas), KERAS_BACKEND=backend, **environment))
+    assert len(steps) == 5
+    np.testing.assert_allclose(steps, alone, rtol=1e-4)
+
+
+def test_several_steps_an_execution_under_a_strategy(alone, weights):
+    steps = answer(start("tests/replicas_run.py", weights, "2", "5", KERAS_BACKEND="tensorflow"))
+    np.testing.assert_allclose(steps, [[np.mean([loss for loss, _ in alone]), alone[-1][1]]], rtol=1e-4)
+
+
+RUN = (
+    "main.py", "--mode=pretrain", *TINY, "--config.run.eval_batch=32", "--config.pretrain.batch=16",
+    "--config.run.log_every=1",
+)  # fmt: skip
+LOGGED = ("step", "loss", "gradient_norm", "learning_rate")
+
+
+def metrics(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [[line[name] for name in LOGGED] for line in lines]
+
+
+def two_workers(*flags):
+    """Start a command as two workers of this machine; returns what each answers."""
+    sockets = [socket.socket() for _ in range(2)]
+    for free in sockets:
+        free.bind(("localhost", 0))
+    places = [f"localhost:{free.getsockname()[1]}" for free in sockets]
+    for free in sockets:
+        free.close()
+    tasks = [{"cluster": {"worker": places}, "task": {"type": "worker", "index": i}} for i in range(2)]
+    workers = [start(*flags, KERAS_BACKEND="tensorflow", TF_CONFIG=json.dumps(task)) for task in tasks]
+    return [answer(worker) for worker in workers]
+
+
+def test_two_workers_train_and_score_as_one_process(tmp_path):
+    alone, workers = tmp_path / "alone", tmp_path / "workers"
+    whole = answer(start(*RUN, f"--workdir={alone}", "--config.pretrain.steps=4", KERAS_BACKEND="tensorflow"))
+    results = two_workers(*RUN, f"--workdir={workers}", "--config.pretrain.steps=4")
+    np.testing.assert_allclose(metrics(workers), metrics(alone), rtol=1e-4)
+    for result in results:
+        assert result["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+        assert result["marginal_entropy"] == pytest.approx(whole["marginal_entropy"], rel=1e-6)
+    assert [path.name for path in (workers / "checkpoints").iterdir()] == ["step-00000004"]
