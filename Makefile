@@ -1,6 +1,7 @@
 # make demo: the whole story on digits.  make test: lint and the quick tests.  make venv: only the environment.
 PYTHON ?= python3
 RUN = .venv/bin/python
+CORE = tests/layers tests/models tests/training/test_optimizer.py $(patsubst %,tests/test_%.py,augment masking patches targets)
 
 .PHONY: venv demo test lint
 
@@ -19,4 +20,4 @@ lint: venv
 
 test: lint
 	KERAS_BACKEND=tensorflow $(RUN) -m pytest
-	KERAS_BACKEND=jax $(RUN) -m pytest tests/test_*.py tests/layers tests/models tests/training
+	KERAS_BACKEND=jax $(RUN) -m pytest $(CORE)

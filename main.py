@@ -16,6 +16,7 @@ The modes:
 import importlib
 import json
 import os
+import signal
 import sys
 
 from absl import flags
@@ -50,14 +51,20 @@ def main(argv):
     try:
         overrides = read_flags(argv)
     except flags.Error as error:
-        return fail(" ".join(str(error).split()))
+        return fail(error)
     if FLAGS.mode not in MODES:
         return fail(f"expected --mode to be one of {', '.join(MODES)}, received {FLAGS.mode}: see --help")
     load_quietly()
 
-    from pf_keras.errors import UserError
-    from pf_keras.training.callbacks import Stopped
+    from pf_keras.errors import Stopped, UserError
+    from pf_keras.training.callbacks import STOP_SIGNALS
 
+    def leave(number, frame):
+        raise Stopped(number, "outside training")
+
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, leave)
     try:
         request = read_request(overrides)
         result = importlib.import_module(f"pf_keras.tasks.{FLAGS.mode}").run(request)
@@ -160,7 +167,9 @@ def read_config():
 
 
 def fail(message):
-    print(f"error: {message}", file=sys.stderr)
+    line = " ".join(str(message).split())  # file names may hold line breaks, and commands to the terminal
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    print(f"error: {line}", file=sys.stderr)
     return 2
 
 

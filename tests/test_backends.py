@@ -27,7 +27,7 @@ OPTIMIZER = PACKAGE / "training" / "optimizer.py"
 
 def python(code, backend, *arguments):
     """The standard output of the code, run by another Python under a backend."""
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, "XLA_FLAGS": "", "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -32,13 +32,13 @@ def masks(draw):
     grid = draw(st.integers(2, 9))
     block = draw(st.integers(1, grid))
     ratio = draw(st.floats(0.5 / grid**2 + 1e-6, 1 - 0.5 / grid**2 - 1e-6))
-    values = st.floats(0, 1, width=32) | st.sampled_from([0.0, 0.5, 1.0]).map(np.float32)
+    values = st.floats(0, 1, width=32, allow_subnormal=False) | st.sampled_from([0.0, 0.5, 1.0]).map(np.float32)
     noise = draw(arrays("float32", (2, block_count(grid, block)), elements=values, fill=st.nothing()))
     return noise, grid, block, ratio
 
 
 # Under JAX each shape is compiled, which takes a while.
-@settings(max_examples=60 if keras.backend.backend() == "tensorflow" else 15, deadline=None, derandomize=True)
+@settings(max_examples=60 if keras.backend.backend() == "tensorflow" else 20, deadline=None, derandomize=True)
 @given(masks())
 def test_masks_are_whole_blocks_but_one(mask):
     noise, grid, block, ratio = mask

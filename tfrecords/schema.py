@@ -136,14 +136,18 @@ def parse(serialized):
     is none, `filename` (string) empty where there is none. Files of the public converters are read too: of all the
     keys only `image/encoded` has to be there. Raises tf.errors.InvalidArgumentError where it is not.
     """
+    import numpy as np
     import tensorflow as tf
 
-    features = tf.io.parse_single_example(
-        serialized,
-        {
-            ENCODED: tf.io.FixedLenFeature([], tf.string),
-            LABEL: tf.io.FixedLenFeature([], tf.int64, NO_LABEL),
-            FILENAME: tf.io.FixedLenFeature([], tf.string, ""),
-        },
-    )
-    return {"encoded": features[ENCODED], "label": features[LABEL], "filename": features[FILENAME]}
+    def read(record):
+        values = read_example(record if isinstance(record, bytes) else record.item())
+        encoded, label, filename = values.get(ENCODED), values.get(LABEL, NO_LABEL), values.get(FILENAME, b"")
+        if (type(encoded), type(label), type(filename)) != (bytes, int, bytes):
+            keys = ", ".join(f"{key!a} ({type(value).__name__})" for key, value in sorted(values.items()))
+            raise ValueError(f"expected a record with {ENCODED} as bytes, received {keys or 'no keys'}")
+        return encoded, np.int64(label), filename
+
+    # Not by tf.io.parse_single_example, which reads beyond the end of some damaged records and takes the process along.
+    kinds = (tf.string, tf.int64, tf.string)
+    values = [tf.ensure_shape(value, ()) for value in tf.numpy_function(read, [serialized], kinds, stateful=False)]
+    return dict(zip(("encoded", "label", "filename"), values, strict=True))

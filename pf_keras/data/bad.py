@@ -1,40 +1,150 @@
-"""Naming the image at which a pipeline failed: errors inside tf.data do not say which example they met."""
+"""Images that cannot be read: naming the one at which a pipeline failed, and leaving a few out of a run."""
 
 import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import re
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 from pf_keras.errors import UserError
+
+CHUNK = 1024  # examples handed to the threads at a time
+PROGRESS = 10  # seconds between lines that say how far a check is
 
 
 @contextlib.contextmanager
 def naming_bad_images(source):
-    """Turn a pipeline's failure into a UserError that names the image, found by decoding the source anew."""
-    import tensorflow as tf
+    """Turn a pipeline's failure into a UserError that names the image, found by decoding the source anew.
 
+    Errors inside tf.data do not say which example they met.
+    """
     try:
         yield
-    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.DataLossError) as error:
+    except _faults() as error:
+        if "IteratorGetNext" not in _message(error):  # not the pipeline's
+            raise
+        print("an image cannot be read: looking for it", file=sys.stderr)
         for split in (source.train, source.validation):
-            for name, reason in bad_images(split):
+            for name, reason in bad_images(split, len(source.classes)):
                 raise UserError(
-                    f"expected every image to be readable, received {name}: {reason}: repair or remove it"
+                    f"expected every image to be readable, received {name}: {reason}: repair or remove it, or leave it "
+                    "out by data.max_bad_fraction"
                 ) from error
-        raise
+        raise UserError(
+            f"expected every image to be readable, received one that is so now and was not before ({_reason(error)}): "
+            "start again to go on"
+        ) from error
 
 
-def bad_images(split):
-    """Yield `(name, reason)` of each example of a split that cannot be read and decoded, in order."""
+def leave_out_bad(source, config, workdir):
+    """The source without the images that cannot be read, and these as a list of dicts, for `workdir.bad_file`.
+
+    config: the `DataConfig`. With a `max_bad_fraction` above 0 every image is read once before the run begins; a run
+    that goes on takes the list of its workdir, and so has its examples in the same order. Raises UserError where more
+    images are bad than that.
+    """
+    if workdir.bad_file.exists():
+        bad = [json.loads(line) for line in workdir.bad_file.read_text().splitlines()]
+    elif config.max_bad_fraction:
+        bad = [
+            {"split": split, "name": name, "reason": reason}
+            for split in ("train", "validation")
+            for name, reason in bad_images(getattr(source, split), len(source.classes))
+        ]
+    else:
+        return source, []
+    size = source.train.size + source.validation.size
+    if len(bad) > config.max_bad_fraction * size:
+        first = "; ".join(f"{image['name']}: {image['reason']}" for image in bad[:3])
+        raise UserError(
+            f"expected at most data.max_bad_fraction={config.max_bad_fraction} of {size} images to be unreadable, "
+            f"received {len(bad)} ({first}{'; ...' if len(bad) > 3 else ''}): repair or remove them"
+        )
+    names = {split: {image["name"] for image in bad if image["split"] == split} for split in ("train", "validation")}
+    parts = {split: getattr(source, split).without(names[split]) for split in names if names[split]}
+    for split, part in parts.items():
+        if not part.size:
+            raise UserError(f"expected images for {split}, received only ones that cannot be read: repair them")
+    if bad:
+        print(f"{len(bad)} of {size} images cannot be read and are left out, the first {bad[0]['name']}", file=sys.stderr)
+    return dataclasses.replace(source, **parts), bad
+
+
+def bad_images(split, classes=0):
+    """Yield `(name, reason)` of each example of a split that cannot be read and decoded whole, in order.
+
+    Where the number of `classes` is known, a label that is none of them is bad too.
+    """
     import tensorflow as tf
 
-    from pf_keras.data.decode import centre_window, decode_and_crop
+    from pf_keras.data.decode import decode_and_crop
 
     load = split.loader()
 
     @tf.function
     def attempt(key):
-        return decode_and_crop(load(key)[0], centre_window(1.0), 8)
+        encoded, label = load(key)
+        return label, decode_and_crop(encoded, lambda height, width: (0, 0, height, width), 1)
 
-    for position, key in enumerate(split.keys(shuffle=False)):
+    def fault(key):
+        if isinstance(key, _faults()):  # the stream itself is broken, and nothing behind this is to be had
+            return _reason(key)
         try:
-            attempt(key)
-        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
-            yield split.names[position], " ".join(error.message.split())[:200]
+            label = int(attempt(key)[0])
+        except _faults() as error:
+            return _reason(error)
+        return f"its label {label} is none of {classes} classes" if classes and not -1 <= label < classes else ""
+
+    checked, found, told, last = 0, 0, time.monotonic(), "the beginning"
+    keys = _keys(split)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        while chunk := list(itertools.islice(keys, CHUNK)):
+            for key, reason in zip(chunk, threads.map(fault, chunk), strict=True):
+                broken = isinstance(key, _faults())
+                last = f"what follows {last}" if broken else split.name_of(int(key["index"]))
+                found += bool(reason)
+                if reason:
+                    yield last, reason
+            checked += len(chunk)
+            if time.monotonic() - told >= PROGRESS:
+                told = time.monotonic()
+                print(f"checked {checked} of {split.size} images, {found} bad", file=sys.stderr)
+
+
+def _faults():
+    """How TensorFlow reports bad input; the second, where its message holds bytes of the input that are no text."""
+    import tensorflow as tf
+
+    return tf.errors.OpError, UnicodeDecodeError
+
+
+def _message(error):
+    if isinstance(error, UnicodeDecodeError):
+        return error.object.decode(errors="backslashreplace")
+    return error.message or ""
+
+
+def _keys(split):
+    """The keys of a split in order, and at last the error that ended the stream before its time, if any did."""
+    iterator = iter(split.keys(shuffle=False))
+    while True:
+        try:
+            yield next(iterator)
+        except StopIteration:
+            return
+        except _faults() as error:
+            yield error
+            return
+
+
+def _reason(error):
+    """What a TensorFlow error says, without the places in the program and the graph where it says so."""
+    text = re.split(r"\n\s*\n", _message(error).strip())[-1]
+    text = re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", " ".join(text.split()))
+    if "assertion failed: " in text:
+        text = text.partition("assertion failed: ")[2].replace("] [", " ").strip("[] ")
+    return text.strip(" :")[:200] or type(error).__name__

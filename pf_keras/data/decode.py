@@ -2,26 +2,34 @@
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
 # Uniform numbers that a training crop takes: area, aspect ratio, place, mirror.
 CROP_NOISE = 5
+# Of an image, before it is decoded: a few bytes can declare more than fits in memory. tfrecords has the same bound.
+MAX_PIXELS = 89_478_485
 
 
 def decode_and_crop(encoded, window, size):
     """Decode an image of any size and cut it to a window.
 
-    encoded: scalar string, a JPEG, PNG, GIF (its first frame) or BMP; grey and CMYK become RGB.
+    encoded: scalar string, a JPEG, PNG, GIF (its first frame) or BMP of 24 bits; grey and CMYK become RGB.
     window: a function of `(height, width)`, int32, to `(top, left, height, width)`, int32, inside the image.
-    Returns uint8 (size, size, 3), resized by bilinear interpolation. Raises InvalidArgumentError for other bytes.
+    Returns uint8 (size, size, 3), resized by bilinear interpolation. Raises InvalidArgumentError for other bytes and
+    for more than `MAX_PIXELS`.
     """
 
     def jpeg():  # only the rows of the window are decoded
         height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(encoded))
-        return tf.image.decode_and_crop_jpeg(encoded, tf.stack(window(height, width)), channels=3)
+        with tf.control_dependencies([_check_size(_product(height, width))]):
+            # The accurate transform is no slower than the default one, whose pixels are off by up to 10 of 255.
+            box = tf.stack(window(height, width))
+            return tf.image.decode_and_crop_jpeg(encoded, box, channels=3, dct_method="INTEGER_ACCURATE")
 
     def other():
-        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        with tf.control_dependencies([_check_size(_declared_pixels(encoded))]):
+            image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         shape = tf.shape(image)
         top, left, height, width = window(shape[0], shape[1])
         return image[top : top + height, left : left + width]
@@ -29,6 +37,69 @@ def decode_and_crop(encoded, window, size):
     image = tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
     image = tf.image.resize(tf.ensure_shape(image, (None, None, 3)), (size, size), method="bilinear")
     return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
+
+
+def _declared_pixels(encoded):
+    """The pixels that the header of a PNG, BMP or GIF declares, in all its frames; 0 for what is none of them."""
+
+    def is_a(magic):
+        return tf.equal(tf.strings.substr(encoded, 0, len(magic)), magic)
+
+    def number(offset, kind, little_endian):
+        text = tf.strings.substr(encoded, offset, tf.dtypes.as_dtype(kind).size)
+        return tf.io.decode_raw(text, kind, little_endian)[0]
+
+    def png():
+        return _product(number(16, tf.int32, False), number(20, tf.int32, False))
+
+    def bmp():  # of other kinds TensorFlow reads the palette's numbers for grey, or nothing
+        plain = tf.logical_and(number(28, tf.int16, True) == 24, number(30, tf.int32, True) == 0)
+        return tf.where(plain, _product(number(18, tf.int32, True), tf.abs(number(22, tf.int32, True))), 0)
+
+    def gif():
+        pixels = tf.numpy_function(_gif_pixels, [encoded], tf.int64, stateful=False)
+        return tf.ensure_shape(pixels, ())
+
+    long_enough = tf.strings.length(encoded) >= 54  # the shortest header of the three formats that is read below
+    kinds = [(is_a(b"\x89PNG\r\n\x1a\n"), png), (is_a(b"BM"), bmp), (is_a(b"GIF8"), gif)]
+    kinds = [(tf.logical_and(long_enough, is_kind), read) for is_kind, read in kinds[:2]] + kinds[2:]
+    return tf.case(kinds, default=lambda: tf.constant(0, tf.int64))
+
+
+def _product(height, width):
+    return tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
+
+
+def _check_size(pixels):
+    return tf.debugging.Assert(
+        tf.logical_and(pixels > 0, pixels <= MAX_PIXELS),
+        ["expected a JPEG, PNG, GIF or 24-bit BMP of 1 to", MAX_PIXELS, "pixels; by its header this one has", pixels],
+    )
+
+
+def _gif_pixels(encoded):
+    """The pixels of all frames of a GIF: TensorFlow decodes them all, and keeps the first. int64; 0 where damaged."""
+    data, pixels = encoded if isinstance(encoded, bytes) else encoded.item(), 0
+
+    def table(flags):
+        return 3 * 2 ** (1 + flags % 8) if flags >= 128 else 0
+
+    try:
+        pixels = int.from_bytes(data[6:8], "little") * int.from_bytes(data[8:10], "little")
+        position = 13 + table(data[10])
+        while data[position] != 0x3B:
+            if data[position] == 0x2C:
+                width, height = data[position + 5 : position + 7], data[position + 7 : position + 9]
+                pixels += int.from_bytes(width, "little") * int.from_bytes(height, "little")
+                position += 11 + table(data[position + 9])
+            else:
+                position += 2
+            while data[position]:
+                position += 1 + data[position]
+            position += 1
+    except IndexError:  # it ends early: the decoder says so, if it matters
+        pass
+    return np.int64(pixels)
 
 
 def random_window(noise, scale, ratio):

@@ -34,18 +34,14 @@ def open_folder(place, config):
 
 def _read_split(root, classes):
     """The images below `root` and the class names; `classes` are the known ones, or None to take the folders'."""
-    files, other = [], 0
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders.sort()
-        images = [n for n in sorted(names) if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
-        other += len(names) - len(images)
-        files += [os.path.join(folder, n) for n in images]
+    files, other = _images_below(root)
     if not files:
         raise UserError(f"expected images ({', '.join(SUFFIXES)}) in {root}, received none: check the path")
     if other:
-        print(f"{root}: {len(files)} images; {other} other files are not read", file=sys.stderr)
+        print(f"{root}: {len(files)} images; {len(other)} others are not read, the first {other[0]}", file=sys.stderr)
 
-    names = [os.path.relpath(f, root) for f in files]
+    names = [_as_text(os.path.relpath(f, root)) for f in files]
+    files = [os.fsencode(f) for f in files]
     labelled = [os.sep in name for name in names]
     if not any(labelled):
         return Images(names, [-1] * len(names), files, paths=True), ()
@@ -59,3 +55,40 @@ def _read_split(root, classes):
     if unknown:
         raise UserError(f"expected the classes of {root} among those of train, received {unknown[0]}: rename the folder")
     return Images(names, [number[f] for f in folders], files, paths=True), classes
+
+
+def _images_below(root):
+    """`(images, others)`: the paths of the image files below `root` and of what else is there, in a fixed order.
+
+    Others are files of other names, and what is no file: a pipe that is called an image would be read for ever.
+    Raises UserError for a folder that cannot be read.
+    """
+    images, others, seen = [], [], set()
+
+    def visit(folder):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above, or to one that is here already
+            others.append(_as_text(folder))
+            return
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            entries = sorted(entries, key=lambda entry: entry.name)
+        for entry in entries:
+            if entry.is_file() and entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
+                images.append(entry.path)
+            elif not entry.is_dir():
+                others.append(_as_text(entry.path))
+        for entry in entries:
+            if entry.is_dir():
+                visit(entry.path)
+
+    try:
+        visit(os.fspath(root))
+    except OSError as error:
+        raise UserError(f"expected to read {root}, received {error}: change its rights or remove it") from error
+    return images, others
+
+
+def _as_text(name):
+    """A file name, which may be any bytes, as text that can be written anywhere."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -9,7 +9,7 @@ class Images:
     """A split whose examples are read by number.
 
     names: a list of n strings; labels: n ints from 0, or -1 for none.
-    values: n strings (bytes), either the encoded images or, with `paths=True`, where their files are.
+    values: n byte strings, either the encoded images or, with `paths=True`, where their files are.
     """
 
     def __init__(self, names, labels, values, paths=False):
@@ -31,6 +31,14 @@ class Images:
         if count >= self.size:
             return self
         return self.subset(np.linspace(0, self.size - 1, count).round())
+
+    def name_of(self, index):
+        """What to call the example of a key's `index`."""
+        return self.names[index]
+
+    def without(self, names):
+        """The split of all examples but those of these names."""
+        return self.subset(i for i, name in enumerate(self.names) if name not in names)
 
     def held_out(self, share):
         """Two splits, `(train, validation)`: a fixed share of the examples is kept for validation.

@@ -55,7 +55,11 @@ def training_batches(
         if data.flip:
             image = tf.where(crop[4] < 0.5, image[:, ::-1], image)
         inputs = {"image": image, **parts}
-        return (inputs, tf.one_hot(label, classes)) if classes else inputs
+        if not classes:
+            return inputs
+        known = tf.logical_and(label >= 0, label < classes)  # one_hot makes zeros of others
+        with tf.control_dependencies([tf.debugging.Assert(known, ["label", label, "is none of", classes, "classes"])]):
+            return inputs, tf.one_hot(label, classes)
 
     keys = split.keys(start=start_step * batch, seed=seed, shuffle=True, batch=batch, host=host, hosts=hosts)
     examples = keys.map(example, num_parallel_calls=tf.data.AUTOTUNE)

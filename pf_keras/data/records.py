@@ -72,7 +72,7 @@ class Records:
         rows = self.keys(shuffle=False).map(describe, num_parallel_calls=tf.data.AUTOTUNE).batch(4096)
         parts = [tuple(part.numpy() for part in row) for row in rows]
         names, labels, indices, sizes = (np.concatenate(column) for column in zip(*parts, strict=True))
-        places = [f"{self.files[i // FILE]} record {i % FILE}" for i in indices.tolist()]
+        places = [self.name_of(index) for index in indices.tolist()]
         return [n.decode() or p for n, p in zip(names.tolist(), places, strict=True)], labels, indices, sizes
 
     def subset(self, positions):
@@ -92,6 +92,18 @@ class Records:
             int(key["index"]): self.parse(key["serialized"])["encoded"].numpy() for key in chosen.keys(shuffle=False)
         }
         return Images([names[p] for p in positions], self.labels[positions], [encoded[int(i)] for i in wanted])
+
+    def name_of(self, index):
+        """The file and place of the record of a key's `index`."""
+        return f"{self.files[index // FILE]} record {index % FILE}"
+
+    def without(self, names):
+        """The split of all records but those of these names (`name_of`)."""
+        every = self.wanted
+        if every is None:
+            every = np.concatenate([number * FILE + np.arange(count) for number, count in enumerate(self.counts)])
+        kept = np.asarray([index for index in every.tolist() if self.name_of(index) not in names], "int64")
+        return Records(self.files, self.counts, self.parse, self.config, self.first_label, kept)
 
     def keys(self, start=0, seed=0, shuffle=True, batch=1, host=0, hosts=1):
         """The records in order: forever, in shuffled files and a shuffle buffer, or once through.

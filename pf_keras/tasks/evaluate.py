@@ -2,6 +2,7 @@
 
 import csv
 import io
+from functools import partial
 
 from pf_keras.errors import UserError
 from pf_keras.figures import draw_confusion
@@ -39,6 +40,7 @@ def score_classifier(workdir, config, folder):
     from pf_keras.data.sources import open_source
 
     devices = open_devices(config.run.precision)
+    devices.check_batch(config.run.eval_batch)
     source = open_source(config.data)
     validation = source.validation
     require_labels(validation)
@@ -47,7 +49,8 @@ def score_classifier(workdir, config, folder):
         model.compile(jit_compile=devices.jit_compile)
     labels = labels_of_head(validation.labels, source.classes, classes)
     with naming_bad_images(source):
-        logits = predict_logits(model, evaluation_batches(validation, config, config.run.eval_batch), validation.size)
+        batches = devices.spread(partial(evaluation_batches, validation, config, config.run.eval_batch))
+        logits = predict_logits(model, batches, validation.size)
 
     from sklearn.metrics import confusion_matrix
 

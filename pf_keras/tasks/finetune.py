@@ -1,12 +1,14 @@
 """`--mode=finetune`: a classifier from few labels, on a pre-trained backbone or from scratch."""
 
 import sys
+from functools import partial
 
 import keras
 
 from pf_keras.errors import UserError
 from pf_keras.figures import draw_loss
 from pf_keras.models import build_classifier
+from pf_keras.training.execution import check_steps
 from pf_keras.training.loop import train
 from pf_keras.training.optimizer import build_optimizer
 from pf_keras.training.scores import predict_logits, top_k
@@ -17,15 +19,20 @@ from pf_keras.training.workdir import Workdir
 
 def run(request):
     """Fine-tune in `request.workdir`; returns what `result.json` holds."""
+    from pf_keras.data.bad import leave_out_bad, naming_bad_images
     from pf_keras.data.labels import class_names, labelled_subset, require_labels
     from pf_keras.data.sources import open_source
 
     check_init(request.init)
-    config, workdir = request.config, Workdir(request.workdir)
+    config = request.config
+    devices = open_devices(config.run.precision, request.tpu)
+    workdir = devices.workdir(request.workdir)
     source = open_source(config.data)
-    labelled = labelled_subset(source.train, request.label_fraction, request.label_list)
-    require_labels(source.validation)
-    classes = class_names(source)
+    source, bad = leave_out_bad(source, config.data, workdir)
+    with naming_bad_images(source):
+        labelled = labelled_subset(source.train, request.label_fraction, request.label_list)
+        require_labels(source.validation)
+        classes = class_names(source)
     definition = {
         "init": request.init,
         "label_fraction": request.label_fraction,
@@ -33,12 +40,14 @@ def run(request):
         "classes": list(classes),
     }
     workdir.start("finetune", config, definition)
+    workdir.write_bad(bad)
     workdir.write_text(workdir.path / "labels.txt", "".join(f"{name}\n" for name in labelled.names))
 
-    scores = fit_and_score(config, workdir, labelled, source.validation, classes, request.init, source)
+    scores = fit_and_score(config, devices, workdir, labelled, source.validation, classes, request.init, source)
     result = {
         **scores,
         "labels": labelled.size,
+        "bad_images": len(bad),
         "label_fraction": round(labelled.size / source.train.size, 6) if request.label_list else request.label_fraction,
         "init": request.init,
         "seed": config.run.seed,
@@ -47,7 +56,7 @@ def run(request):
     return result
 
 
-def fit_and_score(config, workdir, labelled, validation, classes, init, source):
+def fit_and_score(config, devices, workdir, labelled, validation, classes, init, source):
     """Train a classifier on the split `labelled` in `workdir` and score it on `validation`.
 
     Returns `top1, top5, images, steps, parameters, images_per_second`.
@@ -55,17 +64,19 @@ def fit_and_score(config, workdir, labelled, validation, classes, init, source):
     from pf_keras.data.bad import naming_bad_images
     from pf_keras.data.pipeline import evaluation_batches, finetune_noise, training_batches
 
-    settings = config.finetune
-    devices = open_devices(config.run.precision)
+    settings, several = config.finetune, config.run.steps_per_execution
     devices.check_batch(settings.batch)
     devices.check_batch(config.run.eval_batch)
-    steps = max(1, round(settings.epochs * labelled.size / settings.batch))
+    steps = several * max(1, round(settings.epochs * labelled.size / settings.batch / several))
+    check_steps(config.run, steps)
     keras.utils.set_random_seed(config.run.seed)
     with devices.scope():
         model = build_classifier(config, len(classes))
         if init != "scratch":
             load_backbone(model, init)
-        model.compile(
+        devices.compile(
+            model,
+            several,
             optimizer=build_optimizer(
                 model,
                 learning_rate=settings.learning_rate,
@@ -77,20 +88,22 @@ def fit_and_score(config, workdir, labelled, validation, classes, init, source):
             ),
             loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
             metrics=["accuracy"],
-            jit_compile=devices.jit_compile,
         )
     print(f"{labelled.size} labelled images of {len(classes)} classes, {steps} steps of {settings.batch}", file=sys.stderr)
 
-    noise = finetune_noise(config)
-
-    def batches(step):
-        return training_batches(labelled, config, settings.batch, noise, step, settings.crop_scale, len(classes))
-
+    options = {"crop_scale": settings.crop_scale, "classes": len(classes)}
+    batches = partial(training_batches, labelled, config, settings.batch, finetune_noise(config), **options)
     with naming_bad_images(source):
-        rate = train(model, batches, steps, settings.batch, workdir, config.run)
-        logits = predict_logits(
-            model, evaluation_batches(validation, config, config.run.eval_batch), validation.size
+        rate = train(
+            model,
+            lambda step: devices.spread(partial(batches, start_step=step)),
+            steps,
+            settings.batch,
+            workdir,
+            config.run,
         )
+        held_out = devices.spread(partial(evaluation_batches, validation, config, config.run.eval_batch))
+        logits = predict_logits(model, held_out, validation.size)
     draw_loss(workdir.metrics(), workdir.figures / "loss.png")
     return {
         "top1": top_k(logits, validation.labels, 1),

@@ -20,7 +20,7 @@ IMAGES_EVERY = 20  # logged windows between the pictures for TensorBoard
 
 def run(request):
     """Pre-train in `request.workdir` with `request.config`; returns what `result.json` holds."""
-    from pf_keras.data.bad import naming_bad_images
+    from pf_keras.data.bad import leave_out_bad, naming_bad_images
     from pf_keras.data.pipeline import evaluation_batches, pretrain_noise, training_batches
     from pf_keras.data.sources import open_source
 
@@ -31,7 +31,9 @@ def run(request):
     devices.check_batch(config.run.eval_batch)
     check_steps(config.run, config.pretrain.steps)
     source = open_source(config.data)
+    source, bad = leave_out_bad(source, config.data, workdir)
     workdir.start("pretrain", config)
+    workdir.write_bad(bad)
     if source.held_out:
         print(f"validation: {source.held_out}, {source.validation.size} images", file=sys.stderr)
 
@@ -45,9 +47,9 @@ def run(request):
     noise = pretrain_noise(config)
     scored = source.validation.sample(config.run.score_images)
     validation = devices.spread(partial(evaluation_batches, scored, config, config.run.eval_batch, noise))
-    sample = next(iter(evaluation_batches(scored, config, EXAMPLES, noise)))
     batches = partial(training_batches, source.train, config, config.pretrain.batch, noise)
     with naming_bad_images(source):
+        sample = next(iter(evaluation_batches(scored, config, EXAMPLES, noise)))
         rate = train(
             model,
             lambda step: devices.spread(partial(batches, start_step=step)),
@@ -67,6 +69,7 @@ def run(request):
         "parameters": model.count_params(),
         "images_per_second": rate,
         "validation_images": scored.size,
+        "bad_images": len(bad),
     }
     workdir.write_result(result)
     return result

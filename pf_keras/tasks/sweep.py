@@ -19,6 +19,7 @@ from pf_keras.errors import UserError
 from pf_keras.figures import draw_grid
 from pf_keras.tasks import finetune
 from pf_keras.training.callbacks import NonFiniteLoss
+from pf_keras.training.strategy import open_devices
 from pf_keras.training.workdir import Workdir
 
 METRIC = "held_out_top1"
@@ -37,7 +38,7 @@ def run(request):
         "label_list": request.label_list,
         "seeds": list(request.seeds),
     }
-    if "chief" in worker or not workdir.config_file.exists():
+    if "chief" in worker:
         workdir.start("sweep", request.config, definition)
 
     sweep = Sweep(request, workdir)
@@ -63,6 +64,7 @@ class Sweep:
         from pf_keras.data.sources import open_source
 
         self.request, self.workdir, self.config = request, workdir, request.config
+        self.devices = open_devices(request.config.run.precision, request.tpu)
         self.starts = {"scratch": "scratch"}
         if request.init != "scratch":
             self.starts = {"pretrained": request.init, **self.starts}
@@ -131,7 +133,7 @@ class Sweep:
         keras.backend.clear_session()
         config = self.config_of(batch, rate, seed)
         return finetune.fit_and_score(
-            config, run, self.train, self.held_out, self.classes, self.starts[start], self.source
+            config, self.devices, run, self.train, self.held_out, self.classes, self.starts[start], self.source
         )
 
     def config_of(self, batch, rate, seed):
@@ -164,7 +166,8 @@ class Sweep:
                 keras.backend.clear_session()
                 run.write_result(
                     finetune.fit_and_score(
-                        config, run, self.labelled, self.source.validation, self.classes, self.starts[start], self.source
+                        config, self.devices, run, self.labelled, self.source.validation, self.classes,
+                        self.starts[start], self.source,
                     )
                 )
             results.append(run.read_json(run.result_file))

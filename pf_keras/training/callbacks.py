@@ -1,5 +1,6 @@
 """What a run does between its steps: log, look for a loss that went wrong, save, and leave when told to."""
 
+import contextlib
 import math
 import signal
 import sys
@@ -7,16 +8,10 @@ import time
 
 import keras
 
-from pf_keras.errors import UserError
+from pf_keras.errors import Stopped, UserError, writing
 from pf_keras.training.checkpoint import latest_checkpoint, save_checkpoint
 
-
-class Stopped(Exception):
-    """The run was told to stop and has saved; `signal` is the signal's number."""
-
-    def __init__(self, number, step):
-        super().__init__(f"stopped by {signal.Signals(number).name} at step {step}; saved: start again to go on")
-        self.signal = number
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a preemption, Ctrl-C, a terminal that is closed
 
 
 class NonFiniteLoss(UserError):
@@ -26,10 +21,11 @@ class NonFiniteLoss(UserError):
 class RunCallback(keras.callbacks.Callback):
     """A callback that knows the run's step, over the several calls of `fit` that a run may take.
 
-    `first_step` is the number of steps done before the present call of `fit`.
+    `first_step` is the number of steps done before the present call of `fit`, `window` its steps an epoch.
     """
 
     first_step = 0
+    window = 0
     step = 0
 
     def on_train_begin(self, logs=None):
@@ -75,24 +71,29 @@ class Log(RunCallback):
         self._scalars(line)
         left = f"{_duration((self.steps - self.step) * self.images_per_step / rate)} left" if rate else ""
         shown = "  ".join(f"{name} {float(value):.4f}" for name, value in logs.items())
-        print(f"step {self.step}/{self.steps}  {shown}  {rate:.0f} images/s  {left}", file=self.out, flush=True)
+        with contextlib.suppress(OSError):  # a terminal that is gone is no reason to end a run
+            print(f"step {self.step}/{self.steps}  {shown}  {rate:.0f} images/s  {left}", file=self.out, flush=True)
 
     def _scalars(self, line):
         import tensorflow as tf
 
-        self.writer = self.writer or tf.summary.create_file_writer(str(self.workdir.tensorboard))
-        with self.writer.as_default(step=line["step"]):
-            for name, value in line.items():
-                if name != "step":
-                    tf.summary.scalar(name, value)
-        self.writer.flush()
+        with writing(self.workdir.path):
+            try:
+                self.writer = self.writer or tf.summary.create_file_writer(str(self.workdir.tensorboard))
+                with self.writer.as_default(step=line["step"]):
+                    for name, value in line.items():
+                        if name != "step":
+                            tf.summary.scalar(name, value)
+                self.writer.flush()
+            except tf.errors.OpError as error:  # what TensorFlow makes of a disk that is full
+                raise OSError(error.message) from error
 
 
-class StopOnNonFinite(RunCallback):
+class Guard(RunCallback):
     """End the run at a loss that is not finite, naming the step, the learning rate and the last good checkpoint.
 
     A step's loss is looked at when the next step has been started, so that the device never waits for it; what was
-    learned after it is thrown away.
+    learned after it is thrown away. The run ends too where the data do: Keras would begin with them anew.
     """
 
     def __init__(self, workdir):
@@ -106,36 +107,54 @@ class StopOnNonFinite(RunCallback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.check()
+        if self.step != self.epoch_start + self.window:
+            raise UserError(f"expected data without end, received none after step {self.step}: look for messages above")
 
     def check(self):
+        """Look at the last step's loss. Raises UserError where it is not finite."""
         if self.pending is None:
             return
         (step, loss), self.pending = self.pending, None
-        if math.isfinite(float(loss)):
-            return
+        if not math.isfinite(float(loss)):
+            self._stop(f"a finite loss, received {float(loss)} at step {step}", step)
+
+    def check_weights(self):
+        """Look at all that a checkpoint holds: a finite loss can have gradients that are none."""
+        self.check()
+        for variable in (*self.model.variables, *self.model.optimizer.variables):
+            finite = "float" not in variable.dtype or keras.ops.all(keras.ops.isfinite(variable))
+            if not finite:
+                self._stop(f"finite weights, received others in {variable.path} after step {self.step}", self.step)
+
+    def _stop(self, what, step):
         rate = float(_learning_rate(self.model.optimizer, step - 1))
         last = latest_checkpoint(self.workdir.checkpoints)
         raise NonFiniteLoss(
-            f"expected a finite loss, received {float(loss)} at step {step} with learning rate {rate:.3g}: "
-            f"lower the rate or lengthen the warm-up; the last good checkpoint is {last.path if last else 'none'}"
+            f"expected {what} with learning rate {rate:.3g}: lower the rate or lengthen the warm-up in a new workdir; "
+            f"the last good checkpoint is {last.path if last else 'none'}"
         )
 
 
 class SaveCheckpoints(RunCallback):
     """Save every so many steps or seconds, at the end, and at once when the process is told to stop.
 
-    `guard` is the `StopOnNonFinite`, asked before saving so that no checkpoint holds a loss that went wrong.
+    start: the steps done before. guard: the `Guard`, asked before saving so that no checkpoint holds a loss
+    that went wrong. A window's last step is saved after its line is logged, so that no line is lost between the two:
+    in the list of callbacks this one stands behind `Log`.
     """
 
-    def __init__(self, workdir, run, steps, guard):
+    def __init__(self, workdir, run, start, steps, guard):
         super().__init__()
         self.workdir, self.keep, self.steps, self.guard = workdir, run.keep_checkpoints, steps, guard
-        self.every_steps, self.every_seconds = run.checkpoint_interval()
+        self.log_every, (self.every_steps, self.every_seconds) = run.log_every, run.checkpoint_interval()
+        self.step = self.saved_step = start
         self.told, self.saved_at = None, time.monotonic()
-        self.restored_window = None  # the metrics of a window that is begun, as a checkpoint holds them
+        # Of a window that is begun: its metrics as a checkpoint holds them, and where to have a batch from.
+        self.restored_window = self.make_batches = None
 
     def __enter__(self):
-        self.previous = {number: signal.signal(number, self._tell) for number in (signal.SIGTERM, signal.SIGINT)}
+        handled = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # as nohup asks
+        self.previous = {number: signal.signal(number, self._tell) for number in handled}
         return self
 
     def __exit__(self, *error):
@@ -144,31 +163,52 @@ class SaveCheckpoints(RunCallback):
 
     def _tell(self, number, frame):
         self.told = number
+        if self.step == self.saved_step:  # as while the first step compiles, which can take minutes
+            self._leave()
+
+    def _leave(self):
+        raise Stopped(self.told, f"at step {self.step}, which is saved" if self.step else "before its first step")
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch)
         if self.restored_window:  # the part of this window that was done before the run was stopped
+            if len(self.model.metrics_variables) < len(self.restored_window):
+                _make_metrics(self.model, next(iter(self.make_batches(self.step))))
             for variable, value in zip(self.model.metrics_variables, self.restored_window, strict=True):
                 variable.assign(value)
             self.restored_window = None
 
     def on_train_batch_end(self, batch, logs=None):
-        before = self.step
         super().on_train_batch_end(batch)
+        if self.step < self.epoch_start + self.window:
+            self._save_if_due()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._save_if_due()
+
+    def _save_if_due(self):
         if self.every_steps:
-            due = self.step // self.every_steps > before // self.every_steps
+            due = self.step // self.every_steps > self.saved_step // self.every_steps
         else:
             due = time.monotonic() - self.saved_at >= self.every_seconds
         if due or self.told or self.step == self.steps:
             self.save()
         if self.told:
-            raise Stopped(self.told, self.step)
+            self._leave()
 
     def save(self):
-        self.guard.check()
-        window = [float(keras.ops.convert_to_numpy(v)) for v in self.model.metrics_variables]
-        save_checkpoint(self.workdir.checkpoints, self.step, self.model, {"window": window}, self.keep)
-        self.saved_at = time.monotonic()
+        self.guard.check_weights()
+        metrics = [keras.ops.convert_to_numpy(variable).tolist() for variable in self.model.metrics_variables]
+        state = {"window": {"first": self.step - self.step % self.log_every, "metrics": metrics}}
+        save_checkpoint(self.workdir.checkpoints, self.step, self.model, state, self.keep)
+        self.saved_step, self.saved_at = self.step, time.monotonic()
+
+
+def _make_metrics(model, batch):
+    """Make the variables of compiled metrics, which Keras does when it meets the first batch."""
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
+    model.compute_metrics(x, y, model(x, training=False), weights)
+    model.reset_metrics()
 
 
 def _learning_rate(optimizer, step):

@@ -1,16 +1,19 @@
-"""Checkpoints that are whole or absent: written aside, checksummed, renamed."""
+"""Checkpoints that are whole or absent: written aside, checksummed, renamed.
+
+Where a rename is no single act (`gs://` copies), the checksum tells a whole checkpoint from the rest.
+"""
 
 import hashlib
+import io
 import json
 import os
-import shutil
 import sys
-import tempfile
 from dataclasses import dataclass, field
 
+import numpy as np
 from etils import epath
 
-from pf_keras.errors import UserError
+from pf_keras.errors import UserError, writing
 
 WEIGHTS = "model.weights.h5"
 STATE = "state.json"
@@ -18,72 +21,80 @@ STATE = "state.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk. `state` holds what is no variable of the model; `step` is the number of steps done."""
+    """A checkpoint on disk. `state` holds what is no variable of the model; `step` is the number of steps done.
+
+    asked: it was asked for by its step, so that no other will do.
+    """
 
     path: epath.Path
     step: int
     state: dict = field(default_factory=dict)
+    asked: bool = False
 
     def load_into(self, model):
-        """Set the model's variables, and its optimizer's if it is compiled.
+        """Set the model's variables, and its optimizer's if it is compiled; returns the checkpoint that was read.
 
+        That is a newer one where a run in progress has removed this one meanwhile.
         Raises UserError naming the checkpoint where the model has other shapes.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            local = self.path / WEIGHTS
-            if not os.path.exists(os.fspath(local)):  # Keras reads local files only
-                local = epath.Path(folder) / WEIGHTS
-                (self.path / WEIGHTS).copy(local)
-            try:
-                model.load_weights(os.fspath(local))
-            except ValueError as error:
-                reason = " ".join(str(error).split())
-                raise UserError(f"expected {self.path} to fit the model, received: {reason}") from error
+        try:
+            model.load_weights(_Memory((self.path / WEIGHTS).read_bytes()))
+            for variable, value in zip(_seeds(model), self.state["seeds"], strict=True):
+                variable.assign(np.asarray(value, variable.dtype))
+            return self
+        except FileNotFoundError as error:
+            newer = None if self.asked else latest_checkpoint(self.path.parent)
+            if newer is None or newer.path == self.path:
+                raise UserError(f"expected {self.path} to be read, received: it was removed meanwhile") from error
+            print(f"{self.path} was removed meanwhile: reading {newer.path}", file=sys.stderr)
+            return newer.load_into(model)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"expected {self.path} to fit the model, received: {reason}") from error
 
 
 def save_checkpoint(directory, step, model, state=None, keep=3):
     """Write the model's and optimizer's variables as `directory/step-NNNNNNNN`, and remove all but the newest `keep`.
 
-    A checkpoint of the same step is replaced. Raises UserError where the disk is full; what was there stays.
+    What is there of this step or a later one was found damaged before, and goes too.
+    Raises UserError where the disk is full; what was there stays.
     """
     directory = epath.Path(directory)
-    name = f"step-{step:08d}"
-    aside = directory / f".{name}.writing"
-    try:
-        if aside.exists():
-            aside.rmtree()
-        aside.mkdir(parents=True)
-        with tempfile.TemporaryDirectory() as folder:
-            remote = not os.path.isdir(os.fspath(aside))
-            local = os.path.join(folder if remote else os.fspath(aside), WEIGHTS)
-            model.save_weights(local)
-            digest, size = _digest(local), os.path.getsize(local)
-            if remote:
-                epath.Path(local).copy(aside / WEIGHTS)
-            else:
-                _flush(local)
-        (aside / STATE).write_text(json.dumps({"step": step, "sha256": digest, "bytes": size, **(state or {})}, indent=2))
-        if (directory / name).exists():
-            (directory / name).rmtree()
-        aside.rename(directory / name)
-    except OSError as error:
-        shutil.rmtree(os.fspath(aside), ignore_errors=True)
-        raise UserError(
-            f"expected room to save a checkpoint in {directory}, received {error.strerror or error}: "
-            "free space there and start again; earlier checkpoints are whole"
-        ) from error
-    for old in _folders(directory)[:-keep]:
-        old.rmtree()
+    final = directory / f"step-{step:08d}"
+    aside = directory / f".{final.name}.writing"
+    weights = _Memory()
+    model.save_weights(weights)
+    seeds = [np.asarray(variable).tolist() for variable in _seeds(model)]
+    state = {"step": step, "bytes": len(weights), "sha256": _digest(weights), "seeds": seeds, **(state or {})}
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        _remove(*(p for p in directory.iterdir() if p.name.startswith(".step-")))  # left by a run that was killed
+        try:
+            aside.mkdir()
+            _write(aside / WEIGHTS, weights.getbuffer())
+            _write(aside / STATE, json.dumps(state, indent=2).encode())
+        except OSError:
+            _remove(aside)  # what could be written only takes room
+            raise
+        _remove(final)
+        aside.rename(final)
+    folders = _folders(directory)
+    done = folders.index(final) + 1
+    _remove(*folders[: max(0, done - keep)], *folders[done:])
 
 
 def latest_checkpoint(directory):
     """The newest whole `Checkpoint`, or None where there is none. Damaged newer ones are named on standard error."""
-    for path in reversed(_folders(epath.Path(directory))):
+    directory = epath.Path(directory)
+    folders = _folders(directory)
+    for path in reversed(folders):
         fault = _fault(path)
         if not fault:
             return _read(path)
-        print(f"checkpoint {path} is damaged ({fault}): using the one before it", file=sys.stderr)
-    return None
+        if path.exists():
+            print(f"checkpoint {path} is damaged ({fault}): using the one before it", file=sys.stderr)
+    # A run in progress may have removed all that were listed; then there are others now.
+    return latest_checkpoint(directory) if _folders(directory) != folders else None
 
 
 def require_checkpoint(directory, step=""):
@@ -97,16 +108,22 @@ def require_checkpoint(directory, step=""):
         fault = _fault(directory / name)
         if fault:
             raise UserError(f"expected {directory / name} to be whole, received a damaged one: {fault}")
-        return _read(directory / name)
+        return _read(directory / name, asked=True)
     found = latest_checkpoint(directory)
     if found is None:
         raise UserError(f"expected a checkpoint in {directory}, received none that is whole: train longer first")
     return found
 
 
-def _read(path):
+def _seeds(model):
+    """The variables that say which numbers dropout draws next: Keras leaves them out of the weights that it saves."""
+    others = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
+    return [variable for variable in model.variables if id(variable) not in others]
+
+
+def _read(path, asked=False):
     state = json.loads((path / STATE).read_text())
-    return Checkpoint(path, state["step"], state)
+    return Checkpoint(path, state["step"], state, asked)
 
 
 def _folders(directory):
@@ -119,22 +136,54 @@ def _fault(path):
     """What is wrong with a checkpoint, or an empty string."""
     try:
         state = json.loads((path / STATE).read_text())
-    except (OSError, ValueError) as error:
-        return f"{STATE}: {error}"
-    if not (path / WEIGHTS).exists():
-        return f"no {WEIGHTS}"
-    size = (path / WEIGHTS).stat().length
-    if size != state["bytes"]:
-        return f"{WEIGHTS} has {size} bytes, not {state['bytes']}"
-    return "" if _digest(path / WEIGHTS) == state["sha256"] else f"{WEIGHTS} has another checksum"
+        size, digest = state["bytes"], state["sha256"]
+        received = (path / WEIGHTS).stat().length
+        if received != size:
+            return f"{WEIGHTS} has {received} bytes, not {size}"
+        with (path / WEIGHTS).open("rb") as file:
+            whole = _digest(file) == digest
+    except OSError as error:
+        return error.strerror or str(error)
+    except (ValueError, KeyError, TypeError):
+        return f"{STATE} is cut short or altered"
+    return "" if whole else f"{WEIGHTS} has another checksum"
 
 
-def _digest(path):
-    with epath.Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _remove(*paths):
+    """Remove folders of `directory`, hidden first, so that a reader meets whole checkpoints only."""
+    for path in paths:
+        if not path.exists():
+            continue
+        if _is_local(path) and not path.name.startswith("."):
+            path = path.rename(path.with_name(f".{path.name}.removing"))
+        path.rmtree()
 
 
-def _flush(path):
-    """Bring a local file to the disk, so that a checkpoint named whole is whole after a power cut."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+def _is_local(path):
+    return "://" not in os.fspath(path)
+
+
+def _write(path, content):
+    with path.open("wb") as file:
+        file.write(content)
+        if _is_local(path):  # named whole, it is whole after a power cut too
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _digest(file):
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Memory(io.BytesIO):
+    """Weights in memory, which Keras takes for a file of the right name.
+
+    A write that fails inside HDF5, as on a full disk, crashes the process when it ends: so HDF5 sees no disk.
+    """
+
+    def __str__(self):
+        return WEIGHTS
+
+    def __len__(self):
+        return self.getbuffer().nbytes

@@ -4,7 +4,7 @@ import statistics
 import sys
 
 from pf_keras.errors import UserError
-from pf_keras.training.callbacks import Log, SaveCheckpoints, StopOnNonFinite
+from pf_keras.training.callbacks import Guard, Log, SaveCheckpoints
 from pf_keras.training.checkpoint import latest_checkpoint
 
 
@@ -22,16 +22,17 @@ def train(model, make_batches, steps, batch, workdir, run, callbacks=()):
         print(f"going on from {checkpoint.path}", file=sys.stderr)
     workdir.forget_metrics_after(start)
 
-    guard = StopOnNonFinite(workdir)
-    saver = SaveCheckpoints(workdir, run, steps, guard)
-    if start % run.log_every:
-        saver.restored_window = checkpoint.state["window"]
+    guard = Guard(workdir)
+    saver = SaveCheckpoints(workdir, run, start, steps, guard)
+    begun = start % run.log_every
+    if begun and checkpoint.state["window"]["first"] == start - begun:
+        saver.restored_window, saver.make_batches = checkpoint.state["window"]["metrics"], make_batches
     every = [guard, Log(workdir, steps, batch), saver, *callbacks]
     with saver:
         for first, window, windows in spans(start, steps, run.log_every):
             for callback in every:
-                callback.first_step = first
-            fit = {"steps_per_epoch": window, "epochs": windows, "verbose": 0, "shuffle": False, "callbacks": every}
+                callback.first_step, callback.window = first, window
+            fit = {"steps_per_epoch": window, "epochs": windows, "shuffle": False, "verbose": 0, "callbacks": every}
             model.fit(make_batches(first), **fit)
     rates = [line["images_per_second"] for line in workdir.metrics() if line["images_per_second"]]
     return statistics.median(rates) if rates else 0.0

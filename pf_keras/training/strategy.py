@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import keras
 
 from pf_keras.errors import UserError
+from pf_keras.training.determinism import add_in_order
 from pf_keras.training.execution import build_from_shapes, several_steps
 from pf_keras.training.follower import follower_workdir
 from pf_keras.training.workdir import Workdir
@@ -95,6 +96,8 @@ def open_devices(precision="auto", tpu=""):
 def _tensorflow_devices(tpu):
     import tensorflow as tf
 
+    if not tf.config.list_physical_devices("GPU"):
+        add_in_order()
     if tpu:
         strategy = tf.distribute.TPUStrategy(_connect(tpu))
         return Devices("tpu", strategy.num_replicas_in_sync, strategy)

@@ -1,24 +1,40 @@
 """The work directory is the run: config, metrics, checkpoints, figures, result."""
 
+import fcntl
 import json
+import os
+import socket
+import sys
 
 from etils import epath
 
 from pf_keras.config import Config, differing_fields
-from pf_keras.errors import UserError
+from pf_keras.errors import UserError, writing
 
-# Fields that may change when a run goes on: they alter what is written and when, not what is learned.
-CHANGEABLE = ("run.log_every", "run.checkpoint_every", "run.keep_checkpoints", "run.eval_batch")
+# Fields that may change when a run goes on: they alter what is written and when, or what bad data is forgiven, not
+# what is learned.
+CHANGEABLE = (
+    "run.log_every",
+    "run.checkpoint_every",
+    "run.keep_checkpoints",
+    "run.eval_batch",
+    "data.max_bad_fraction",
+)
 
 
 class Workdir:
-    """The files of a run at `path`, a local directory or one that etils' epath reaches, such as `gs://`."""
+    """The files of a run at `path`, a local directory or one that etils' epath reaches, such as `gs://`.
+
+    Writing raises UserError where the disk is full or may not be written to.
+    """
 
     def __init__(self, path):
         self.path = epath.Path(path)
         self.config_file = self.path / "config.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.result_file = self.path / "result.json"
+        self.bad_file = self.path / "bad.jsonl"
+        self.lock_file = self.path / ".lock"
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
         self.tensorboard = self.path / "tensorboard"
@@ -37,8 +53,11 @@ class Workdir:
         """Write the config of a new run, or check that this is the same run and go on with it.
 
         extra: what else defines the run (of a fine-tuning its labels and start), as a flat dict.
+        Raises UserError where another process runs here, or the workdir is that of another run.
         """
-        self.figures.mkdir(parents=True, exist_ok=True)
+        with writing(self.path):
+            self.figures.mkdir(parents=True, exist_ok=True)
+            self._lock()
         if not self.config_file.exists():
             self.write_json(self.config_file, {"mode": mode, **(extra or {}), "config": config.to_dict()})
             return
@@ -57,6 +76,30 @@ class Workdir:
             )
         self.write_json(self.config_file, {**known, "config": config.to_dict()})
 
+    def _lock(self):
+        """Keep other processes out for as long as this object lives; the system unlocks when the process dies.
+
+        Stores such as `gs://` and some network disks know no locks: there it is the user who takes care.
+        """
+        if "://" in os.fspath(self.path):
+            return
+        file = open(self.lock_file, "a+")  # noqa: SIM115 - open is what keeps the lock
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise UserError(
+                f"expected --workdir to be free, received {self.path}, in which {owner} runs: wait for it, or choose another"
+            ) from None
+        except OSError as error:
+            print(f"{self.path} cannot be locked ({error.strerror}): start no second run in it", file=sys.stderr)
+            return
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        self._locked = file
+
     def mode(self):
         return self.read_json(self.config_file).get("mode")
 
@@ -65,11 +108,11 @@ class Workdir:
 
     def log(self, line):
         """Add a line to `metrics.jsonl`."""
-        with self.metrics_file.open("a") as file:
+        with writing(self.path), self.metrics_file.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def metrics(self):
-        """The lines of `metrics.jsonl` as dicts."""
+        """The lines of `metrics.jsonl` as dicts, but for one that was cut short."""
         if not self.metrics_file.exists():
             return []
         return [json.loads(line) for line in self.metrics_file.read_text().splitlines() if line.endswith("}")]
@@ -80,11 +123,20 @@ class Workdir:
             kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
             self.write_text(self.metrics_file, "".join(kept))
 
+    def write_bad(self, images):
+        """Keep which images a run leaves out, so that it has the same examples when it goes on."""
+        if images:
+            self.write_text(self.bad_file, "".join(json.dumps(image) + "\n" for image in images))
+
     def write_result(self, result):
         self.write_json(self.result_file, result)
 
     def read_json(self, file):
-        return json.loads(file.read_text())
+        """The content of a JSON file. Raises UserError where it is damaged."""
+        try:
+            return json.loads(file.read_text())
+        except ValueError as error:
+            raise UserError(f"expected {file} as JSON, received text that fails at: {error}") from error
 
     def write_json(self, file, content):
         self.write_text(file, json.dumps(content, indent=2) + "\n")
@@ -92,5 +144,6 @@ class Workdir:
     def write_text(self, file, text):
         """Whole or not at all: written aside, then renamed."""
         aside = file.with_name(file.name + ".writing")
-        aside.write_text(text)
-        aside.replace(file)
+        with writing(self.path):
+            aside.write_text(text)
+            aside.replace(file)

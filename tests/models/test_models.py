@@ -20,29 +20,19 @@ def floats(*shape):
     return np.random.default_rng(0).standard_normal(shape).astype("float32")
 
 
-def policy(arguments):
-    """Nested models are given the precision of the outer one, as `build_pretrainer` does by the global policy."""
-    return {"dtype": arguments["dtype"]} if arguments else {}
-
-
-def pretrainer(**arguments):
-    backbone = Backbone(**SMALL, **policy(arguments))
-    return Pretrainer(backbone, target_size=4, decoder_width=16, augment={"jitter_size": 7}, **arguments)
-
-
-def classifier(**arguments):
-    return Classifier(Backbone(**SMALL, norm="group", **policy(arguments)), 3, **arguments)
+def pretrainer():
+    return Pretrainer(Backbone(**SMALL), target_size=4, decoder_width=16, augment={"jitter_size": 7})
 
 
 PATCHES, INDICES = floats(2, 3, 8, 8, 3), np.array([[0, 5, 9], [15, 2, 3]], "int32")
 CASES = {
-    "PatchEncoder": (lambda **k: PatchEncoder(16, "no_pool", 8, (1, 1), (2, 4), **k), PATCHES),
-    "PatchEncoder imagenet": (lambda **k: PatchEncoder(16, "imagenet", 8, (2,), (4,), "group", **k), PATCHES),
-    "Backbone": (lambda **k: Backbone(**SMALL, **k), PATCHES, INDICES),
-    "PatchDecoder": (lambda **k: PatchDecoder(4, 4, 16, **k), floats(2, 3, 16)),
+    "PatchEncoder": (lambda: PatchEncoder(16, "no_pool", 8, (1, 1), (2, 4)), PATCHES),
+    "PatchEncoder imagenet": (lambda: PatchEncoder(16, "imagenet", 8, (2,), (4,), "group"), PATCHES),
+    "Backbone": (lambda: Backbone(**SMALL), PATCHES, INDICES),
+    "PatchDecoder": (lambda: PatchDecoder(4, 4, 16), floats(2, 3, 16)),
     "Pretrainer": (pretrainer, random_batch(CONFIG)),
-    "Embedder": (lambda **k: Embedder(Backbone(**SMALL, **policy(k)), **k), random_batch(CONFIG)["image"]),
-    "Classifier": (classifier, random_classifier_batch(CONFIG)),
+    "Embedder": (lambda: Embedder(Backbone(**SMALL)), random_batch(CONFIG)["image"]),
+    "Classifier": (lambda: Classifier(Backbone(**SMALL, norm="group"), 3), random_classifier_batch(CONFIG)),
 }
 
 
@@ -52,7 +42,8 @@ def test_keras_model(name, tmp_path, monkeypatch):
     if name == "Backbone":  # its pooling is called by the models that hold it
         monkeypatch.setattr(Backbone, "call", call_and_pool)
     logits = name in ("PatchDecoder", "Pretrainer", "Classifier", "Embedder")
-    check_layer(make, *inputs, tmp_path=tmp_path, logits=logits)
+    unused = "pooling" if name == "Embedder" else None
+    check_layer(make, *inputs, tmp_path=tmp_path, logits=logits, unused=unused)
 
 
 def call_and_pool(self, patches, indices=None, training=False):
@@ -114,6 +105,15 @@ def test_backbone_without_indices_sees_the_whole_grid():
     backbone.build()
     patches, indices = floats(2, 16, 8, 8, 3), np.arange(16, dtype="int32")[None].repeat(2, axis=0)
     np.testing.assert_allclose(run(backbone, patches), run(backbone, patches, indices), atol=1e-5)
+
+
+def test_embedding_is_the_mean_of_the_context_over_all_patches():
+    embedder = Embedder(Backbone(**SMALL))
+    embedder.build()
+    images = random_batch(CONFIG)["image"]
+    patches = [images[:, i : i + 8, j : j + 8] / 127.5 - 1 for i in range(0, 32, 8) for j in range(0, 32, 8)]
+    context = run(embedder.backbone, np.stack(patches, axis=1).astype("float32"))
+    np.testing.assert_allclose(run(embedder, images), context.mean(axis=1), atol=1e-4)
 
 
 def test_target_position_in_the_query_or_added():

@@ -14,8 +14,6 @@ from PIL import Image
 from pf_keras.tasks.finetune import load_classifier
 from pf_keras.training.workdir import Workdir
 
-ROOT = Path(__file__).parents[2]
-
 CLIENT = """
 import sys, json, numpy as np, tensorflow as tf
 try:
@@ -148,13 +146,3 @@ def test_a_pretrained_workdir_exports_features_and_reconstruction(pretrained, jp
     assert found["masked"].sum(axis=(1, 2)).tolist() == [10, 10, 10]
     visible = ~found["masked"].repeat(2, axis=1).repeat(2, axis=2)
     np.testing.assert_array_equal(found["decoded"][visible], found["truth"][visible])
-
-
-def test_under_jax_it_exports_through_tensorflow(finetuned, exported, tmp_path):
-    """The same workdir, whatever backend trained it: the answer is that of the TensorFlow export."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), "--mode=export", f"--workdir={finetuned.workdir}"],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "KERAS_BACKEND": "jax"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout.splitlines()[-1])["saved_model"] == exported["saved_model"]

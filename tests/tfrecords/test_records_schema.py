@@ -49,8 +49,9 @@ def test_parse_gives_what_is_stored_and_defaults_for_what_is_not():
     assert [row["label"] for row in rows] == [7, -1, -1]
     assert [row["filename"] for row in rows] == [b"potter's wheel.JPEG", b"potter's wheel.JPEG", b""]
     assert [row["encoded"] for row in rows] == [b"\xff\xd8", b"\xff\xd8", b"jpeg"]
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        schema.parse(tf.constant(tf.train.Example().SerializeToString()))
+    empty = tf.data.Dataset.from_tensors(tf.train.Example().SerializeToString())
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected a record with image/encoded"):
+        list(empty.map(schema.parse))
 
 
 def test_bytes_that_are_no_example_are_a_value_error():

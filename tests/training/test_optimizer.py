@@ -17,8 +17,17 @@ def variables_of(values):
 
 
 def apply(optimizer, gradients, variables):
+    """One step, as `fit` takes it."""
     gradients = [ops.convert_to_tensor(np.array(gradient, "float32")) for gradient in gradients]
-    optimizer.apply(gradients, list(variables))
+    if keras.backend.backend() == "tensorflow":
+        optimizer.apply(gradients, list(variables))
+        return
+    import jax
+
+    values, state = ([variable.value for variable in part] for part in (variables, optimizer.variables))
+    values, state = jax.jit(optimizer.stateless_apply)(state, gradients, values)
+    for variable, value in zip([*variables, *optimizer.variables], [*values, *state], strict=True):
+        variable.assign(value)
 
 
 @pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: golden["name"])

@@ -1,0 +1,84 @@
+"""Image files of every kind that tests need, as bytes."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+
+def pixels(height=40, width=60, seed=0):
+    """uint8 (height, width, 3): smooth, so that JPEG keeps it."""
+    y, x = np.mgrid[:height, :width]
+    wave = np.random.default_rng(seed).uniform(0.5, 2, (3, 2))
+    waves = [np.sin(fy * y / max(height, 2) * 6 + fx * x / max(width, 2) * 6) for fy, fx in wave]
+    return (127.5 + 100 * np.stack(waves, -1)).astype("uint8")
+
+
+def encoded(array, kind, **options):
+    buffer = io.BytesIO()
+    image = array if isinstance(array, Image.Image) else Image.fromarray(array)
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def jpeg(**options):
+    return encoded(pixels(), "JPEG", **{"quality": 95, **options})
+
+
+def cmyk_jpeg():
+    return encoded(Image.fromarray(pixels()).convert("CMYK"), "JPEG", quality=95)
+
+
+def png16():
+    """A grey PNG of 16 bits, and the array it holds."""
+    array = (pixels()[..., 0].astype("uint16") * 257) ^ 0x55
+    return encoded(array, "PNG"), array
+
+
+def animated_gif(frames=3, size=(60, 40)):
+    images = [Image.fromarray(pixels(size[1], size[0], seed)).quantize() for seed in range(frames)]
+    buffer = io.BytesIO()
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:])
+    return buffer.getvalue()
+
+
+def png_bomb(side=60_000):
+    """A PNG of a few hundred bytes whose header declares `side` x `side` pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10**5))) + chunk(b"IEND", b"")
+
+
+def jpeg_bomb(side=60_000):
+    """A JPEG whose header declares `side` x `side` pixels."""
+    data = bytearray(jpeg())
+    frame = data.index(b"\xff\xc0") + 5
+    data[frame : frame + 4] = struct.pack(">HH", side, side)
+    return bytes(data)
+
+
+def gif_bomb(side=60_000):
+    data = bytearray(animated_gif(1))
+    data[6:10] = struct.pack("<HH", side, side)
+    return bytes(data)
+
+
+def gif_of_many_frames(frames=100, side=1000):
+    """A GIF of few bytes whose frames together have more pixels than may be decoded."""
+    data = encoded(Image.new("P", (side, side)), "GIF")
+    start = data.index(b"\x2c" + bytes(4) + struct.pack("<HH", side, side))
+    return data[:start] + data[start:-1] * frames + b";"
+
+
+def bmp_bomb(side=60_000):
+    data = bytearray(encoded(pixels(), "BMP"))
+    data[18:26] = struct.pack("<ii", side, side)
+    return bytes(data)
+
+
+HTML = b"<!DOCTYPE html><html><body>404 Not Found</body></html>" * 5

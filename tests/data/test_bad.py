@@ -1,0 +1,191 @@
+"""Data that is wrong is used rightly, or counted and named."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pf_keras.config import Config
+from pf_keras.data.bad import bad_images, leave_out_bad, naming_bad_images
+from pf_keras.data.folder import open_folder
+from pf_keras.data.pipeline import evaluation_batches, training_batches
+from pf_keras.data.sources import Source, open_source
+from pf_keras.errors import UserError
+from pf_keras.training.workdir import Workdir
+from tests.data import images_made as made
+
+KINDS = {
+    "truncated.jpg": lambda: made.jpeg()[:-600],
+    "empty.png": lambda: b"",
+    "page.jpg": lambda: made.HTML,
+    "bomb.png": made.png_bomb,
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A train and a val folder of two classes, 12 good images each."""
+    for split in ("train", "val"):
+        for number in range(12):
+            place = tmp_path / "images" / split / f"class{number % 2}"
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"good{number:02d}.jpg").write_bytes(made.encoded(made.pixels(seed=number), "JPEG"))
+    return tmp_path / "images"
+
+
+def config_of(folder, share=0.0):
+    size = {"model.image_size": "16", "model.grid": "4", "target.size": "2", "augment.jitter_size": "0"}
+    return Config().override({"data.source": f"folder:{folder}", "data.max_bad_fraction": str(share), **size})
+
+
+def spoil(folder):
+    for name, content in KINDS.items():
+        (folder / "train" / "class1" / name).write_bytes(content())
+
+
+def read_all(source, config):
+    with naming_bad_images(source):
+        return [np.asarray(b["image"]) for split in (source.train, source.validation)
+                for b in evaluation_batches(split, config, 4)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bad_image_is_an_error_that_names_it(folder, kind):
+    (folder / "train" / "class1" / kind).write_bytes(KINDS[kind]())
+    config = config_of(folder)
+    with pytest.raises(UserError, match=f"every image to be readable, received class1/{kind}: [^\n]*$"):
+        read_all(open_source(config.data), config)
+
+
+def test_bad_images_are_left_out_by_name_and_remembered(folder, tmp_path):
+    spoil(folder)
+    config, workdir = config_of(folder, 0.2), Workdir(tmp_path / "run")
+    source, bad = leave_out_bad(open_source(config.data), config.data, workdir)
+    assert sorted(image["name"] for image in bad) == sorted(f"class1/{name}" for name in KINDS)
+    assert (source.train.size, source.validation.size) == (12, 12)
+    assert all(name.startswith(f"class{label}/good") for name, label in zip(source.train.names, source.train.labels))  # noqa: B905
+    assert sum(len(batch) for batch in read_all(source, config)) == 24
+
+    workdir.path.mkdir()
+    workdir.write_bad(bad)
+    os.remove(folder / "train" / "class1" / "page.jpg")
+    again, remembered = leave_out_bad(open_source(config.data), config_of(folder, 0.2).data, workdir)
+    assert remembered == bad and again.train.names == source.train.names
+    assert json.loads(workdir.bad_file.read_text().splitlines()[0]).keys() == {"split", "name", "reason"}
+
+
+def test_too_many_bad_images_are_an_error_that_counts_them(folder, tmp_path):
+    spoil(folder)
+    config = config_of(folder, 0.1)
+    with pytest.raises(UserError, match=r"max_bad_fraction=0.1 of 28 images .* received 4 \(class1/bomb.png: .*; \.\.\.\)"):
+        leave_out_bad(open_source(config.data), config.data, Workdir(tmp_path / "run"))
+
+
+def test_a_file_removed_while_it_is_read_is_named(folder):
+    config = config_of(folder)
+    source = open_source(config.data)
+    batches = iter(training_batches(source.train, config, 4, {"n": (1,)}))
+    next(batches)
+    os.remove(folder / "train" / "class0" / "good04.jpg")
+    with pytest.raises(UserError, match="received class0/good04.jpg: .*No such file"), naming_bad_images(source):
+        for _ in range(20):
+            next(batches)
+
+
+def test_a_file_of_a_name_that_is_no_text_is_named_too(folder):
+    place = os.path.join(os.fsencode(folder), b"train", b"class0")
+    os.rename(os.path.join(place, b"good04.jpg"), os.path.join(place, b"caf\xe9.jpg"))
+    config = config_of(folder)
+    source = open_source(config.data)
+    os.remove(os.path.join(place, b"caf\xe9.jpg"))
+    with pytest.raises(UserError, match=r"received class0/caf\\xe9.jpg: .*No such file"):
+        read_all(source, config)
+
+
+def test_a_file_that_is_back_when_it_is_looked_for(folder):
+    config = config_of(folder)
+    source = open_source(config.data)
+    file = folder / "train" / "class0" / "good00.jpg"
+    content = file.read_bytes()
+    with pytest.raises(UserError, match="one that is so now and was not before"), naming_bad_images(source):
+        file.unlink()
+        try:
+            list(evaluation_batches(source.train, config, 4))
+        finally:
+            file.write_bytes(content)
+
+
+def test_a_label_that_is_no_class_is_an_error_and_never_a_target(folder):
+    config = config_of(folder)
+    source = open_source(config.data)
+    source.train.labels[3] = 2
+    with pytest.raises(UserError, match="received class0/good06.jpg: its label 2 is none of 2 classes"):
+        with naming_bad_images(source):
+            for _, _ in training_batches(source.train, config, 4, {"n": (1,)}, classes=2).take(6):
+                pass
+    assert [name for name, _ in bad_images(source.train, 2)] == ["class0/good06.jpg"]
+
+
+def test_errors_that_are_not_the_datas_pass():
+    import tensorflow as tf
+
+    with pytest.raises(tf.errors.InvalidArgumentError), naming_bad_images(Source(None, None)):
+        tf.reshape(tf.zeros(3), (2,))
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "other keys", "wrong label"])
+def test_damaged_records(tmp_path, damage):
+    from tfrecords import records, schema
+
+    fields = {"height": 40, "width": 60, "channels": 3, "colorspace": "RGB", "format": "JPEG", "filename": ""}
+    for split in ("train", "validation"):
+        with open(tmp_path / f"{split}-00000-of-00001", "wb") as file:
+            for number in range(6):
+                label = 9 if damage == "wrong label" and number == 4 else 1 + number % 2
+                example = schema.make_example(encoded=made.jpeg(), label=label, **fields)
+                if damage == "other keys" and number == 4:
+                    example = example.replace(b"image/encoded", b"image/renamed")
+                file.write(b"".join(records.frame(example)))
+    shard = tmp_path / "train-00000-of-00001"
+    content = bytearray(shard.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    if damage == "cut":
+        del content[-100:]
+    shard.write_bytes(content)
+    config = config_of(tmp_path).override({"data.source": f"tfrecord:{tmp_path}", "data.first_label": "1"})
+    with pytest.raises(UserError, match="train-00000-of-00001[: ]") as error:
+        source = dataclasses.replace(open_source(config.data), classes=("a", "b"))
+        with naming_bad_images(source):
+            for _ in training_batches(source.train, config, 2, {"n": (1,)}, classes=2).take(9):
+                pass
+    assert "\n" not in str(error.value)
+
+
+def test_folder_names_of_any_bytes_and_things_that_are_no_files(tmp_path, capsys):
+    names = [b"caf\xe9.jpg", "naïve.jpg".encode(), b"two\nlines.jpg"]
+    for name in names:
+        with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
+            file.write(made.jpeg())
+    os.mkfifo(tmp_path / "pipe.jpg")  # to read it would wait for ever
+    os.symlink(tmp_path, tmp_path / "loop")
+    os.symlink(tmp_path / "nowhere", tmp_path / "broken.jpg")
+    config = config_of(tmp_path)
+    source = Source(*open_folder(str(tmp_path), config.data))
+    assert source.train.size + source.validation.size == 3
+    assert "3 others are not read" in capsys.readouterr().err
+    assert sum(len(batch) for batch in read_all(source, config)) >= 3
+
+
+@pytest.mark.parametrize("count", [2_000, pytest.param(200_000, marks=pytest.mark.slow)])
+def test_mutated_records_parse_or_raise(count):
+    """In a process of its own, so that a crash of native code is seen."""
+    command = [sys.executable, "-m", "tests.data.fuzz", "records", str(count)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    print(done.stdout)
+    assert done.stdout.startswith(f"{count} inputs")

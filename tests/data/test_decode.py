@@ -1,0 +1,107 @@
+"""What decodes, decodes to what Pillow sees; what does not, is said so before memory is taken for it."""
+
+import io
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from pf_keras.data.decode import centre_window, decode_and_crop, random_window
+from tests.data import images_made as made
+
+
+@tf.function(input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec((4,), tf.int32), tf.TensorSpec((), tf.int32)])
+def _cut(encoded, box, size):
+    return decode_and_crop(encoded, lambda height, width: tuple(tf.unstack(box)), size)
+
+
+def cut(encoded, box, size):
+    """A square window decoded at its own size, so that no resizing blurs the comparison."""
+    return _cut(encoded, box, size).numpy()
+
+
+def seen(encoded):
+    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")).astype(int)
+
+
+GOOD = {
+    "png": lambda: made.encoded(made.pixels(), "PNG"),
+    "grey png": lambda: made.encoded(made.pixels()[..., 0], "PNG"),
+    "palette png": lambda: made.encoded(Image.fromarray(made.pixels()).quantize(16), "PNG"),
+    "one bit png": lambda: made.encoded(Image.fromarray(made.pixels()).convert("1"), "PNG"),
+    "animated gif": made.animated_gif,
+    "bmp": lambda: made.encoded(made.pixels(), "BMP"),
+    "jpeg": made.jpeg,
+    "progressive jpeg": lambda: made.jpeg(progressive=True),
+    "grey jpeg": lambda: made.encoded(made.pixels()[..., 0], "JPEG", quality=95),
+    "cmyk jpeg": made.cmyk_jpeg,
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_pixels_are_those_that_pillow_decodes(kind):
+    encoded = GOOD[kind]()
+    ours, theirs = cut(encoded, (6, 14, 34, 34), 34), seen(encoded)[6:40, 14:48]
+    # At its edges a window lacks the neighbours between which JPEG's coarser colours are interpolated.
+    np.testing.assert_array_equal(ours[2:-2, 2:-2], theirs[2:-2, 2:-2])
+
+
+def test_16_bits_become_their_high_8():
+    encoded, array = made.png16()
+    assert np.abs(cut(encoded, (0, 0, 32, 32), 32)[..., 0].astype(int) - (array >> 8)[:32, :32]).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF"])
+@pytest.mark.parametrize("shape", [(1, 1), (30_000, 1), (1, 30_000)])
+def test_extreme_shapes(kind, shape):
+    array = np.broadcast_to(np.array([200, 30, 90], "uint8"), (*shape, 3))
+    encoded = made.encoded(array, kind)
+    noise = tf.constant([0.9999999, 0.5, 0.9999999, 0.9999999, 0.5])
+    for window in (centre_window(0.875), random_window(noise, (0.2, 1.0), (0.75, 4 / 3))):
+        image = decode_and_crop(tf.constant(encoded), window, 8).numpy().astype(int)
+        assert (image == seen(encoded)[0, 0]).all()
+
+
+BAD = {
+    "empty": lambda: b"",
+    "html": lambda: made.HTML,
+    "three bytes of a jpeg": lambda: b"\xff\xd8\xff",
+    "truncated jpeg": lambda: made.jpeg()[:-600],
+    "truncated png": lambda: GOOD["png"]()[:-600],
+    "truncated gif": lambda: made.animated_gif(1)[:-600],
+    "truncated bmp": lambda: GOOD["bmp"]()[:-600],
+    "webp": lambda: made.encoded(made.pixels(), "WEBP"),
+    "palette bmp": lambda: made.encoded(Image.fromarray(made.pixels()).quantize(16), "BMP"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_no_image_is_an_error(kind):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        cut(BAD[kind](), (0, 0, 40, 40), 8)
+
+
+BOMBS = ["png_bomb", "jpeg_bomb", "gif_bomb", "gif_of_many_frames", "bmp_bomb"]
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_bomb_is_refused_by_its_header(bomb):
+    encoded = getattr(made, bomb)()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected a JPEG, PNG, GIF or 24-bit BMP of 1 to"):
+        cut(encoded, (0, 0, 1, 1), 8)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024  # KiB
+    assert len(encoded) < 30 * 2**20
+
+
+@pytest.mark.parametrize("count", [2_000, pytest.param(200_000, marks=pytest.mark.slow)])
+def test_mutated_images_decode_or_raise(count):
+    """In a process of its own, so that a crash of native code is seen."""
+    done = subprocess.run([sys.executable, "-m", "tests.data.fuzz", "images", str(count)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    print(done.stdout)
+    assert done.stdout.startswith(f"{count} inputs")

@@ -1,0 +1,68 @@
+"""Faults as the user of the command line meets them: one line on standard error, exit code 2."""
+
+import subprocess
+
+import pytest
+
+from tests.data import images_made as made
+from tests.robustness.runs import Run
+
+
+def last_line(run, code=2):
+    assert run.wait() == code, run.stderr
+    assert "Traceback" not in run.stderr
+    return run.stderr.splitlines()[-1]
+
+
+def test_a_learning_rate_that_is_too_high(tmp_path):
+    run = Run(tmp_path / "run", {"pretrain.learning_rate": "1e30", "pretrain.warmup_steps": "0"})
+    line = last_line(run)
+    assert line.startswith("error: expected a finite") and "with learning rate 9.98e+29" in line
+    assert "the last good checkpoint is none" in line and run.saved() == []
+
+
+def test_a_second_process_on_one_workdir(tmp_path):
+    first = Run(tmp_path / "run", {"pretrain.steps": "100000"})
+    assert first.wait_until(lambda: (tmp_path / "run" / "config.json").exists())
+    second = Run(tmp_path / "run", {"pretrain.steps": "100000"}, stderr_file=tmp_path / "second")
+    assert f"in which process {first.process.pid} on " in last_line(second)
+    assert first.process.is_alive()
+    first.kill()
+
+
+def test_an_image_that_is_none(tmp_path):
+    for number in range(8):
+        (tmp_path / f"{number}.png").write_bytes(made.encoded(made.pixels(seed=number), "PNG"))
+    (tmp_path / "page.jpg").write_bytes(made.HTML)
+    fields = {"data.source": f"folder:{tmp_path}", "data.holdout": "0.2"}
+    line = last_line(Run(tmp_path / "run", fields))
+    assert line.startswith("error: expected every image to be readable, received page.jpg: expected a JPEG, PNG, GIF")
+
+    run = Run(tmp_path / "other", {**fields, "data.max_bad_fraction": "0.2", "pretrain.steps": "3"})
+    assert '"bad_images": 1' in last_line(run, code=0)
+
+
+def test_a_full_disk(tmp_path):
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        fields = {"run.checkpoint_every": "1", "run.keep_checkpoints": "100"}
+        line = last_line(Run(place / "run", fields, stderr_file=tmp_path / "stderr"))
+        assert line.startswith(f"error: expected to write in {place}/run") and "No space left on device" in line
+        with open(place / "fill", "wb", buffering=0) as file:
+            file.write(bytes(2**21))  # nothing at all fits now
+        line = last_line(Run(place / "run", fields, stderr_file=tmp_path / "stderr"))
+        assert line.startswith(f"error: expected to write in {place}/run") and "No space left on device" in line
+        (place / "fill").unlink()
+        assert digest_of_newest(place / "run")
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def digest_of_newest(workdir):
+    from pf_keras.training.checkpoint import latest_checkpoint
+
+    return latest_checkpoint(workdir / "checkpoints").state["sha256"]

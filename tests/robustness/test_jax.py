@@ -1,0 +1,32 @@
+"""What holds for a run under TensorFlow holds under JAX."""
+
+import os
+import subprocess
+import sys
+
+CODE = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np, pytest
+from pf_keras.errors import Stopped
+from tests.training.test_loop import At, go, lines, variables
+place = Path(sys.argv[1])
+whole = go(place / "whole")
+for step in (6, 14):
+    stop = At(step, lambda: os.kill(os.getpid(), signal.SIGTERM), begin=True)
+    with pytest.raises(Stopped, match=f"at step {step + 1}, which is saved"):
+        go(place / "run", callbacks=[stop])
+resumed = go(place / "run")
+assert lines(place / "run") == lines(place / "whole")
+for left, right in zip(variables(resumed), variables(whole), strict=True):
+    np.testing.assert_array_equal(left, right)
+import keras
+print(keras.backend.backend())
+"""
+
+
+def test_a_stopped_run_is_the_run_never_stopped(tmp_path):
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    command = [sys.executable, "-c", CODE, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "jax\n"), done.stderr[-3000:]

@@ -1,0 +1,205 @@
+"""The training loop on a model of a few numbers: windows, resuming, losses that go wrong, signals."""
+
+import json
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from pf_keras.config import RunConfig
+from pf_keras.data.images import Images
+from pf_keras.errors import Stopped, UserError
+from pf_keras.training.callbacks import RunCallback
+from pf_keras.training.loop import spans, train
+from pf_keras.training.optimizer import AdamW
+from pf_keras.training.workdir import Workdir
+
+STEPS = 23
+
+
+class At(RunCallback):
+    """Do something after a step, or at the beginning of the one that follows it."""
+
+    def __init__(self, step, action, begin=False):
+        super().__init__()
+        self.at, self.action, self.begin = step, action, begin
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.begin and self.epoch_start + batch == self.at:
+            self.action()
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch)
+        if not self.begin and self.step == self.at:
+            self.action()
+
+
+def tiny_model(rate=0.01):
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(8, activation="relu"), keras.layers.Dropout(0.3), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.layers.Input((4,)), *layers])
+    optimizer = AdamW(rate)
+    optimizer.build(model.trainable_variables)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss=loss, metrics=["accuracy"])
+    return model
+
+
+def batches(step):
+    def batch(number):
+        x = tf.random.stateless_normal((8, 4), tf.stack([number, 1]))
+        return x, tf.argmax(x[:, :3], axis=1)
+
+    return tf.data.Dataset.range(step, np.iinfo("int64").max).map(batch)
+
+
+def go(path, model=None, callbacks=(), steps=STEPS, data=batches, **run):
+    workdir = Workdir(path)
+    path.mkdir(exist_ok=True)
+    model = model or tiny_model()
+    settings = RunConfig(**{"log_every": 5, "checkpoint_every": "4", **run})
+    train(model, data, steps, 8, workdir, settings, callbacks)
+    return model
+
+
+def lines(path):
+    found = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in found]
+
+
+def variables(model):
+    metrics = {id(v) for v in model.metrics_variables}
+    return [np.asarray(v) for v in (*model.variables, *model.optimizer.variables) if id(v) not in metrics]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    path = tmp_path_factory.mktemp("unbroken") / "run"
+    return go(path), path
+
+
+def saved(path):
+    return sorted(int(p.name[5:]) for p in (path / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.parametrize("stops", [[3, 5], [5, 7, 18], [20], [9, 21]])
+def test_a_run_stopped_at_any_step_is_the_run_never_stopped(unbroken, tmp_path, stops):
+    """Steps in the middle, at the end and at the beginning of a window; the model has dropout and a metric."""
+    model, path = unbroken
+    for step in stops:  # told so during step + 1
+        tell = At(step, lambda: os.kill(os.getpid(), signal.SIGTERM), begin=True)
+        with pytest.raises(Stopped, match=f"SIGTERM at step {step + 1}, which is saved"):
+            go(tmp_path, callbacks=[tell], checkpoint_every="60min")
+        assert saved(tmp_path)[-1] == step + 1
+    resumed = go(tmp_path)
+    assert lines(tmp_path) == lines(path)
+    assert [line["step"] for line in lines(tmp_path)] == [5, 10, 15, 20, 23]
+    for left, right in zip(variables(resumed), variables(model), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_a_run_that_dies_between_a_windows_end_and_its_line_loses_no_line(unbroken, tmp_path, monkeypatch):
+    def die(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Workdir, "log", die)
+        go(tmp_path, checkpoint_every="5")
+    go(tmp_path)
+    assert lines(tmp_path) == lines(unbroken[1])
+
+
+def test_checkpoints_by_steps_and_by_minutes(tmp_path, monkeypatch):
+    go(tmp_path / "steps", checkpoint_every="6", keep_checkpoints=10)
+    assert saved(tmp_path / "steps") == [6, 12, 18, 23]
+    go(tmp_path / "newest", checkpoint_every="6", keep_checkpoints=2)
+    assert saved(tmp_path / "newest") == [18, 23]
+    go(tmp_path / "minutes", checkpoint_every="0.0000001min", keep_checkpoints=10)
+    assert len(saved(tmp_path / "minutes")) == 10
+    go(tmp_path / "hour", checkpoint_every="60min")
+    assert saved(tmp_path / "hour") == [23]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(tmp_path):
+    def spoilt(step):
+        return batches(step).enumerate(step).map(lambda n, b: (b[0] * tf.where(n == 13, np.inf, 1.0), b[1]))
+
+    with pytest.raises(UserError) as error:
+        go(tmp_path, data=spoilt, checkpoint_every="1", keep_checkpoints=30)
+    expected = "received nan at step 14 with learning rate 0.01"
+    assert expected in str(error.value) and str(tmp_path / "checkpoints" / "step-00000013") in str(error.value)
+    assert saved(tmp_path) == list(range(1, 14))
+
+
+def test_the_very_last_loss_is_looked_at(tmp_path):
+    def spoilt(step):
+        return batches(step).enumerate(step).map(lambda n, b: (b[0] * tf.where(n == STEPS - 1, np.inf, 1.0), b[1]))
+
+    with pytest.raises(UserError, match=f"at step {STEPS} with"):
+        go(tmp_path, data=spoilt, checkpoint_every="10")
+    assert saved(tmp_path) == [10, 20]
+
+
+def test_weights_that_went_wrong_behind_a_finite_loss_are_not_saved(tmp_path):
+    model = tiny_model()
+    spoil = At(11, lambda: model.optimizer._momentums[0].assign(ops.full((4, 8), np.nan)))
+    with pytest.raises(UserError, match="finite weights, received others in .*kernel after step 12"):
+        go(tmp_path, model, [spoil], checkpoint_every="4")
+    assert saved(tmp_path) == [4, 8]
+
+
+def test_a_huge_learning_rate_stops(tmp_path):
+    with pytest.raises(UserError, match=r"learning rate 1e\+30"):
+        go(tmp_path, tiny_model(1e30), checkpoint_every="1")
+
+
+def test_data_that_ends_early_is_no_finished_run(tmp_path):
+    with pytest.raises(UserError, match="expected data without end, received none after step 7"):
+        go(tmp_path, data=lambda step: batches(step).take(7))
+
+
+def test_finding_the_place_in_the_data_reads_nothing_of_what_was_seen():
+    from pf_keras.config import Config
+    from pf_keras.data.digits import open_digits
+    from pf_keras.data.pipeline import training_batches
+
+    loads = []
+
+    class Counted(Images):
+        def loader(self):
+            load = super().loader()
+
+            def counted(key):
+                count = tf.numpy_function(lambda index: loads.append(int(index)) or index, [key["index"]], tf.int64)
+                with tf.control_dependencies([count]):
+                    return load(key)
+
+            return counted
+
+    train_split = open_digits()[0]
+    split = Counted(train_split.names, train_split.labels, train_split.values)
+    config = Config().override({"model.image_size": "32", "model.grid": "4", "augment.jitter_size": "0"})
+    started_at = training_batches(split, config, 8, {"n": (1,)}, start_step=50_000)
+    from_the_start = list(training_batches(split, config, 8, {"n": (1,)}).take(4))
+    before = len(loads)
+    first = next(iter(started_at))
+    assert len(loads) - before <= 100  # what is fetched ahead; not the 400,000 before
+    again = list(training_batches(split, config, 8, {"n": (1,)}, start_step=2).take(2))
+    for left, right in zip(from_the_start[2:], again, strict=True):
+        np.testing.assert_array_equal(left["image"], right["image"])
+    assert first["image"].shape == (8, 32, 32, 3)
+
+
+@pytest.mark.parametrize(("start", "steps", "window"), [(0, 10, 5), (0, 11, 5), (3, 11, 5), (5, 7, 5), (4, 4, 5), (2, 3, 9)])
+def test_windows_end_where_those_of_an_unbroken_run_do(start, steps, window):
+    done, ends = start, []
+    for first, length, count in spans(start, steps, window):
+        assert first == done
+        done += length * count
+        ends += [first + length * (i + 1) for i in range(count)]
+    wanted = [end for end in (*range(window, steps, window), steps) if end > start]
+    assert (done, ends) == (steps, wanted)

@@ -1,0 +1,71 @@
+"""The work directory belongs to one run and to one process."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pf_keras.config import Config
+from pf_keras.errors import UserError
+from pf_keras.training.workdir import Workdir
+
+
+def started(path, **overrides):
+    workdir = Workdir(path)
+    workdir.start("pretrain", Config().override({name.replace("__", "."): v for name, v in overrides.items()}))
+    return workdir
+
+
+def test_another_config_is_refused_by_its_fields(tmp_path):
+    started(tmp_path)
+    with pytest.raises(UserError, match=r"pretrain.steps: 300000 -> 5; run.seed: 0 -> 1"):
+        started(tmp_path, pretrain__steps="5", run__seed="1")
+    with pytest.raises(UserError, match="of --mode=finetune"):
+        Workdir(tmp_path).start("finetune", Config())
+
+
+def test_what_does_not_change_what_is_learned_may_change(tmp_path):
+    started(tmp_path)
+    changed = {"run__log_every": "9", "run__checkpoint_every": "3", "run__keep_checkpoints": "1"}
+    workdir = started(tmp_path, **changed, data__max_bad_fraction="0.5")
+    assert workdir.config().run.log_every == 9
+
+
+def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):
+    code = (
+        "import sys, time; from tests.training.test_workdir import started\n"
+        f"kept = started({str(tmp_path)!r}); print('ready', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "ready\n"
+        with pytest.raises(UserError, match=f"to be free, received .*, in which process {first.pid} on .* runs"):
+            started(tmp_path)
+        first.kill()
+        first.wait()
+    started(tmp_path)
+
+
+def test_what_was_cut_short_or_will_be_done_again_leaves_the_metrics(tmp_path):
+    workdir = started(tmp_path)
+    for step in (5, 10, 15):
+        workdir.log({"step": step})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 20, "lo')
+    workdir.forget_metrics_after(10)
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [5, 10]
+
+
+def test_damaged_files_are_named(tmp_path):
+    workdir = started(tmp_path)
+    (tmp_path / "config.json").write_text('{"mode": "pre')
+    with pytest.raises(UserError, match="config.json as JSON"):
+        workdir.mode()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=f"expected to write in {tmp_path}/file/run, received Not a directory"):
+        started(tmp_path / "file" / "run")
+    assert os.listdir(tmp_path) == ["file"]
