@@ -1,6 +1,7 @@
 """Shards of records, read as a stream: `tfrecord:DIR` and `tfds:NAME`."""
 
 import functools
+import os
 import sys
 
 import numpy as np
@@ -223,10 +224,11 @@ def open_tfds(place, config):
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder(place)
+        # Said here, since tensorflow-datasets reads the variable once, when it is first imported.
+        builder = tfds.builder(place, data_dir=os.environ.get("TFDS_DATA_DIR"))
         builder.download_and_prepare()
     except Exception as error:  # its many ways to fail share no class
-        reason = " ".join(str(error).split())[:300]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"expected tfds:NAME to name a data set at hand, received {place}: {reason}") from error
     info = builder.info
     if info.file_format is not tfds.core.FileFormat.TFRECORD:
