@@ -151,6 +151,9 @@ class Records:
         first = start // size
 
         def one_epoch(epoch):
+            # Of this graph: shuffle cannot combine a computed seed with a global seed of 0, and the order is to be a
+            # function of ours alone.
+            tf.random.set_seed(1)
             seeds = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.int32)
             order = tf.data.Dataset.range(count).map(
                 lambda i: tf.random.experimental.index_shuffle(i, seeds, count - 1) * hosts + host

@@ -88,9 +88,9 @@ def latest_checkpoint(directory):
     directory = epath.Path(directory)
     folders = _folders(directory)
     for path in reversed(folders):
-        fault = _fault(path)
+        state, fault = _examine(path)
         if not fault:
-            return _read(path)
+            return Checkpoint(path, state["step"], state)
         if path.exists():
             print(f"checkpoint {path} is damaged ({fault}): using the one before it", file=sys.stderr)
     # A run in progress may have removed all that were listed; then there are others now.
@@ -105,10 +105,10 @@ def require_checkpoint(directory, step=""):
         name = f"step-{int(step):08d}" if step.isdigit() else step
         if name not in names:
             raise UserError(f"expected a checkpoint of {directory} ({', '.join(names) or 'none there'}), received {step}")
-        fault = _fault(directory / name)
+        state, fault = _examine(directory / name)
         if fault:
             raise UserError(f"expected {directory / name} to be whole, received a damaged one: {fault}")
-        return _read(directory / name, asked=True)
+        return Checkpoint(directory / name, state["step"], state, asked=True)
     found = latest_checkpoint(directory)
     if found is None:
         raise UserError(f"expected a checkpoint in {directory}, received none that is whole: train longer first")
@@ -121,32 +121,27 @@ def _seeds(model):
     return [variable for variable in model.variables if id(variable) not in others]
 
 
-def _read(path, asked=False):
-    state = json.loads((path / STATE).read_text())
-    return Checkpoint(path, state["step"], state, asked)
-
-
 def _folders(directory):
     if not directory.exists():
         return []
     return sorted((p for p in directory.iterdir() if p.name.startswith("step-")), key=lambda p: p.name)
 
 
-def _fault(path):
-    """What is wrong with a checkpoint, or an empty string."""
+def _examine(path):
+    """The state of a checkpoint and what is wrong with it, or an empty string. What is read is read once."""
     try:
         state = json.loads((path / STATE).read_text())
         size, digest = state["bytes"], state["sha256"]
         received = (path / WEIGHTS).stat().length
         if received != size:
-            return f"{WEIGHTS} has {received} bytes, not {size}"
+            return state, f"{WEIGHTS} has {received} bytes, not {size}"
         with (path / WEIGHTS).open("rb") as file:
             whole = _digest(file) == digest
     except OSError as error:
-        return error.strerror or str(error)
+        return {}, error.strerror or str(error)
     except (ValueError, KeyError, TypeError):
-        return f"{STATE} is cut short or altered"
-    return "" if whole else f"{WEIGHTS} has another checksum"
+        return {}, f"{STATE} is cut short or altered"
+    return state, "" if whole else f"{WEIGHTS} has another checksum"
 
 
 def _remove(*paths):

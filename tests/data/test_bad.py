@@ -189,3 +189,24 @@ def test_mutated_records_parse_or_raise(count):
     assert done.returncode == 0, done.stderr[-2000:]
     print(done.stdout)
     assert done.stdout.startswith(f"{count} inputs")
+
+
+def test_records_are_shuffled_under_a_global_seed_of_0_as_under_any(tmp_path):
+    """As runs set it: shuffling by a computed seed used to fail then."""
+    import keras
+
+    from tfrecords import records, schema
+
+    fields = {"height": 40, "width": 60, "channels": 3, "colorspace": "RGB", "format": "JPEG", "filename": ""}
+    for split in ("train", "validation"):
+        with open(tmp_path / f"{split}-00000-of-00001", "wb") as file:
+            for number in range(9):
+                file.write(b"".join(records.frame(schema.make_example(encoded=b"", label=number + 1, **fields))))
+    config = config_of(tmp_path).override({"data.source": f"tfrecord:{tmp_path}", "data.first_label": "1"})
+    orders = []
+    for seed in (0, 7):
+        keras.utils.set_random_seed(seed)
+        split = open_source(config.data).train
+        orders.append([int(key["index"]) for key in split.keys(seed=3).take(18)])
+    assert orders[0] == orders[1]
+    assert sorted(orders[0][:9]) == sorted(orders[0][9:]) == list(range(9)) and orders[0][:9] != orders[0][9:]
