@@ -22,7 +22,6 @@ CORE = [
     *sorted((PACKAGE / "models").glob("*.py")),
     PACKAGE.parent / "tfrecords" / "errors.py",  # the one exception of both packages
 ]
-OPTIMIZER = PACKAGE / "training" / "optimizer.py"
 
 
 def python(code, backend, *arguments):
@@ -43,7 +42,7 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", [*CORE, OPTIMIZER], ids=lambda path: str(path.relative_to(PACKAGE.parent)))
+@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(PACKAGE.parent)))
 def test_core_imports_keras_and_numpy_only(path):
     allowed = {"keras", "numpy", "pf_keras", "tfrecords"} | set(sys.stdlib_module_names)
     core = {".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in CORE}
