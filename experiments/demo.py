@@ -16,18 +16,20 @@ FRACTIONS = (0.01, 0.1, 0.2)
 
 
 def main():
-    pretrained = command("--mode=pretrain", f"--workdir={RUNS}/pretrain")
+    (pretrained,) = commands(("--mode=pretrain", f"--workdir={RUNS}/pretrain"))
     scores = {}
     for fraction in FRACTIONS:
-        for start, init in (("pretrained", f"{RUNS}/pretrain"), ("scratch", "scratch")):
-            result = command(
-                "--mode=finetune", f"--init={init}", f"--label_fraction={fraction}", f"--workdir={RUNS}/{start}-{fraction}"
+        # Two at a time: starting and tracing use one core each.
+        scores["pretrained", fraction], scores["scratch", fraction] = commands(
+            *(
+                ("--mode=finetune", f"--init={init}", f"--label_fraction={fraction}", f"--workdir={RUNS}/{start}-{fraction}")
+                for start, init in (("pretrained", f"{RUNS}/pretrain"), ("scratch", "scratch"))
             )
-            scores[start, fraction] = result
+        )
     best = f"{RUNS}/pretrained-{FRACTIONS[-1]}"
-    exported = command("--mode=export", f"--workdir={best}")
+    (exported,) = commands(("--mode=export", f"--workdir={best}"))
     picture = save_a_digit(RUNS / "a-validation-digit.png")
-    run(sys.executable, "experiments/classify.py", exported["saved_model"], str(picture))
+    wait(start("experiments/classify.py", exported["saved_model"], str(picture)))
 
     print(f"\nDecoding hidden patches of held-out digits: loss {pretrained['loss']:.3f}, {pretrained['loss_ratio']:.2f} of")
     print("what a predictor gets that knows only how often each grey level occurs.\n")
@@ -41,22 +43,25 @@ def main():
     print(f"exported:  {exported['saved_model']}, {exported['keras']}, {exported['model_card']}")
 
 
-def command(*flags):
-    """Run main.py with flags; returns its result."""
-    return json.loads(run(sys.executable, "main.py", *flags).splitlines()[-1])
+def commands(*lines):
+    """Run main.py with each line of flags, all at once; returns their results."""
+    processes = [start("main.py", *flags) for flags in lines]
+    return [json.loads(wait(process).splitlines()[-1]) for process in processes]
 
 
-def run(*words):
-    """Run a command from the repository's root, its output shown; returns its standard output."""
-    print("\n$ python " + shlex.join(words[1:]), flush=True)
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        print(line, end="", flush=True)
-    if process.wait():
+def start(*words):
+    """Start a Python program in the repository's root; what it says of its progress is shown."""
+    print("\n$ python " + shlex.join(words), flush=True)
+    return subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def wait(process):
+    """The standard output of a process, shown when it ends. Ends the demo with its exit code where that is not 0."""
+    output, _ = process.communicate()
+    print(output, end="", flush=True)
+    if process.returncode:
         sys.exit(process.returncode)
-    return "".join(lines)
+    return output
 
 
 def save_a_digit(path):
