@@ -103,21 +103,23 @@ def compiled(config, slice_, parameters):
 def largest_batch(compile_batch, batch, answer, fixed, room):
     """The largest batch a core that was compiled and fits, or None; `COMPILATIONS` more at most.
 
-    Memory is taken as a straight line through the last two compilations, or the first one and what the state alone
-    needs. compile_batch: a function of the batch to `compile_for`'s answer; answer: that for `batch`.
+    Memory is taken as a straight line from what the state alone needs through the last compilation: two compilations
+    give no line, as the compiler recomputes more where memory is short.
+    compile_batch: a function of the batch to `compile_for`'s answer; answer: that for `batch`.
     fixed: bytes of the state; room: bytes a core.
     """
-    points, fitting, failing = [(0, fixed), (batch, answer["peak_hbm_bytes"])], 0, math.inf
+    points, fitting, failing = [(batch, answer["peak_hbm_bytes"])], 0, math.inf
     for _ in range(COMPILATIONS + 1):
         if answer["fits"]:
             fitting = max(fitting, batch)
         else:
             failing = min(failing, batch)
-        (x, low), (y, high) = sorted(points[-2:])
-        slope = max((high - low) / (y - x), 1)
-        guess = int(y + (room - high) / slope)
+        tried, needed = points[-1]
+        if needed <= fixed:
+            break
+        guess = int((room - fixed) * tried / (needed - fixed))
         batch = max(fitting + 1, min(guess, failing - 1))
-        if batch >= failing or len(points) > COMPILATIONS + 1:
+        if batch >= failing or len(points) > COMPILATIONS:
             break
         answer = compile_batch(batch)
         points.append((batch, answer["peak_hbm_bytes"]))
