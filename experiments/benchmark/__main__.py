@@ -1,0 +1,45 @@
+"""How fast pf_keras is on this machine, as ratios within one run.
+
+    python -m experiments.benchmark input   [--images=FOLDER]    the input pipeline against decoding alone
+    python -m experiments.benchmark step    [--size=paper]       parts of a training step, fit against a bare loop
+    python -m experiments.benchmark start                        the time to --help, and to the first step
+    python -m experiments.benchmark growth  [--quick]            time and memory over image size, mask, batch and depth
+    python -m experiments.benchmark peer    --mae=CLONE          FLOP/s against facebookresearch/mae (needs PyTorch)
+    python -m experiments.benchmark guard                        ratios that must hold, in a few minutes; exits with 1 if not
+
+Each prints a table and writes it as JSON to runs/benchmark/NAME.json (--output). Alternatives take turns, so that work
+beside this one slows all of them, and a ratio is the median over the turns. PERFORMANCE.md has the results.
+"""
+
+import argparse
+import importlib
+import sys
+
+from experiments.benchmark.report import write
+from pf_keras.errors import UserError
+
+BENCHMARKS = ("input", "step", "start", "growth", "peer", "guard")
+
+
+def main(arguments):
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("benchmark", choices=BENCHMARKS)
+    parser.add_argument("--output", help="where the JSON goes")
+    parser.add_argument("--images", default="", help="input: a folder of photographs; default: cut from scikit-learn's two")
+    parser.add_argument("--size", choices=("small", "paper"), default="small", help="step, peer: of the model")
+    parser.add_argument("--quick", action="store_true", help="growth: fewer points")
+    parser.add_argument("--mae", default="", help="peer: a clone of facebookresearch/mae")
+    options = parser.parse_args(arguments)
+    try:
+        rows = importlib.import_module(f"experiments.benchmark.{options.benchmark}").run(options)
+        write(options.benchmark, rows, options.output or f"runs/benchmark/{options.benchmark}.json")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 1 if any(row.reached is False for row in rows) and options.benchmark == "guard" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

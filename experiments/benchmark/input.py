@@ -1,0 +1,188 @@
+"""The input pipeline of pre-training against a loop that only decodes and crops: same records, crops and cores."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.benchmark.photographs import collect, make_records
+from experiments.benchmark.report import Row
+
+IMAGES, SHARDS, BATCH = 2000, 16, 64
+BATCHES = {"start": 4, "timed": 10}  # of a turn; the first fill the buffers
+ROUNDS = 7
+LARGE = (1024, 1250)  # shards, and records each, of a set as large as ImageNet
+
+
+def run(options):
+    """Rows of the benchmark `input`."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        print(f"making {IMAGES} records, twice", file=sys.stderr)
+        collect(options.images, folder / "images", IMAGES)
+        shards = f"--train_shards={SHARDS}"
+        originals = make_records(folder / "images", folder / "originals", shards)
+        small = make_records(folder / "images", folder / "small", shards, "--resize_shorter=256", "--quality=90")
+        cores = len(os.sched_getaffinity(0))
+        measured = {n: in_process(n, str(originals), str(small)) for n in sorted({1, cores})}
+        return [*rows(measured, cores), *large_rows(folder)]
+
+
+def rows(measured, cores):
+    one, all_ = measured[1], measured[cores]
+    size = all_["bytes_an_image"]
+    found = [
+        Row(f"full pipeline / decoding alone, {n} core{'s' * (n > 1)}", m["full"], "x", 0.85, high=True,
+            note=f"{m['decoding_rate']:.0f} images/s decoded alone; {m['full_spread']}")
+        for n, m in measured.items()
+    ]  # fmt: skip
+    found += [
+        Row("of it noise and shuffling, time", all_["plain_time"] - 1, "more than without", 0.10, note=all_["plain_spread"]),
+        Row("256 px records / originals", all_["small"], "x", note=f"originals of {size[0]:.0f} kB, small ones of {size[1]:.0f} kB"),
+        Row("largest memory of the process", all_["peak_mib"], "MiB", note=f"{all_['later_mib']} MiB more in its second half"),
+    ]
+    if cores > 1:
+        found.insert(2, Row(f"images/s with {cores} cores / with 1", all_["full_rate"] / one["full_rate"], "x",
+                            note=f"{all_['full_rate']:.0f} / {one['full_rate']:.0f} images/s"))  # fmt: skip
+    return found
+
+
+def in_process(cores, *records):
+    """What `measure` finds in a process that may use so many cores."""
+    line = [sys.executable, "-m", "experiments.benchmark.input", str(cores), *records]
+    print(f"measuring with {cores} of the cores", file=sys.stderr)
+    done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(originals, small):
+    """The figures of one process, by turns."""
+    from experiments.benchmark.turns import ratio, spread, take_turns
+    from pf_keras.config import Config, DataConfig
+    from pf_keras.data.pipeline import pretrain_noise, training_batches
+    from pf_keras.data.sources import open_source
+
+    config = Config(data=DataConfig(source=f"tfrecord:{originals}", shuffle_buffer=512))
+    split = {place: open_source(replace(config.data, source=f"tfrecord:{place}")).train for place in (originals, small)}
+    noise = pretrain_noise(config)
+    pipelines = {
+        "decoding": decoding_alone(split[originals], config),
+        "full": training_batches(split[originals], config, BATCH, noise),
+        "plain": training_batches(InOrder(split[originals]), config, BATCH, {}),
+        "small": training_batches(split[small], config, BATCH, noise),
+    }
+    memory = []
+
+    def timed(batches):
+        def work():
+            iterator = iter(batches)
+            for _ in range(BATCHES["start"]):
+                next(iterator)
+            began = time.perf_counter()
+            for _ in range(BATCHES["timed"]):
+                next(iterator)
+            taken = time.perf_counter() - began
+            memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+            return taken
+
+        return work
+
+    seconds = take_turns({name: timed(batches) for name, batches in pipelines.items()}, ROUNDS)
+    images = BATCHES["timed"] * BATCH
+    return {
+        "full": 1 / ratio(seconds, "full", "decoding"),
+        "full_spread": f"time as a multiple {spread(seconds, 'full', 'decoding')}",
+        "plain_time": ratio(seconds, "full", "plain"),
+        "plain_spread": spread(seconds, "full", "plain"),
+        "small": 1 / ratio(seconds, "small", "full"),
+        "full_rate": images / sorted(seconds["full"])[ROUNDS // 2],
+        "decoding_rate": images / sorted(seconds["decoding"])[ROUNDS // 2],
+        "bytes_an_image": [sum(f.stat().st_size for f in Path(p).iterdir()) / IMAGES / 1e3 for p in (originals, small)],
+        "peak_mib": memory[-1],
+        "later_mib": memory[-1] - memory[len(memory) // 2],
+    }
+
+
+class InOrder:
+    """A split whose training order is that of its files."""
+
+    def __init__(self, split):
+        self.split, self.size, self.loader = split, split.size, split.loader
+
+    def keys(self, **options):
+        return self.split.keys(shuffle=False).repeat()
+
+
+def decoding_alone(split, config):
+    """Batches of images decoded and cropped as in training, from bytes and windows that are in memory."""
+    import tensorflow as tf
+
+    from pf_keras.data.decode import CROP_NOISE, random_window
+
+    load = split.loader()
+    encoded = [load(key)[0].numpy() for key in split.keys(shuffle=False)]
+    noise = tf.random.stateless_uniform((len(encoded), CROP_NOISE), (0, 0))
+    size = config.model.image_size
+
+    def decode(image, noise):
+        height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(image))
+        window = random_window(noise, config.data.crop_scale, config.data.crop_ratio)(height, width)
+        pixels = tf.image.decode_and_crop_jpeg(image, tf.stack(window), channels=3, dct_method="INTEGER_ACCURATE")
+        return tf.cast(tf.image.resize(pixels, (size, size)), tf.uint8)
+
+    images = tf.data.Dataset.from_tensor_slices((encoded, noise)).repeat()
+    return images.map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH).prefetch(2)
+
+
+def large_rows(folder):
+    """How long the first batch of a set as large as ImageNet takes, with a manifest and without."""
+    from pf_keras.config import Config, DataConfig, ModelConfig
+    from pf_keras.data.pipeline import pretrain_noise, training_batches
+    from pf_keras.data.sources import open_source
+
+    place = large_set(folder / "large")
+    config = Config(model=ModelConfig(), data=DataConfig(source=f"tfrecord:{place}"))
+    found = []
+    for name in ("with a manifest", "without, so that records are counted"):
+        began = time.perf_counter()
+        split = open_source(config.data).train
+        opened = time.perf_counter() - began
+        next(iter(training_batches(split, config, 128, pretrain_noise(config))))
+        taken = time.perf_counter() - began
+        note = f"{split.size} records in {len(split.files)} files; opening takes {opened:.1f} s"
+        found.append(Row(f"first batch of 1.28M records, {name}", taken, "s", note=note))
+        (Path(place) / "manifest.json").unlink(missing_ok=True)
+    return found
+
+
+def large_set(place):
+    """A set of `LARGE` shards, all of them links to one, of small images."""
+    shards, records = LARGE
+    images = place / "images"
+    collect("", images, 8)
+    for path in list((images / "train" / "any").iterdir()):
+        for number in range(1, -(-records // 8)):
+            os.link(path, path.with_name(f"{path.stem}-{number}.jpg"))
+    for path in sorted((images / "train" / "any").iterdir())[records:]:
+        path.unlink()
+    make_records(images, place / "one", "--train_shards=1", "--resize_shorter=32")
+    output = place / "records"
+    output.mkdir()
+    name, manifest = "train-{:05d}-of-{:05d}", json.loads((place / "one" / "manifest.json").read_text())
+    shard = next(s for s in manifest["shards"] if s["records"])
+    manifest["shards"] = [{**shard, "file": name.format(i, shards)} for i in range(shards)]
+    for entry in manifest["shards"]:
+        os.link(place / "one" / shard["file"], output / entry["file"])
+    (output / "manifest.json").write_text(json.dumps(manifest))
+    return str(output)
+
+
+if __name__ == "__main__":
+    allowed = sorted(os.sched_getaffinity(0))[: int(sys.argv[1])]
+    os.sched_setaffinity(0, allowed)  # before TensorFlow counts them
+    print(json.dumps(measure(*sys.argv[2:])))

@@ -1,0 +1,112 @@
+"""The models that are measured, and batches for them."""
+
+import time
+
+import numpy as np
+
+from pf_keras.augment import NOISE
+from pf_keras.config import load_config
+from pf_keras.masking import block_count
+
+BATCH = {"small": 128, "paper": 2}  # what a CPU does in tenths of a second to seconds
+
+
+def config_of(size):
+    """The digits' config, or the paper's."""
+    return load_config(f"experiments/{'digits' if size == 'small' else 'imagenet'}.py")
+
+
+def random_batch(config, images):
+    """A batch of pre-training, as NumPy arrays."""
+    rng = np.random.default_rng(0)
+    side = config.model.image_size
+    return {
+        "image": rng.integers(0, 256, (images, side, side, 3), "uint8"),
+        "mask_noise": rng.random((images, block_count(config.model.grid, config.mask.block)), "float32"),
+        "augment_noise": rng.random((images, config.visible, len(NOISE)), "float32"),
+    }
+
+
+def compiled_pretrainer(config, devices):
+    """The pre-training model with its optimizer, as `--mode=pretrain` makes it."""
+    from pf_keras.models import build_pretrainer
+    from pf_keras.training.optimizer import build_optimizer
+
+    model = build_pretrainer(config)
+    options = {k: v for k, v in vars(config.pretrain).items() if k not in ("batch", "label_smoothing")}
+    devices.compile(model, optimizer=build_optimizer(model, **options))
+    return model
+
+
+def endless(devices, batch):
+    """The same batch for ever, spread over the devices: input that costs nothing."""
+    import tensorflow as tf
+
+    def batches(host, hosts, replicas):
+        part = {name: tf.constant(value[: len(value) // replicas]) for name, value in batch.items()}
+        return tf.data.Dataset.from_tensors(part).repeat()
+
+    return devices.spread(batches)
+
+
+def bare_loop(model, devices, batch, steps):
+    """A function that does so many steps of `model` by the function that `fit` calls, and nothing else; it returns the
+    seconds. TensorFlow's backend alone."""
+
+    def loop():
+        model.make_train_function()
+        iterator = iter(endless(devices, batch))
+        began = time.perf_counter()
+        for _ in range(steps):
+            logs = model.train_function(iterator)
+        float(logs["loss"])
+        return time.perf_counter() - began
+
+    return loop
+
+
+def graph(function, *arguments):
+    """A compiled function of the arguments that waits for its result; with KERAS_BACKEND=jax by JAX."""
+    import keras
+    from keras import ops, tree
+
+    arguments = tree.map_structure(ops.convert_to_tensor, arguments)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        compiled, wait = jax.jit(function), jax.block_until_ready
+    else:
+        import tensorflow as tf
+
+        compiled, wait = tf.function(function), lambda x: tree.map_structure(ops.convert_to_numpy, x)
+
+    def call():
+        wait(compiled(*arguments))
+
+    return call
+
+
+def with_gradients(model, function):
+    """A function of the same arguments that also computes the gradients of its mean for the model's weights."""
+    import keras
+    from keras import ops
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        values = [v.value for v in model.trainable_variables]
+
+        def loss(values, *arguments):
+            with keras.StatelessScope(list(zip(model.trainable_variables, values, strict=True))):
+                return ops.mean(ops.square(function(*arguments)))
+
+        return lambda *arguments: [ops.sum(g) for g in jax.grad(loss)(values, *arguments)]
+    import tensorflow as tf
+
+    def call(*arguments):
+        with tf.GradientTape() as tape:
+            loss = ops.mean(ops.square(function(*arguments)))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        return [tf.reduce_sum(g) for g in gradients if g is not None]
+
+    return call

@@ -1,0 +1,129 @@
+"""What a training step is made of, and what `Model.fit` and its callbacks add to it."""
+
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from functools import partial
+
+from experiments.benchmark.models import (
+    BATCH,
+    bare_loop,
+    compiled_pretrainer,
+    config_of,
+    endless,
+    graph,
+    random_batch,
+    with_gradients,
+)
+from experiments.benchmark.report import Row
+from experiments.benchmark.turns import ratio, spread, take_turns
+from pf_keras.training.callbacks import RunCallback
+
+LOG_EVERY = {"small": 20, "paper": 2}
+STEPS = {"small": 80, "paper": 8}  # of a turn, of which the first window is not timed
+ROUNDS = {"small": 7, "paper": 5}
+SAVE_EVERY = 600  # seconds: the default of run.checkpoint_every
+
+
+def run(options):
+    """Rows of the benchmark `step`, for the model of `options.size`."""
+    from pf_keras.training.strategy import open_devices
+
+    config = config_of(options.size)
+    devices = open_devices(config.run.precision)
+    rounds = ROUNDS[options.size]
+    return [*part_rows(config, devices, options.size, rounds), *fit_rows(config, devices, options.size, rounds)]
+
+
+def part_rows(config, devices, size, rounds):
+    """How the parts of a step compare with the step, and with a step on whole images."""
+    import numpy as np
+
+    from pf_keras.augment import augment_patches, scale_pixels
+    from pf_keras.config import AugmentConfig
+
+    model, batch = compiled_pretrainer(config, devices), random_batch(config, BATCH[size])
+    everywhere = AugmentConfig(jitter_size=max(1, config.model.patch_size - 1))  # also where the config has none
+
+    def encode(pixels):
+        return model.backbone(scale_pixels(pixels), training=True)
+
+    def encode_visible(pixels, indices):
+        return model.backbone(scale_pixels(pixels), indices, training=True)
+
+    rng = np.random.default_rng(0)
+    side, images = config.model.patch_size, BATCH[size]
+    pixels = rng.integers(0, 256, (images, config.model.patches, side, side, 3), "uint8")
+    visible, indices = pixels[:, : config.visible], np.tile(np.arange(config.visible, dtype="int32"), (images, 1))
+    works = {
+        "step": bare_loop(model, devices, batch, 1),
+        "encoder, masked": graph(with_gradients(model, encode_visible), visible, indices),
+        "encoder, whole": graph(with_gradients(model, encode), pixels),
+        "augmentation": graph(partial(augment_patches, config=everywhere), visible, batch["augment_noise"]),
+    }
+    seconds = take_turns(works, rounds, warm_up=2)
+    share = config.visible / config.model.patches
+    return [
+        Row("encoder with masked patches left out / with all", ratio(seconds, "encoder, masked", "encoder, whole"), "x",
+            0.45, note=f"{share:.2f} of the patches are visible; {spread(seconds, 'encoder, masked', 'encoder, whole')}"),
+        Row("augmentation / step", ratio(seconds, "augmentation", "step"), "x", 0.05,
+            note=spread(seconds, "augmentation", "step")),
+    ]  # fmt: skip
+
+
+class Clock(RunCallback):
+    """The seconds from the end of one step to the end of another, and how often the step was traced."""
+
+    def __init__(self, first, last):
+        super().__init__()
+        self.first, self.last = first, last
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.step == self.first:
+            self.began = time.perf_counter()
+        if self.step == self.last:
+            self.seconds = time.perf_counter() - self.began
+
+
+def fit_rows(config, devices, size, rounds):
+    """`train`, which is `Model.fit` with every callback, against a loop over the same compiled step."""
+    from pf_keras.training.checkpoint import save_checkpoint
+    from pf_keras.training.loop import train
+    from pf_keras.training.workdir import Workdir
+
+    images, window, steps = BATCH[size], LOG_EVERY[size], STEPS[size]
+    run = replace(config.run, log_every=window, checkpoint_every="60min")
+    model = compiled_pretrainer(config, devices)
+    batch, traces, step = random_batch(config, images), [], model.train_step
+
+    def counted(data):
+        traces.append(1)
+        return step(data)
+
+    model.train_step = counted
+
+    def by_fit():
+        # One window more than is timed: its last step is saved, which is measured on its own.
+        clock = Clock(window, steps)
+        with tempfile.TemporaryDirectory() as folder:
+            quiet, sys.stderr = sys.stderr, open("/dev/null", "w")
+            try:
+                workdir = Workdir(folder)
+                workdir.figures.mkdir()
+                train(model, lambda step: endless(devices, batch), steps + window, images, workdir, run, [clock])
+            finally:
+                sys.stderr = quiet
+        return clock.seconds
+
+    loop = bare_loop(model, devices, batch, steps - window)
+    seconds = take_turns({"fit": by_fit, "loop": loop}, rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        saving = take_turns({"save": lambda: save_checkpoint(folder, 1, model)}, 3)["save"]
+    save = sorted(saving)[1]
+    return [
+        Row("a bare loop over the step / fit with its callbacks", ratio(seconds, "loop", "fit"), "x", 0.95, high=True,
+            note=f"{steps - window} steps of {images}, logged every {window}; {spread(seconds, 'loop', 'fit')}"),
+        Row("checkpoints, of the time", save / SAVE_EVERY, "x", 0.03, note=f"{save:.2f} s every {SAVE_EVERY // 60} minutes"),
+        Row("traces of the step in all of these", len(traces), "", 2, note="1 to build the metrics, 1 for the steps"),
+    ]  # fmt: skip
