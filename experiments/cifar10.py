@@ -33,6 +33,6 @@ config = Config(
     augment=AugmentConfig(enabled=False),
     target=TargetConfig(size=2),
     data=DataConfig(source="folder:cifar10", crop_scale=(0.4, 1.0), eval_crop=1.0),
-    pretrain=PretrainConfig(steps=4300, batch=128, learning_rate=1e-3, warmup_steps=400, beta_2=0.95),
+    pretrain=PretrainConfig(steps=12_000, batch=128, learning_rate=1e-3, warmup_steps=1_000, beta_2=0.95),
     finetune=FinetuneConfig(epochs=60, batch=64, learning_rate=1e-3, crop_scale=(0.4, 1.0)),
 )

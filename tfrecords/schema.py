@@ -16,16 +16,18 @@ LABEL = "image/class/label"
 SYNSET = "image/class/synset"
 TEXT = "image/class/text"
 
+PACKAGE = "pf_keras"  # of the messages' names
+
 NO_LABEL = -1  # what `parse` gives where a record carries no label; stored labels begin at 1
 
 
 @functools.cache
-def messages() -> tuple[type, type]:
-    """The protobuf classes `(Example, Feature)`: those of TensorFlow on the wire, without importing it."""
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+def _descriptors():
+    """How an Example is written, as protobuf describes its messages."""
+    from google.protobuf import descriptor_pb2
 
     field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="pf_keras_example.proto", package="pf_keras", syntax="proto3")
+    file = descriptor_pb2.FileDescriptorProto(name="pf_keras_example.proto", package=PACKAGE, syntax="proto3")
 
     def message(name: str, *fields: tuple):
         kind = file.message_type.add(name=name)
@@ -39,22 +41,30 @@ def messages() -> tuple[type, type]:
     message("Int64List", ("value", many, field.TYPE_INT64, None))
     feature = message(
         "Feature",
-        ("bytes_list", one, field.TYPE_MESSAGE, ".pf_keras.BytesList"),
-        ("float_list", one, field.TYPE_MESSAGE, ".pf_keras.FloatList"),
-        ("int64_list", one, field.TYPE_MESSAGE, ".pf_keras.Int64List"),
+        ("bytes_list", one, field.TYPE_MESSAGE, f".{PACKAGE}.BytesList"),
+        ("float_list", one, field.TYPE_MESSAGE, f".{PACKAGE}.FloatList"),
+        ("int64_list", one, field.TYPE_MESSAGE, f".{PACKAGE}.Int64List"),
     )
     feature.oneof_decl.add(name="kind")
     for part in feature.field:
         part.oneof_index = 0
-    features = message("Features", ("feature", many, field.TYPE_MESSAGE, ".pf_keras.Features.FeatureEntry"))
+    features = message("Features", ("feature", many, field.TYPE_MESSAGE, f".{PACKAGE}.Features.FeatureEntry"))
     entry = features.nested_type.add(name="FeatureEntry")
     entry.options.map_entry = True
     entry.field.add(name="key", number=1, label=one, type=field.TYPE_STRING)
-    entry.field.add(name="value", number=2, label=one, type=field.TYPE_MESSAGE, type_name=".pf_keras.Feature")
-    message("Example", ("features", one, field.TYPE_MESSAGE, ".pf_keras.Features"))
+    entry.field.add(name="value", number=2, label=one, type=field.TYPE_MESSAGE, type_name=f".{PACKAGE}.Feature")
+    message("Example", ("features", one, field.TYPE_MESSAGE, f".{PACKAGE}.Features"))
+    return file
+
+
+@functools.cache
+def messages() -> tuple[type, type]:
+    """The protobuf classes `(Example, Feature)`: those of TensorFlow on the wire, without importing it."""
+    from google.protobuf import descriptor_pool, message_factory
+
     pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    kinds = (pool.FindMessageTypeByName(f"pf_keras.{name}") for name in ("Example", "Feature"))
+    pool.AddSerializedFile(_descriptors().SerializeToString())
+    kinds = (pool.FindMessageTypeByName(f"{PACKAGE}.{name}") for name in ("Example", "Feature"))
     return tuple(message_factory.GetMessageClass(kind) for kind in kinds)
 
 
@@ -134,20 +144,48 @@ def parse(serialized):
 
     `encoded` (string) is the image file's bytes, `label` (int64) as stored, counting from 1, or `NO_LABEL` where there
     is none, `filename` (string) empty where there is none. Files of the public converters are read too: of all the
-    keys only `image/encoded` has to be there. Raises tf.errors.InvalidArgumentError where it is not.
+    keys only `image/encoded` has to be there. Raises tf.errors.InvalidArgumentError where it is not, where one of the
+    three has a value of another type, and tf.errors.DataLossError for bytes that are no Example.
     """
-    import numpy as np
+    import tensorflow as tf
+    from google.protobuf import descriptor_pb2
+
+    source = b"bytes://" + descriptor_pb2.FileDescriptorSet(file=[_descriptors()]).SerializeToString()
+
+    # By protobuf's own reader, a message at a time: tf.io.parse_single_example is as fast, but reads beyond the end of
+    # some damaged records and takes the process along.
+    def fields(message, data, **types):
+        """How often each field occurs, and its values, in the serialized messages `data`."""
+        sizes, values = tf.io.decode_proto(
+            data, f"{PACKAGE}.{message}", list(types), list(types.values()), descriptor_source=source
+        )
+        return sizes, *values
+
+    def feature(key):
+        """The last one of a key, as a map has it; an empty one where there is none."""
+        return tf.concat([[""], values], 0)[tf.reduce_max(tf.concat([[0], tf.where(keys[:, 0] == key)[:, 0] + 1], 0))]
+
+    _, features = fields("Example", serialized, features=tf.string)
+    _, entries = fields("Features", features[0], feature=tf.string)
+    _, keys, values = fields("Features.FeatureEntry", entries, key=tf.string, value=tf.string)
+    values = values[:, 0]
+    wanted = tf.stack([feature(key) for key in (ENCODED, FILENAME, LABEL)])
+    sizes, texts, numbers = fields("Feature", wanted, bytes_list=tf.string, int64_list=tf.string)
+    counts, texts = fields("BytesList", texts[:2, 0], value=tf.string)
+    label_count, numbers = fields("Int64List", numbers[2:, 0], value=tf.int64)
+
+    right = tf.reduce_all([counts[0, 0] > 0, *(sizes[i, 1] == 0 for i in (0, 1)), sizes[2, 0] == 0])
+    check = tf.debugging.Assert(right, [f"expected a record with {ENCODED} as bytes, received the keys", keys[:, 0]])
+    with tf.control_dependencies([check]):
+        return {
+            "encoded": tf.identity(_first(texts[0], counts[0, 0], "")),
+            "label": _first(numbers[0], label_count[0, 0], NO_LABEL),
+            "filename": _first(texts[1], counts[1, 0], ""),
+        }
+
+
+def _first(values, count, default):
+    """The first of `count` values; what `tf.io.decode_proto` gives beside them is filling."""
     import tensorflow as tf
 
-    def read(record):
-        values = read_example(record if isinstance(record, bytes) else record.item())
-        encoded, label, filename = values.get(ENCODED), values.get(LABEL, NO_LABEL), values.get(FILENAME, b"")
-        if (type(encoded), type(label), type(filename)) != (bytes, int, bytes):
-            keys = ", ".join(f"{key!a} ({type(value).__name__})" for key, value in sorted(values.items()))
-            raise ValueError(f"expected a record with {ENCODED} as bytes, received {keys or 'no keys'}")
-        return encoded, np.int64(label), filename
-
-    # Not by tf.io.parse_single_example, which reads beyond the end of some damaged records and takes the process along.
-    kinds = (tf.string, tf.int64, tf.string)
-    values = [tf.ensure_shape(value, ()) for value in tf.numpy_function(read, [serialized], kinds, stateful=False)]
-    return dict(zip(("encoded", "label", "filename"), values, strict=True))
+    return tf.concat([values[:count], tf.constant([default], values.dtype)], 0)[0]
