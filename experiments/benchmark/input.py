@@ -43,7 +43,7 @@ def rows(measured, cores):
     ]  # fmt: skip
     found += [
         Row("of it noise and shuffling, time", all_["plain_time"] - 1, "more than without", 0.10, note=all_["plain_spread"]),
-        Row("256 px records / originals", all_["small"], "x", note=f"originals of {size[0]:.0f} kB, small ones of {size[1]:.0f} kB"),
+        Row("256 px records / originals, images/s", all_["small"], "x", note=f"{size[0]:.0f} kB, {size[1]:.0f} kB an image"),
         Row("largest memory of the process", all_["peak_mib"], "MiB", note=f"{all_['later_mib']} MiB more in its second half"),
     ]
     if cores > 1:

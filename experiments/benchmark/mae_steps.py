@@ -1,0 +1,75 @@
+"""Training steps of facebookresearch/mae's own model, for `peer.py`. Needs PyTorch, timm and a clone, nothing of ours.
+
+Reads the number of steps to do from each line of standard input and answers with the seconds they took.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+import timm.models.vision_transformer as vision_transformer
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+request = json.loads(sys.argv[1])
+sys.path.insert(0, request["clone"])
+
+
+class Block(vision_transformer.Block):
+    """The clone asks for an argument, of no effect as it gives it, that today's timm no longer knows."""
+
+    def __init__(self, *arguments, qk_scale=None, **options):
+        super().__init__(*arguments, **options)
+
+
+vision_transformer.Block = Block
+np.float = float  # a name that the clone uses and NumPy dropped
+import models_mae  # noqa: E402
+
+
+def build(depth):
+    if request["paper"]:
+        return models_mae.mae_vit_large_patch16()
+    return models_mae.MaskedAutoencoderViT(
+        img_size=request["image_size"],
+        patch_size=request["patch_size"],
+        embed_dim=request["width"],
+        depth=depth,
+        num_heads=request["heads"],
+        decoder_embed_dim=request["width"] // 2,
+        decoder_depth=2,
+        decoder_num_heads=request["heads"] // 2,
+    )
+
+
+def step(model, optimizer):
+    loss, _, _ = model(images)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss
+
+
+def count(model):
+    with FlopCounterMode(display=False) as counter:
+        model(images)[0].backward()
+    return counter.get_total_flops()
+
+
+torch.manual_seed(0)
+images = torch.randn(request["images"], 3, request["image_size"], request["image_size"])
+depth = 24 if request["paper"] else 1
+if not request["paper"]:
+    one, two = count(build(1)), count(build(2))
+    depth = max(1, round((request["flops"] - one) / (two - one)) + 1)
+model = build(depth)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-4, betas=(0.9, 0.95))
+found = {"flops": count(model), "depth": depth, "width": model.pos_embed.shape[-1], "torch": torch.__version__}
+print(json.dumps({**found, "parameters": sum(p.numel() for p in model.parameters())}), flush=True)
+for line in sys.stdin:
+    began = time.perf_counter()
+    for _ in range(int(line)):
+        loss = step(model, optimizer)
+    float(loss)
+    print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
