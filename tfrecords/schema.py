@@ -161,31 +161,24 @@ def parse(serialized):
         )
         return sizes, *values
 
-    def feature(key):
-        """The last one of a key, as a map has it; an empty one where there is none."""
-        return tf.concat([[""], values], 0)[tf.reduce_max(tf.concat([[0], tf.where(keys[:, 0] == key)[:, 0] + 1], 0))]
-
     _, features = fields("Example", serialized, features=tf.string)
     _, entries = fields("Features", features[0], feature=tf.string)
     _, keys, values = fields("Features.FeatureEntry", entries, key=tf.string, value=tf.string)
-    values = values[:, 0]
-    wanted = tf.stack([feature(key) for key in (ENCODED, FILENAME, LABEL)])
-    sizes, texts, numbers = fields("Feature", wanted, bytes_list=tf.string, int64_list=tf.string)
+    # Of entries with the same key the last one counts, as in any map; an empty feature stands for none.
+    matches = tf.cast(keys[:, 0] == [[ENCODED], [FILENAME], [LABEL]], tf.int32)  # (3, entries)
+    places = tf.reduce_max(matches * tf.range(1, tf.shape(keys)[0] + 1), axis=1)
+    wanted = tf.gather(tf.concat([[""], values[:, 0]], 0), places)
+    kinds = {"bytes_list": tf.string, "int64_list": tf.string, "float_list": tf.string}
+    sizes, texts, numbers, _ = fields("Feature", wanted, **kinds)
     counts, texts = fields("BytesList", texts[:2, 0], value=tf.string)
-    label_count, numbers = fields("Int64List", numbers[2:, 0], value=tf.int64)
+    labels, numbers = fields("Int64List", numbers[2, 0], value=tf.int64)
 
-    right = tf.reduce_all([counts[0, 0] > 0, *(sizes[i, 1] == 0 for i in (0, 1)), sizes[2, 0] == 0])
+    others = tf.reduce_sum(sizes * [[0, 1, 1], [0, 1, 1], [1, 0, 1]])
+    right = tf.logical_and(counts[0, 0] > 0, others == 0)
     check = tf.debugging.Assert(right, [f"expected a record with {ENCODED} as bytes, received the keys", keys[:, 0]])
     with tf.control_dependencies([check]):
         return {
-            "encoded": tf.identity(_first(texts[0], counts[0, 0], "")),
-            "label": _first(numbers[0], label_count[0, 0], NO_LABEL),
-            "filename": _first(texts[1], counts[1, 0], ""),
+            "encoded": texts[0, 0],
+            "label": tf.where(labels[0] > 0, numbers[0], NO_LABEL),
+            "filename": texts[1, 0],  # what fills the place of none is empty
         }
-
-
-def _first(values, count, default):
-    """The first of `count` values; what `tf.io.decode_proto` gives beside them is filling."""
-    import tensorflow as tf
-
-    return tf.concat([values[:count], tf.constant([default], values.dtype)], 0)[0]

@@ -1,6 +1,8 @@
 """Encoded bytes to a cropped uint8 image, inside tf.data."""
 
+import contextlib
 import math
+import struct
 
 import numpy as np
 import tensorflow as tf
@@ -28,7 +30,8 @@ def decode_and_crop(encoded, window, size):
             return tf.image.decode_and_crop_jpeg(encoded, box, channels=3, dct_method="INTEGER_ACCURATE")
 
     def other():
-        with tf.control_dependencies([_check_size(_declared_pixels(encoded))]):
+        pixels = tf.numpy_function(_declared_pixels, [encoded], tf.int64, stateful=False)
+        with tf.control_dependencies([_check_size(tf.ensure_shape(pixels, ()))]):
             image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         shape = tf.shape(image)
         top, left, height, width = window(shape[0], shape[1])
@@ -36,34 +39,7 @@ def decode_and_crop(encoded, window, size):
 
     image = tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
     image = tf.image.resize(tf.ensure_shape(image, (None, None, 3)), (size, size), method="bilinear")
-    return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
-
-
-def _declared_pixels(encoded):
-    """The pixels that the header of a PNG, BMP or GIF declares, in all its frames; 0 for what is none of them."""
-
-    def is_a(magic):
-        return tf.equal(tf.strings.substr(encoded, 0, len(magic)), magic)
-
-    def number(offset, kind, little_endian):
-        text = tf.strings.substr(encoded, offset, tf.dtypes.as_dtype(kind).size)
-        return tf.io.decode_raw(text, kind, little_endian)[0]
-
-    def png():
-        return _product(number(16, tf.int32, False), number(20, tf.int32, False))
-
-    def bmp():  # of other kinds TensorFlow reads the palette's numbers for grey, or nothing
-        plain = tf.logical_and(number(28, tf.int16, True) == 24, number(30, tf.int32, True) == 0)
-        return tf.where(plain, _product(number(18, tf.int32, True), tf.abs(number(22, tf.int32, True))), 0)
-
-    def gif():
-        pixels = tf.numpy_function(_gif_pixels, [encoded], tf.int64, stateful=False)
-        return tf.ensure_shape(pixels, ())
-
-    long_enough = tf.strings.length(encoded) >= 54  # the shortest header of the three formats that is read below
-    kinds = [(is_a(b"\x89PNG\r\n\x1a\n"), png), (is_a(b"BM"), bmp), (is_a(b"GIF8"), gif)]
-    kinds = [(tf.logical_and(long_enough, is_kind), read) for is_kind, read in kinds[:2]] + kinds[2:]
-    return tf.case(kinds, default=lambda: tf.constant(0, tf.int64))
+    return tf.cast(image + 0.5, tf.uint8)  # bilinear values lie between those of the pixels: none to clip
 
 
 def _product(height, width):
@@ -77,29 +53,45 @@ def _check_size(pixels):
     )
 
 
-def _gif_pixels(encoded):
-    """The pixels of all frames of a GIF: TensorFlow decodes them all, and keeps the first. int64; 0 where damaged."""
-    data, pixels = encoded if isinstance(encoded, bytes) else encoded.item(), 0
+def _declared_pixels(encoded):
+    """The pixels that the header of a PNG, BMP or GIF declares; int64, 0 for what is none of them or damaged.
+
+    In Python, as few lines as a graph would need many operations, which every JPEG would have to pass.
+    """
+    data = encoded if isinstance(encoded, bytes) else encoded.item()
+    pixels = 0
+    with contextlib.suppress(struct.error, IndexError):  # it ends early: the decoder says so, if it matters
+        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+            pixels = math.prod(struct.unpack_from(">II", data, 16))
+        elif data.startswith(b"BM"):
+            width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
+            # Of other kinds TensorFlow reads the palette's numbers for grey, or nothing.
+            pixels = width * abs(height) if (bits, compression) == (24, 0) else 0
+        elif data.startswith(b"GIF8"):
+            pixels = _gif_pixels(data)
+    return np.int64(min(pixels, MAX_PIXELS + 1))
+
+
+def _gif_pixels(data):
+    """The pixels of all frames of a GIF: TensorFlow decodes them all, and keeps the first."""
 
     def table(flags):
         return 3 * 2 ** (1 + flags % 8) if flags >= 128 else 0
 
-    try:
-        pixels = int.from_bytes(data[6:8], "little") * int.from_bytes(data[8:10], "little")
+    pixels = math.prod(struct.unpack_from("<HH", data, 6))
+    with contextlib.suppress(struct.error, IndexError):
         position = 13 + table(data[10])
         while data[position] != 0x3B:
             if data[position] == 0x2C:
-                width, height = data[position + 5 : position + 7], data[position + 7 : position + 9]
-                pixels += int.from_bytes(width, "little") * int.from_bytes(height, "little")
-                position += 11 + table(data[position + 9])
+                width, height, flags = struct.unpack_from("<HHB", data, position + 5)
+                pixels += width * height
+                position += 11 + table(flags)
             else:
                 position += 2
             while data[position]:
                 position += 1 + data[position]
             position += 1
-    except IndexError:  # it ends early: the decoder says so, if it matters
-        pass
-    return np.int64(pixels)
+    return pixels
 
 
 def random_window(noise, scale, ratio):

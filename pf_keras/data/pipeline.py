@@ -27,11 +27,22 @@ def finetune_noise(config):
 
 
 def draw_noise(seed, epoch, index, shapes):
-    """Uniform float32 numbers in [0, 1) for one example: `(crop, {name: tensor of the shape})`."""
-    sizes = [CROP_NOISE, *(math.prod(shape) for shape in shapes.values())]
+    """The uniform float32 numbers in [0, 1) of one example, (K,): `CROP_NOISE` for its crop, then those of `shapes`.
+
+    `split_noise` tells them apart.
+    """
     key = tf.stack([tf.cast(seed, tf.int64) * EPOCHS + epoch, index])
-    crop, *parts = tf.split(tf.random.stateless_uniform((sum(sizes),), key), sizes)
-    return crop, {name: tf.reshape(part, shapes[name]) for name, part in zip(shapes, parts, strict=True)}
+    return tf.random.stateless_uniform((CROP_NOISE + sum(map(math.prod, shapes.values())),), key)
+
+
+def split_noise(noise, shapes):
+    """The noise (B, K) of a batch by name, `{name: (B, *shape)}`; what the crops took is left out.
+
+    For a batch at once: to split that of every example takes as long as to parse its record.
+    """
+    sizes = [CROP_NOISE, *map(math.prod, shapes.values())]
+    _, *parts = tf.split(noise, sizes, axis=1)
+    return {name: tf.reshape(part, (-1, *shapes[name])) for name, part in zip(shapes, parts, strict=True)}
 
 
 def training_batches(
@@ -48,22 +59,21 @@ def training_batches(
     seed, data, load = config.run.seed, config.data, split.loader()
 
     def example(key):
-        crop, parts = draw_noise(seed, key["epoch"], key["index"], noise)
+        drawn = draw_noise(seed, key["epoch"], key["index"], noise)
         encoded, label = load(key)
-        window = random_window(crop, crop_scale or data.crop_scale, data.crop_ratio)
+        window = random_window(drawn, crop_scale or data.crop_scale, data.crop_ratio)
         image = decode_and_crop(encoded, window, config.model.image_size)
         if data.flip:
-            image = tf.where(crop[4] < 0.5, image[:, ::-1], image)
-        inputs = {"image": image, **parts}
+            # One of the two alone, and by tf.reverse: a slice with a negative step takes longer than decoding.
+            image = tf.cond(drawn[4] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
         if not classes:
-            return inputs
+            return image, drawn
         known = tf.logical_and(label >= 0, label < classes)  # one_hot makes zeros of others
         with tf.control_dependencies([tf.debugging.Assert(known, ["label", label, "is none of", classes, "classes"])]):
-            return inputs, tf.one_hot(label, classes)
+            return image, drawn, tf.one_hot(label, classes)
 
     keys = split.keys(start=start_step * batch, seed=seed, shuffle=True, batch=batch, host=host, hosts=hosts)
-    examples = keys.map(example, num_parallel_calls=tf.data.AUTOTUNE)
-    return _batched(examples, batch // replicas, drop_remainder=True).prefetch(2)
+    return _batched(keys, example, noise, batch // replicas, drop_remainder=True).prefetch(2)
 
 
 def evaluation_batches(split, config, batch, noise=None, host=0, hosts=1, replicas=1):
@@ -72,20 +82,18 @@ def evaluation_batches(split, config, batch, noise=None, host=0, hosts=1, replic
     The last batch is filled up with zeros, since shapes are static: use the first `split.size` of the results.
     `host`, `hosts` and `replicas` are those of `training_batches`.
     """
-    load = split.loader()
+    load, noise = split.loader(), noise or {}
 
     def example(key):
-        _, parts = draw_noise(config.run.seed, key["epoch"], key["index"], noise or {})
         encoded, _ = load(key)
         image = decode_and_crop(encoded, centre_window(config.data.eval_crop), config.model.image_size)
-        return {"image": image, **parts}
+        return image, draw_noise(config.run.seed, key["epoch"], key["index"], noise)
 
     def fill_up(x):
         filled = tf.pad(x, [[0, batch - tf.shape(x)[0]]] + [[0, 0]] * (x.shape.rank - 1))
         return tf.ensure_shape(filled, (batch, *x.shape[1:]))
 
-    keys = split.keys(shuffle=False)
-    batches = _batched(keys.map(example, num_parallel_calls=tf.data.AUTOTUNE), batch, drop_remainder=False)
+    batches = _batched(split.keys(shuffle=False), example, noise, batch, drop_remainder=False)
     batches = batches.map(lambda inputs: {name: fill_up(x) for name, x in inputs.items()})
     if replicas > 1:
         # Hosts read all of it and keep their parts: an evaluation is short. Part i goes to host i % hosts, which is the
@@ -94,7 +102,14 @@ def evaluation_batches(split, config, batch, noise=None, host=0, hosts=1, replic
     return batches.prefetch(2)
 
 
-def _batched(examples, batch, drop_remainder):
+def _batched(keys, example, noise, batch, drop_remainder):
+    """Batches of `example`, a function of a key to an image, its noise and perhaps a label, in the order of the keys."""
+
+    def name(images, drawn, *labels):
+        inputs = {"image": images, **split_noise(drawn, noise)}
+        return (inputs, *labels) if labels else inputs
+
     options = tf.data.Options()
     options.deterministic = True
-    return examples.batch(batch, drop_remainder=drop_remainder).with_options(options)
+    examples = keys.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+    return examples.batch(batch, drop_remainder=drop_remainder).map(name).with_options(options)

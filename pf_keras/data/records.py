@@ -126,9 +126,11 @@ class Records:
         size = self.size if hosts == 1 else self._size_of(host, hosts)
         start = start // hosts
 
-        def numbered(number):
-            records = tf.data.TFRecordDataset(files[number]).enumerate()
-            return records.map(lambda place, record: {"index": number * FILE + place, "serialized": record})
+        def numbered(number, epoch):
+            def key(place, record):
+                return {"epoch": epoch, "index": number * FILE + place, "serialized": record}
+
+            return tf.data.TFRecordDataset(files[number]).enumerate().map(key)
 
         def chosen(records):
             if self.wanted is None:
@@ -141,12 +143,9 @@ class Records:
 
             return records.filter(is_wanted)
 
-        def with_epoch(epoch):
-            return lambda key: {**key, "epoch": epoch}
-
         if not shuffle:
-            records = chosen(tf.data.Dataset.range(count).flat_map(numbered))
-            return records.skip(start).map(with_epoch(tf.constant(0, tf.int64)))
+            zero = tf.constant(0, tf.int64)
+            return chosen(tf.data.Dataset.range(count).flat_map(lambda number: numbered(number, zero))).skip(start)
 
         first = start // size
 
@@ -159,7 +158,7 @@ class Records:
                 lambda i: tf.random.experimental.index_shuffle(i, seeds, count - 1) * hosts + host
             )
             records = order.interleave(
-                numbered,
+                lambda number: numbered(number, epoch),
                 cycle_length=min(count, self.config.parallel_files),
                 num_parallel_calls=tf.data.AUTOTUNE,
                 deterministic=True,
@@ -167,7 +166,7 @@ class Records:
             buffer = min(self.config.shuffle_buffer, size)
             records = chosen(records).shuffle(buffer, seed=seed * 2**20 + epoch, reshuffle_each_iteration=False)
             passed = tf.where(epoch == first, start % size, 0)
-            return records.skip(tf.cast(passed, tf.int64)).map(with_epoch(epoch))
+            return records.skip(tf.cast(passed, tf.int64))
 
         return tf.data.Dataset.range(first, np.iinfo("int64").max).flat_map(one_epoch)
 

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from pf_keras.data.decode import centre_window, decode_and_crop
-from pf_keras.data.pipeline import draw_noise, pretrain_noise
+from pf_keras.data.pipeline import draw_noise, pretrain_noise, split_noise
 from pf_keras.models import Embedder
 from pf_keras.tasks.reconstruct import reconstruct_levels
 
@@ -50,12 +50,13 @@ def save_pretrainer(model, config, path):
     shapes = {"mask_noise": pretrain_noise(config)["mask_noise"]}
 
     def noise(index):
-        return draw_noise(config.run.seed, tf.constant(0, tf.int64), index, shapes)[1]["mask_noise"]
+        return draw_noise(config.run.seed, tf.constant(0, tf.int64), index, shapes)
 
     def reconstruct(images):
         images = crop(images)
         numbers = tf.range(tf.shape(images, tf.int64)[0])
-        mask_noise = tf.map_fn(noise, numbers, fn_output_signature=tf.TensorSpec(shapes["mask_noise"], tf.float32))
+        drawn = tf.map_fn(noise, numbers, fn_output_signature=tf.float32)
+        mask_noise = split_noise(drawn, shapes)["mask_noise"]
         decoded, truth, masked = reconstruct_levels(model, {"image": images, "mask_noise": mask_noise})
         grid = config.model.grid
         return {
