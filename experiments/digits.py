@@ -33,6 +33,6 @@ config = Config(
     target=TargetConfig(size=2, bits=2),
     data=DataConfig(source="digits", crop_scale=(0.7, 1.0), flip=False, eval_crop=1.0),
     pretrain=PretrainConfig(steps=600, batch=128, learning_rate=1e-3, warmup_steps=100, beta_2=0.95),
-    finetune=FinetuneConfig(epochs=80, batch=32, learning_rate=1e-3),
+    finetune=FinetuneConfig(epochs=80, batch=32, learning_rate=4e-4),
     run=RunConfig(log_every=50, checkpoint_every="1min"),
 )

@@ -6,6 +6,8 @@ import time
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from experiments.benchmark.models import (
     BATCH,
     bare_loop,
@@ -37,39 +39,70 @@ def run(options):
 
 
 def part_rows(config, devices, size, rounds):
-    """How the parts of a step compare with the step, and with a step on whole images."""
-    import numpy as np
-
+    """How the parts of a step compare with the step, forward and backward, and with one on whole images."""
     from pf_keras.augment import augment_patches, scale_pixels
     from pf_keras.config import AugmentConfig
+    from pf_keras.tpu.flops import forward_flops
 
     model, batch = compiled_pretrainer(config, devices), random_batch(config, BATCH[size])
     everywhere = AugmentConfig(jitter_size=max(1, config.model.patch_size - 1))  # also where the config has none
+    backbone = model.backbone
 
-    def encode(pixels):
-        return model.backbone(scale_pixels(pixels), training=True)
-
-    def encode_visible(pixels, indices):
-        return model.backbone(scale_pixels(pixels), indices, training=True)
+    def encode(pixels, indices=None):
+        return backbone(scale_pixels(pixels), indices, training=True)
 
     rng = np.random.default_rng(0)
-    side, images = config.model.patch_size, BATCH[size]
+    side, images, width = config.model.patch_size, BATCH[size], config.model.width
     pixels = rng.integers(0, 256, (images, config.model.patches, side, side, 3), "uint8")
     visible, indices = pixels[:, : config.visible], np.tile(np.arange(config.visible, dtype="int32"), (images, 1))
+    context, targets = (rng.standard_normal((images, n, width), "float32") for n in (config.visible, config.masked))
+    parts = {
+        "patch encoder": (backbone.patch_encoder, scale_pixels(visible)),
+        "transformer": (backbone.transformer, context),
+        "attention pooling": (backbone.pooling, context, targets),
+        "decoder": (model.decoder, targets),
+    }
     works = {
         "step": bare_loop(model, devices, batch, 1),
-        "encoder, masked": graph(with_gradients(model, encode_visible), visible, indices),
+        "encoder, masked": graph(with_gradients(model, encode), visible, indices),
         "encoder, whole": graph(with_gradients(model, encode), pixels),
         "augmentation": graph(partial(augment_patches, config=everywhere), visible, batch["augment_noise"]),
+        "optimizer": updates(model),
+        **{name: graph(with_gradients(part, part), *inputs) for name, (part, *inputs) in parts.items()},
     }
+    if not devices.jit_compile:
+        other = compiled_pretrainer(config, devices)
+        other.jit_compile = True
+        works["step by XLA"] = bare_loop(other, devices, batch, 1)
     seconds = take_turns(works, rounds, warm_up=2)
-    share = config.visible / config.model.patches
-    return [
+    share, flops = config.visible / config.model.patches, forward_flops(config)
+    rows = [
         Row("encoder with masked patches left out / with all", ratio(seconds, "encoder, masked", "encoder, whole"), "x",
             0.45, note=f"{share:.2f} of the patches are visible; {spread(seconds, 'encoder, masked', 'encoder, whole')}"),
-        Row("augmentation / step", ratio(seconds, "augmentation", "step"), "x", 0.05,
+        Row("augmentation, of a step", ratio(seconds, "augmentation", "step"), "x", 0.05,
             note=spread(seconds, "augmentation", "step")),
     ]  # fmt: skip
+    for name in [*parts, "optimizer"]:
+        note = f"{flops[name] / sum(flops.values()):.2f} of the FLOPs" if name in flops else "AdamW, clipping included"
+        rows.append(Row(f"{name}, of a step", ratio(seconds, name, "step"), "x", note=note))
+    if "step by XLA" in works:
+        rows.append(Row("step by XLA / by TensorFlow's kernels", ratio(seconds, "step by XLA", "step"), "x",
+                        note=spread(seconds, "step by XLA", "step")))  # fmt: skip
+    return rows
+
+
+def updates(model):
+    """A function that applies gradients to the weights of a model as a step does."""
+    import tensorflow as tf
+
+    gradients = [tf.ones(v.shape) for v in model.trainable_variables]
+    apply = tf.function(lambda: model.optimizer.apply(gradients))
+
+    def call():
+        apply()
+        model.optimizer.iterations.numpy()
+
+    return call
 
 
 class Clock(RunCallback):

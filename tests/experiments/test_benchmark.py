@@ -1,0 +1,94 @@
+"""The benchmark measures what it says: turns, ratios, verdicts, and the parts that it times."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark import photographs
+from experiments.benchmark.report import Row, write
+from experiments.benchmark.turns import ratio, spread, take_turns
+
+
+def test_every_alternative_has_its_turn_in_changing_order():
+    calls = []
+    works = {name: lambda name=name: calls.append(name) or float(len(calls)) for name in ("a", "b", "c")}
+    seconds = take_turns(works, rounds=4, warm_up=1)
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 4, "b": 4, "c": 4}
+    rounds = [tuple(calls[i : i + 3]) for i in range(0, len(calls), 3)]
+    assert set(rounds) == {("a", "b", "c"), ("c", "b", "a")} and len(rounds) == 5
+    assert all(a != b for a, b in zip(rounds, rounds[1:], strict=False))
+
+
+def test_what_a_work_returns_counts_instead_of_its_time():
+    seconds = take_turns({"a": lambda: 0.25, "b": lambda: None}, rounds=3, warm_up=0)
+    assert seconds["a"] == [0.25] * 3 and all(0 <= t < 0.2 for t in seconds["b"])
+
+
+def test_a_ratio_is_the_median_of_the_rounds():
+    rng = np.random.default_rng(0)
+    a, b = rng.uniform(1, 2, 9), rng.uniform(1, 2, 9)
+    seconds = {"a": a.tolist(), "b": b.tolist()}
+    assert ratio(seconds, "a", "b") == pytest.approx(np.median(a / b))
+    assert spread(seconds, "a", "b") == f"{(a / b).min():.3g} to {(a / b).max():.3g} in 9 rounds"
+
+
+def test_verdicts(tmp_path, capsys):
+    rows = [Row("high", 0.9, aim=0.85, high=True), Row("low", 0.9, aim=0.85), Row("free", 0.9)]
+    assert [row.reached for row in rows] == [True, False, None]
+    write("demo", rows, tmp_path / "deep" / "demo.json")
+    out = capsys.readouterr().out
+    assert "≥ 0.85: yes" in out and "≤ 0.85: NO" in out
+    found = json.loads((tmp_path / "deep" / "demo.json").read_text())
+    assert [row["reached"] for row in found["rows"]] == [True, False, None] and found["machine"]["cores"] >= 1
+
+
+def test_the_guard_alone_fails_where_an_aim_is_missed(monkeypatch, tmp_path):
+    from experiments.benchmark import guard, step
+
+    for module in (guard, step):
+        monkeypatch.setattr(module, "run", lambda options: [Row("slow", 2.0, aim=1.0)])
+    output = f"--output={tmp_path / 'found.json'}"
+    assert benchmark.main(["guard", output]) == 1
+    assert benchmark.main(["step", output]) == 0
+
+
+def test_without_a_clone_or_images_it_is_one_line(tmp_path):
+    for flags, word in ((["peer", f"--mae={tmp_path}"], "clone"), (["input", f"--images={tmp_path}"], "--images")):
+        line = [sys.executable, "-m", "experiments.benchmark", *flags]
+        done = subprocess.run(line, capture_output=True, text=True, env={"TF_CPP_MIN_LOG_LEVEL": "3", "PATH": ""})
+        assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: expected"), done.stderr
+        assert word in done.stderr.splitlines()[-1]
+
+
+def test_photographs_are_about_as_large_as_imagenets(tmp_path):
+    photographs.collect("", tmp_path / "cut", 12)
+    sizes = [path.stat().st_size for path in (tmp_path / "cut").rglob("*.jpg")]
+    assert len(sizes) == 12 and 70e3 < np.mean(sizes) < 160e3
+    photographs.collect(str(tmp_path / "cut"), tmp_path / "linked", 30)
+    links = list((tmp_path / "linked").rglob("*.jpg"))
+    assert len(links) == 30 and len({path.resolve() for path in links}) == 12
+
+
+def test_a_bare_loop_does_the_steps_that_fit_does():
+    from experiments.benchmark.models import bare_loop, compiled_pretrainer, random_batch
+    from pf_keras.training.strategy import Devices
+    from tests.tiny import tiny_config
+
+    config, devices = tiny_config(), Devices("cpu", 1)
+    model = compiled_pretrainer(config, devices)
+    before = [v.numpy() for v in model.trainable_variables]
+    assert bare_loop(model, devices, random_batch(config, 4), 3)() > 0
+    assert int(model.optimizer.iterations) == 3
+    assert any((v.numpy() != old).any() for v, old in zip(model.trainable_variables, before, strict=True))
+
+
+def test_results_name_the_command_that_made_them():
+    """Every benchmark that there is has its place in the results."""
+    text = (Path(benchmark.__file__).parents[1] / "PERFORMANCE.md").read_text()
+    for name in benchmark.BENCHMARKS:
+        assert f"python -m experiments.benchmark {name}" in text, name
