@@ -22,8 +22,8 @@ from experiments.benchmark.report import Row
 from experiments.benchmark.turns import ratio, spread, take_turns
 from pf_keras.training.callbacks import RunCallback
 
-LOG_EVERY = {"small": 20, "middle": 5, "paper": 2}
-STEPS = {"small": 80, "middle": 20, "paper": 6}  # of a turn, of which the first window is not timed
+LOG_EVERY = {"small": 10, "middle": 5, "paper": 2}
+STEPS = {"small": 50, "middle": 20, "paper": 6}  # of a turn, of which the first window is not timed
 ROUNDS = {"small": 7, "middle": 5, "paper": 5}
 SAVE_EVERY = 600  # seconds: the default of run.checkpoint_every
 
