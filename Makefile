@@ -13,7 +13,7 @@ venv: .venv/installed
 	touch $@
 
 demo: venv
-	$(RUN) experiments/demo.py
+	$(RUN) -m experiments.demo
 
 lint: venv
 	$(RUN) -m ruff check .

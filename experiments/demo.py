@@ -4,13 +4,10 @@ Pre-train; fine-tune with 1, 10 and 20% of the labels from there and from scratc
 Every part is a command of main.py, printed as one would type it. Started again it goes on where it was stopped.
 """
 
-import json
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from experiments.commands import ROOT, commands, start, wait
+
 RUNS = Path("runs/demo")
 FRACTIONS = (0.01, 0.1, 0.2)
 
@@ -43,30 +40,8 @@ def main():
     print(f"exported:  {exported['saved_model']}, {exported['keras']}, {exported['model_card']}")
 
 
-def commands(*lines):
-    """Run main.py with each line of flags, all at once; returns their results."""
-    processes = [start("main.py", *flags) for flags in lines]
-    return [json.loads(wait(process).splitlines()[-1]) for process in processes]
-
-
-def start(*words):
-    """Start a Python program in the repository's root; what it says of its progress is shown."""
-    print("\n$ python " + shlex.join(words), flush=True)
-    return subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-
-def wait(process):
-    """The standard output of a process, shown when it ends. Ends the demo with its exit code where that is not 0."""
-    output, _ = process.communicate()
-    print(output, end="", flush=True)
-    if process.returncode:
-        sys.exit(process.returncode)
-    return output
-
-
 def save_a_digit(path):
     """Write the first held-out digit as a PNG."""
-    sys.path.insert(0, str(ROOT))
     from pf_keras.data.digits import open_digits
 
     (ROOT / path).write_bytes(open_digits()[1].values[0])

@@ -1,0 +1,30 @@
+"""Running main.py's commands from a script, printed as one would type them."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def commands(*lines):
+    """Run main.py with each line of flags, all at once; returns their results."""
+    processes = [start("main.py", *flags) for flags in lines]
+    return [json.loads(wait(process).splitlines()[-1]) for process in processes]
+
+
+def start(*words):
+    """Start a Python program in the repository's root; what it says of its progress is shown."""
+    print("\n$ python " + shlex.join(words), flush=True)
+    return subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def wait(process):
+    """The standard output of a process, shown when it ends. Ends the script with its exit code where that is not 0."""
+    output, _ = process.communicate()
+    print(output, end="", flush=True)
+    if process.returncode:
+        sys.exit(process.returncode)
+    return output
