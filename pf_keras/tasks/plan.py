@@ -14,7 +14,7 @@ SHARE_OF_PEAK = 0.3  # what others reach: MAE's ViT-L 29% on TPU v3, big_vision'
 DECODED_PER_CORE = 450  # images/s that a core of the host decodes and crops, measured with ImageNet's JPEGs
 BYTES_PER_IMAGE = 110_000  # of ImageNet's JPEGs
 STATE_BYTES = 12  # a parameter: its float32 value and AdamW's two moments
-COMPILATIONS = 3  # at most, to find the largest batch
+COMPILATIONS = 6  # at most, to find the largest batch
 
 
 def run(request):
@@ -103,26 +103,31 @@ def compiled(config, slice_, parameters):
 def largest_batch(compile_batch, batch, answer, fixed, room):
     """The largest batch a core that was compiled and fits, or None; `COMPILATIONS` more at most.
 
-    Memory is taken as a straight line from what the state alone needs through the last compilation: two compilations
-    give no line, as the compiler recomputes more where memory is short.
+    Memory grows along a straight line from what the state alone needs, until it is short: then the compiler recomputes
+    more and needs less than the line says. So the line gives the first guess, and where that fits it is doubled until
+    one fails; then the gap is halved until it is a tenth.
     compile_batch: a function of the batch to `compile_for`'s answer; answer: that for `batch`.
     fixed: bytes of the state; room: bytes a core.
     """
-    points, fitting, failing = [(batch, answer["peak_hbm_bytes"])], 0, math.inf
-    for _ in range(COMPILATIONS + 1):
+    fitting, failing = 0, math.inf
+    for left in range(COMPILATIONS, -1, -1):
         if answer["fits"]:
             fitting = max(fitting, batch)
         else:
             failing = min(failing, batch)
-        tried, needed = points[-1]
-        if needed <= fixed:
+        needed = answer["peak_hbm_bytes"]
+        if not left or needed <= fixed or failing - fitting <= max(1, fitting // 10):
             break
-        guess = int((room - fixed) * tried / (needed - fixed))
-        batch = max(fitting + 1, min(guess, failing - 1))
-        if batch >= failing or len(points) > COMPILATIONS:
+        guess = int((room - fixed) * batch / (needed - fixed))
+        if failing == math.inf:
+            batch = max(guess, 2 * fitting)
+        elif fitting:
+            batch = (fitting + failing) // 2
+        else:
+            batch = min(guess, failing - 1)
+        if batch < 1:
             break
         answer = compile_batch(batch)
-        points.append((batch, answer["peak_hbm_bytes"]))
     return fitting or None
 
 

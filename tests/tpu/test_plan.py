@@ -54,6 +54,13 @@ def test_search_finds_the_largest_batch_that_fits():
         assert len(asked) <= 1 + plan.COMPILATIONS
 
 
+def test_search_goes_on_where_the_compiler_saves_memory_by_recomputing():
+    def answer(batch):  # as libtpu does: a plateau, and then no more
+        return {"fits": batch <= 300, "peak_hbm_bytes": min(2 * GIB + batch * GIB // 8, 14 * GIB) if batch <= 300 else 17 * GIB}
+
+    assert 270 <= plan.largest_batch(answer, 4, answer(4), GIB, 16 * GIB) <= 300
+
+
 def test_search_gives_up_where_nothing_fits():
     too_big = {"fits": False, "peak_hbm_bytes": 40 * GIB}
     assert plan.largest_batch(lambda batch: too_big, 4, too_big, 20 * GIB, 16 * GIB) is None
