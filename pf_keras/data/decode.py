@@ -13,11 +13,12 @@ CROP_NOISE = 5
 MAX_PIXELS = 89_478_485
 
 
-def decode_and_crop(encoded, window, size):
+def decode_and_crop(encoded, window, size, gif=True):
     """Decode an image of any size and cut it to a window.
 
     encoded: scalar string, a JPEG, PNG, GIF (its first frame) or BMP of 24 bits; grey and CMYK become RGB.
     window: a function of `(height, width)`, int32, to `(top, left, height, width)`, int32, inside the image.
+    gif: whether GIFs are read. Their frames are counted in Python, which an exported graph has not.
     Returns uint8 (size, size, 3), resized by bilinear interpolation. Raises InvalidArgumentError for other bytes and
     for more than `MAX_PIXELS`.
     """
@@ -30,8 +31,7 @@ def decode_and_crop(encoded, window, size):
             return tf.image.decode_and_crop_jpeg(encoded, box, channels=3, dct_method="INTEGER_ACCURATE")
 
     def other():
-        pixels = tf.numpy_function(_declared_pixels, [encoded], tf.int64, stateful=False)
-        with tf.control_dependencies([_check_size(tf.ensure_shape(pixels, ()))]):
+        with tf.control_dependencies([_check_size(_declared_pixels(encoded, gif), gif)]):
             image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         shape = tf.shape(image)
         top, left, height, width = window(shape[0], shape[1])
@@ -46,40 +46,61 @@ def _product(height, width):
     return tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
 
 
-def _check_size(pixels):
+def _check_size(pixels, gif=True):
+    kinds = "JPEG, PNG, GIF or 24-bit BMP" if gif else "JPEG, PNG or 24-bit BMP"
     return tf.debugging.Assert(
         tf.logical_and(pixels > 0, pixels <= MAX_PIXELS),
-        ["expected a JPEG, PNG, GIF or 24-bit BMP of 1 to", MAX_PIXELS, "pixels; by its header this one has", pixels],
+        [f"expected a {kinds} of 1 to", MAX_PIXELS, "pixels; by its header this one has", pixels],
     )
 
 
-def _declared_pixels(encoded):
-    """The pixels that the header of a PNG, BMP or GIF declares; int64, 0 for what is none of them or damaged.
+# Where the numbers stand in the headers that are read below: offset, bytes, order.
+PNG_WIDTH, PNG_HEIGHT = (16, 4, "big"), (20, 4, "big")
+BMP_WIDTH, BMP_HEIGHT, BMP_BITS, BMP_PACKING = ((o, n, "little") for o, n in ((18, 4), (22, 4), (28, 2), (30, 4)))
+HEADER = 54  # bytes, of a BMP; a PNG's is shorter
 
-    In Python, as few lines as a graph would need many operations, which every JPEG would have to pass.
+
+def _declared_pixels(encoded, gif):
+    """The pixels that the header of a PNG, BMP or, if asked for, GIF declares; int64, 0 for what is none of them.
+
+    As one product with a matrix: every JPEG passes the graph of this too, and each operation costs it.
     """
-    data = encoded if isinstance(encoded, bytes) else encoded.item()
-    pixels = 0
-    with contextlib.suppress(struct.error, IndexError):  # it ends early: the decoder says so, if it matters
-        if data.startswith(b"\x89PNG\r\n\x1a\n"):
-            pixels = math.prod(struct.unpack_from(">II", data, 16))
-        elif data.startswith(b"BM"):
-            width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
-            # Of other kinds TensorFlow reads the palette's numbers for grey, or nothing.
-            pixels = width * abs(height) if (bits, compression) == (24, 0) else 0
-        elif data.startswith(b"GIF8"):
-            pixels = _gif_pixels(data)
-    return np.int64(min(pixels, MAX_PIXELS + 1))
+    places = (PNG_WIDTH, PNG_HEIGHT, BMP_WIDTH, BMP_HEIGHT, BMP_BITS, BMP_PACKING)
+    weights = np.zeros((len(places), HEADER))
+    for row, (offset, size, order) in zip(weights, places, strict=True):
+        powers = 256.0 ** np.arange(size)
+        row[offset : offset + size] = powers if order == "little" else powers[::-1]
+    header = tf.strings.substr(tf.strings.join([tf.strings.substr(encoded, 0, HEADER), b"\x00" * HEADER]), 0, HEADER)
+    numbers = tf.linalg.matvec(weights, tf.cast(tf.io.decode_raw(header, tf.uint8), tf.float64))
+    png_width, png_height, bmp_width, bmp_height, bits, packing = tf.unstack(numbers)
+    bmp_height = tf.minimum(bmp_height, 2.0**32 - bmp_height)  # a negative one: the rows stand from top to bottom
+
+    def is_a(magic):
+        return tf.equal(tf.strings.substr(header, 0, len(magic)), magic)
+
+    # Of BMPs that are packed or have a palette TensorFlow reads the palette's numbers for grey, or nothing.
+    is_bmp = tf.reduce_all([is_a(b"BM"), tf.equal(bits, 24), tf.equal(packing, 0)])
+    pixels = tf.where(is_a(b"\x89PNG\r\n\x1a\n"), png_width * png_height, 0.0)
+    pixels = tf.where(is_bmp, bmp_width * bmp_height, pixels)
+    pixels = tf.cast(tf.minimum(pixels, MAX_PIXELS + 1.0), tf.int64)
+    if not gif:
+        return pixels
+
+    def count():
+        return tf.ensure_shape(tf.numpy_function(_gif_pixels, [encoded], tf.int64, stateful=False), ())
+
+    return tf.cond(is_a(b"GIF8"), count, lambda: pixels)
 
 
-def _gif_pixels(data):
-    """The pixels of all frames of a GIF: TensorFlow decodes them all, and keeps the first."""
+def _gif_pixels(encoded):
+    """The pixels of all frames of a GIF: TensorFlow decodes them all, and keeps the first. int64; 0 where damaged."""
+    data, pixels = encoded if isinstance(encoded, bytes) else encoded.item(), 0
 
     def table(flags):
         return 3 * 2 ** (1 + flags % 8) if flags >= 128 else 0
 
-    pixels = math.prod(struct.unpack_from("<HH", data, 6))
-    with contextlib.suppress(struct.error, IndexError):
+    with contextlib.suppress(struct.error, IndexError):  # it ends early: the decoder says so, if it matters
+        pixels = math.prod(struct.unpack_from("<HH", data, 6))
         position = 13 + table(data[10])
         while data[position] != 0x3B:
             if data[position] == 0x2C:
@@ -91,7 +112,7 @@ def _gif_pixels(data):
             while data[position]:
                 position += 1 + data[position]
             position += 1
-    return pixels
+    return np.int64(pixels)
 
 
 def random_window(noise, scale, ratio):

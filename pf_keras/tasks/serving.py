@@ -17,9 +17,9 @@ ENCODED = [tf.TensorSpec((None,), tf.string, name="encoded")]
 def save_classifier(model, classes, config, path):
     """Write a classifier as a SavedModel at `path`.
 
-    `serving_default` takes uint8 images of any size (B, H, W, 3), `serve_jpeg` encoded ones (B,): both return
-    `probabilities` float32 (B, classes), the likeliest class as `label` int64 (B,) and `class` string (B,).
-    `embed` takes images and returns pooled `features` float32 (B, D).
+    `serving_default` takes uint8 images of any size (B, H, W, 3), `serve_jpeg` encoded ones (B,), each a JPEG, PNG or
+    24-bit BMP: both return `probabilities` float32 (B, classes), the likeliest class as `label` int64 (B,) and `class`
+    string (B,). `embed` takes images and returns pooled `features` float32 (B, D).
     """
     names = tf.constant(classes)
     crop, decode = croppers(config)
@@ -86,6 +86,6 @@ def croppers(config):
 
     def decode(encoded):
         spec = tf.TensorSpec((size, size, 3), tf.uint8)
-        return tf.map_fn(lambda one: decode_and_crop(one, window, size), encoded, fn_output_signature=spec)
+        return tf.map_fn(lambda one: decode_and_crop(one, window, size, gif=False), encoded, fn_output_signature=spec)
 
     return crop, decode

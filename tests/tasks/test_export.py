@@ -96,6 +96,29 @@ def test_each_signature_in_a_clean_process_agrees_with_the_model(finetuned, expo
     assert found["label"] == expected.argmax(1).tolist()
 
 
+@pytest.mark.parametrize("kind", ["PNG", "BMP"])
+def test_other_formats_are_served_in_a_clean_process(finetuned, exported, jpeg, kind, tmp_path):
+    other = tmp_path / f"photo.{kind.lower()}"
+    Image.open(jpeg).save(other)
+    _, served = serve(exported["saved_model"], other, tmp_path)
+    expected, _ = reference(finetuned, [other.read_bytes()] * 2)
+    assert np.abs(np.array(served["serve_jpeg"]["probabilities"]) - expected).max() <= 1e-4
+
+
+def test_a_served_model_has_no_python_in_it(exported):
+    """A server that is no Python process cannot load such an operation."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    content = (Path(exported["saved_model"]) / "saved_model.pb").read_bytes()
+    graph = saved_model_pb2.SavedModel.FromString(content).meta_graphs[0].graph_def
+    ops = {node.op for function in graph.library.function for node in function.node_def}
+    assert "DecodeAndCropJpeg" in ops and not [op for op in ops if "PyFunc" in op]
+    served = tf.saved_model.load(exported["saved_model"]).signatures["serve_jpeg"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected a JPEG, PNG or 24-bit BMP of"):
+        served(encoded=tf.constant([b"GIF89a" + bytes(60)]))
+
+
 def test_the_keras_file_loads_without_custom_objects_and_trains_on(finetuned, exported):
     import keras
 
