@@ -15,6 +15,8 @@ import argparse
 import importlib
 import sys
 
+import keras
+
 from experiments.benchmark.models import BATCH
 from experiments.benchmark.report import write
 from pf_keras.errors import UserError
@@ -30,11 +32,13 @@ def main(arguments):
     parser.add_argument("--output", help="where the JSON goes")
     parser.add_argument("--images", default="", help="input: a folder of photographs; default: cut from scikit-learn's two")
     parser.add_argument("--size", choices=BATCH, default="small", help="step, peer: of the model")
-    parser.add_argument("--quick", action="store_true", help="growth: fewer points")
+    parser.add_argument("--quick", action="store_true", help="input, step, start: fewer turns; growth: fewer points")
     parser.add_argument("--mae", default="", help="peer: a clone of facebookresearch/mae")
     parser.add_argument("--mae_python", default="", help="peer: a Python with torch, torchvision and timm")
     options = parser.parse_args(arguments)
     try:
+        if keras.backend.backend() != "tensorflow":
+            raise UserError(f"expected KERAS_BACKEND=tensorflow, received {keras.backend.backend()}: unset it")
         rows = importlib.import_module(f"experiments.benchmark.{options.benchmark}").run(options)
         write(options.benchmark, rows, options.output or f"runs/benchmark/{options.benchmark}.json")
     except UserError as error:

@@ -3,14 +3,12 @@
 Every point is measured in a process of its own, since a process does not give back all memory.
 """
 
-import json
-import os
 import resource
 import statistics
-import subprocess
 import sys
 from dataclasses import replace
 
+from experiments.benchmark.process import answer, in_process
 from experiments.benchmark.report import Row
 
 BASE = {"image_size": 224, "mask_ratio": 0.6, "batch": 16, "depth": 6, "replicas": 1}
@@ -21,13 +19,6 @@ POINTS = {
     "depth": (2, 4, 6, 12, 24),
     "replicas": (1, 2, 4, 8),
 }
-LAWS = {
-    "image_size": "FLOPs, of which attention grows with the square of the patches",
-    "mask_ratio": "FLOPs, linear in visible and masked patches",
-    "batch": "linear",
-    "depth": "FLOPs, linear in depth",
-    "replicas": "none: the same batch on the same cores",
-}
 STEPS, ROUNDS = 2, 3
 PICTURE = "experiments/growth.png"
 
@@ -35,10 +26,10 @@ PICTURE = "experiments/growth.png"
 def run(options):
     """Rows of the benchmark `growth`, and its picture."""
     points = {name: values[::2] if options.quick else values for name, values in POINTS.items()}
-    base, measured = in_process(BASE), {}
+    base, measured = measured_at(**BASE), {}
     for name, values in points.items():
         for value in values:
-            measured[name, value] = base if value == BASE[name] else in_process({**BASE, name: value})
+            measured[name, value] = base if value == BASE[name] else measured_at(**{**BASE, name: value})
     rows = []
     for (name, value), found in measured.items():
         flops, slope = found["flops"] / base["flops"], found["seconds"] / base["seconds"]
@@ -49,19 +40,15 @@ def run(options):
     return rows
 
 
-def in_process(point):
+def measured_at(**point):
     """`seconds` a step, `mib` that the steps took and `flops` by formula, at a point."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    line = [sys.executable, "-m", "experiments.benchmark.growth", json.dumps(point)]
-    done = subprocess.run(line, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = in_process("growth", point)
     print(f"{point}: {found['seconds']:.3f} s a step, {found['mib']} MiB", file=sys.stderr, flush=True)
     return found
 
 
-def measure(point):
+def measure(image_size, mask_ratio, batch, depth, replicas):
+    """The figures of this process, for `in_process`."""
     import tensorflow as tf
 
     from experiments.benchmark.models import bare_loop, compiled_pretrainer, random_batch
@@ -69,25 +56,25 @@ def measure(point):
     from pf_keras.tpu.flops import pretrain_flops
     from pf_keras.training.strategy import open_devices
 
-    if point["replicas"] > 1:
+    if replicas > 1:
         # Every replica waits for all others in the middle of a step, and each needs a thread to wait in.
-        tf.config.threading.set_inter_op_parallelism_threads(4 * point["replicas"])
+        tf.config.threading.set_inter_op_parallelism_threads(4 * replicas)
         cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * point["replicas"])
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
     config = load_config("experiments/imagenette.py")
-    size = {"image_size": point["image_size"], "grid": point["image_size"] // 16, "depth": point["depth"]}
+    size = {"image_size": image_size, "grid": image_size // 16, "depth": depth}
     config = replace(
-        config, model=replace(config.model, **size), mask=replace(config.mask, ratio=point["mask_ratio"])
+        config, model=replace(config.model, **size), mask=replace(config.mask, ratio=mask_ratio)
     )
     devices = open_devices()
     with devices.scope():
         model = compiled_pretrainer(config, devices)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    loop = bare_loop(model, devices, random_batch(config, point["batch"]), STEPS)
+    loop = bare_loop(model, devices, random_batch(config, batch), STEPS)
     loop()
     seconds = statistics.median(loop() for _ in range(ROUNDS)) / STEPS
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"seconds": seconds, "mib": taken // 1024, "flops": pretrain_flops(config) * point["batch"]}
+    return {"seconds": seconds, "mib": taken // 1024, "flops": pretrain_flops(config) * batch}
 
 
 def draw(measured, base):
@@ -109,4 +96,4 @@ def draw(measured, base):
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(json.loads(sys.argv[1]))))
+    answer(measure)

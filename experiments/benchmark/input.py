@@ -3,7 +3,7 @@
 import json
 import os
 import resource
-import subprocess
+import statistics
 import sys
 import tempfile
 import time
@@ -11,16 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.benchmark.photographs import collect, make_records
+from experiments.benchmark.process import answer, in_process
 from experiments.benchmark.report import Row
 
-IMAGES, SHARDS, BATCH = 2000, 16, 64
+IMAGES, SHARDS, BATCH = 2000, 16, 64  # more images than a turn takes: at the end of an epoch the shuffle buffer fills anew
 BATCHES = {"start": 4, "timed": 10}  # of a turn; the first fill the buffers
-ROUNDS = 7
 LARGE = (1024, 1250)  # shards, and records each, of a set as large as ImageNet
 
 
 def run(options):
-    """Rows of the benchmark `input`."""
+    """Rows of the benchmark `input`; with `options.quick` of fewer turns, and without the large set."""
+    rounds = 3 if options.quick else 7
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         print(f"making {IMAGES} records, twice", file=sys.stderr)
@@ -29,13 +30,18 @@ def run(options):
         originals = make_records(folder / "images", folder / "originals", shards)
         small = make_records(folder / "images", folder / "small", shards, "--resize_shorter=256", "--quality=90")
         cores = len(os.sched_getaffinity(0))
-        measured = {n: in_process(n, str(originals), str(small)) for n in sorted({1, cores})}
-        return [*rows(measured, cores), *large_rows(folder)]
+        measured = {}
+        for n in sorted({1, cores}):
+            print(f"measuring with {n} of the cores", file=sys.stderr)
+            places = {"originals": str(originals), "small": str(small)}
+            measured[n] = in_process("input", {"cores": n, "rounds": rounds, **places})
+        size = [sum(f.stat().st_size for f in Path(p).iterdir()) / IMAGES / 1e3 for p in (originals, small)]
+        return [*rows(measured, cores, size), *([] if options.quick else large_rows(folder))]
 
 
-def rows(measured, cores):
+def rows(measured, cores, size):
+    """The rows of what was `measured` with each number of cores; size: kB of an original, and of a small image."""
     one, all_ = measured[1], measured[cores]
-    size = all_["bytes_an_image"]
     found = [
         Row(f"full pipeline / decoding alone, {n} core{'s' * (n > 1)}", m["full"], "x", 0.85, high=True,
             note=f"{m['decoding_rate']:.0f} images/s decoded alone; {m['full_spread']}")
@@ -52,16 +58,9 @@ def rows(measured, cores):
     return found
 
 
-def in_process(cores, *records):
-    """What `measure` finds in a process that may use so many cores."""
-    line = [sys.executable, "-m", "experiments.benchmark.input", str(cores), *records]
-    print(f"measuring with {cores} of the cores", file=sys.stderr)
-    done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def measure(originals, small):
-    """The figures of one process, by turns."""
+def measure(cores, rounds, originals, small):
+    """The figures of this process, with so many cores, by turns."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])  # before TensorFlow counts them
     from experiments.benchmark.turns import ratio, spread, take_turns
     from pf_keras.config import Config, DataConfig
     from pf_keras.data.pipeline import pretrain_noise, training_batches
@@ -92,7 +91,7 @@ def measure(originals, small):
 
         return work
 
-    seconds = take_turns({name: timed(batches) for name, batches in pipelines.items()}, ROUNDS)
+    seconds = take_turns({name: timed(batches) for name, batches in pipelines.items()}, rounds)
     images = BATCHES["timed"] * BATCH
     return {
         "full": 1 / ratio(seconds, "full", "decoding"),
@@ -100,9 +99,8 @@ def measure(originals, small):
         "plain_time": ratio(seconds, "full", "plain"),
         "plain_spread": spread(seconds, "full", "plain"),
         "small": 1 / ratio(seconds, "small", "full"),
-        "full_rate": images / sorted(seconds["full"])[ROUNDS // 2],
-        "decoding_rate": images / sorted(seconds["decoding"])[ROUNDS // 2],
-        "bytes_an_image": [sum(f.stat().st_size for f in Path(p).iterdir()) / IMAGES / 1e3 for p in (originals, small)],
+        "full_rate": images / statistics.median(seconds["full"]),
+        "decoding_rate": images / statistics.median(seconds["decoding"]),
         "peak_mib": memory[-1],
         "later_mib": memory[-1] - memory[len(memory) // 2],
     }
@@ -123,6 +121,7 @@ def decoding_alone(split, config):
     import tensorflow as tf
 
     from pf_keras.data.decode import CROP_NOISE, random_window
+    from pf_keras.data.pipeline import THREADS
 
     load = split.loader()
     encoded = [load(key)[0].numpy() for key in split.keys(shuffle=False)]
@@ -136,7 +135,7 @@ def decoding_alone(split, config):
         return tf.cast(tf.image.resize(pixels, (size, size)), tf.uint8)
 
     images = tf.data.Dataset.from_tensor_slices((encoded, noise)).repeat()
-    return images.map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH).prefetch(2)
+    return images.map(decode, num_parallel_calls=THREADS).batch(BATCH).prefetch(2)
 
 
 def large_rows(folder):
@@ -183,6 +182,4 @@ def large_set(place):
 
 
 if __name__ == "__main__":
-    allowed = sorted(os.sched_getaffinity(0))[: int(sys.argv[1])]
-    os.sched_setaffinity(0, allowed)  # before TensorFlow counts them
-    print(json.dumps(measure(*sys.argv[2:])))
+    answer(measure)

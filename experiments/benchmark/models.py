@@ -52,7 +52,7 @@ def endless(devices, batch):
 
 def bare_loop(model, devices, batch, steps):
     """A function that does so many steps of `model` by the function that `fit` calls, and nothing else; it returns the
-    seconds. TensorFlow's backend alone."""
+    seconds."""
 
     def loop():
         model.make_train_function()
@@ -67,46 +67,25 @@ def bare_loop(model, devices, batch, steps):
 
 
 def graph(function, *arguments):
-    """A compiled function of the arguments that waits for its result; with KERAS_BACKEND=jax by JAX."""
-    import keras
+    """A compiled function of the arguments that waits for its result."""
+    import tensorflow as tf
     from keras import ops, tree
 
-    arguments = tree.map_structure(ops.convert_to_tensor, arguments)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        compiled, wait = jax.jit(function), jax.block_until_ready
-    else:
-        import tensorflow as tf
-
-        compiled, wait = tf.function(function), lambda x: tree.map_structure(ops.convert_to_numpy, x)
+    arguments, compiled = tree.map_structure(ops.convert_to_tensor, arguments), tf.function(function)
 
     def call():
-        wait(compiled(*arguments))
+        tree.map_structure(ops.convert_to_numpy, compiled(*arguments))
 
     return call
 
 
 def with_gradients(model, function):
-    """A function of the same arguments that also computes the gradients of its mean for the model's weights."""
-    import keras
-    from keras import ops
-
-    if keras.backend.backend() == "jax":
-        import jax
-
-        values = [v.value for v in model.trainable_variables]
-
-        def loss(values, *arguments):
-            with keras.StatelessScope(list(zip(model.trainable_variables, values, strict=True))):
-                return ops.mean(ops.square(function(*arguments)))
-
-        return lambda *arguments: [ops.sum(g) for g in jax.grad(loss)(values, *arguments)]
+    """A function of the same arguments that gives the gradients of its mean square for the model's weights, summed."""
     import tensorflow as tf
 
     def call(*arguments):
         with tf.GradientTape() as tape:
-            loss = ops.mean(ops.square(function(*arguments)))
+            loss = tf.reduce_mean(tf.square(function(*arguments)))
         gradients = tape.gradient(loss, model.trainable_variables)
         return [tf.reduce_sum(g) for g in gradients if g is not None]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pf_keras.data.folder import SUFFIXES
 from pf_keras.errors import UserError
 
 SIDES = (500, 375)  # pixels, as most of ImageNet's
+SUFFIXES = (".jpg", ".jpeg")
 QUALITY = 97  # gives about the 110 kB of ImageNet's mean
 
 
@@ -27,7 +27,7 @@ def collect(place, folder, count):
         return
     found = sorted(path for path in Path(place).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
-        raise UserError(f"expected --images to be a folder with images below it, received {place}: check the path")
+        raise UserError(f"expected --images to be a folder with JPEGs below it, received {place}: check the path")
     for number, path in zip(range(count), itertools.cycle(found)):
         os.symlink(path.resolve(), target / f"{number:05d}{path.suffix}")
 

@@ -10,13 +10,13 @@ import time
 
 from experiments.benchmark.report import Row
 
-ROUNDS = 5
 LIMIT = 300  # seconds
 
 
 def run(options):
     """Rows of the benchmark `start`."""
-    help_, imports, first = ([work() for _ in range(ROUNDS)] for work in (say_help, import_tensorflow, first_step))
+    rounds = 2 if options.quick else 5
+    help_, imports, first = ([work() for _ in range(rounds)] for work in (say_help, import_tensorflow, first_step))
     return [
         Row("main.py --help", statistics.median(help_), "s", 1.5, note=_range(help_)),
         Row("from the command to the end of the first step on digits", statistics.median(first), "s", 20, note=_range(first)),

@@ -34,7 +34,7 @@ def run(options):
 
     config = config_of(options.size)
     devices = open_devices(config.run.precision)
-    rounds = ROUNDS[options.size]
+    rounds = 3 if options.quick else ROUNDS[options.size]
     return [*part_rows(config, devices, options.size, rounds), *fit_rows(config, devices, options.size, rounds)]
 
 
@@ -106,7 +106,7 @@ def updates(model):
 
 
 class Clock(RunCallback):
-    """The seconds from the end of one step to the end of another, and how often the step was traced."""
+    """The seconds from the end of one window to the end of another, by the steps at which they end."""
 
     def __init__(self, first, last):
         super().__init__()
@@ -158,5 +158,5 @@ def fit_rows(config, devices, size, rounds):
         Row("a bare loop over the step / fit with its callbacks", ratio(seconds, "loop", "fit"), "x", 0.95, high=True,
             note=f"{steps - window} steps of {images}, logged every {window}; {spread(seconds, 'loop', 'fit')}"),
         Row("checkpoints, of the time", save / SAVE_EVERY, "x", 0.03, note=f"{save:.2f} s every {SAVE_EVERY // 60} minutes"),
-        Row("traces of the step in all of these", len(traces), "", 2, note="1 to build the metrics, 1 for the steps"),
+        Row("traces of the step in all of these", len(traces), "", 2, note="the metrics may take one of their own"),
     ]  # fmt: skip

@@ -99,3 +99,23 @@ def test_evaluation_sees_every_image_once_in_order_and_fills_the_last_batch(trai
     alone = np.concatenate([b["image"].numpy() for b in evaluation_batches(train, CONFIG, 1)])
     np.testing.assert_array_equal(images[:50], alone)
     assert not images[50:].any()
+
+
+def test_an_examples_numbers_are_its_crops_then_its_noise_and_the_fifth_mirrors_it(train):
+    """By the keys and TensorFlow's own numbers for `(seed * 2**20 + epoch, index)`, cut apart in NumPy."""
+    import tensorflow as tf
+
+    whole = dataclasses.replace(with_seed(3), data=DataConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), eval_crop=1.0))
+    images = np.concatenate([b["image"].numpy() for b in evaluation_batches(train, whole, 10)])
+    keys = list(train.keys(seed=3, batch=8).take(64).as_numpy_iterator())
+    shapes, mirrored = pretrain_noise(whole), 0
+    for number, batch in enumerate(take(train, whole, 8)):
+        for place, key in enumerate(keys[8 * number : 8 * number + 8]):
+            seed = [3 * 2**20 + key["epoch"], key["index"]]
+            drawn = tf.random.stateless_uniform((5 + 4 + whole.visible * 11,), seed).numpy()
+            np.testing.assert_array_equal(batch["mask_noise"][place], drawn[5:9])
+            np.testing.assert_array_equal(batch["augment_noise"][place], drawn[9:].reshape(shapes["augment_noise"]))
+            image = images[key["index"]]
+            mirrored += drawn[4] < 0.5
+            np.testing.assert_array_equal(batch["image"][place], np.flip(image, 1) if drawn[4] < 0.5 else image)
+    assert 16 < mirrored < 48

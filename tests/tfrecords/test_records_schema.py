@@ -64,3 +64,28 @@ def test_importing_everything_loads_no_tensorflow(helpers):
     code = f"import sys, {', '.join('tfrecords.' + m for m in modules)}; print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=helpers.root, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "value"),
+    [("image/encoded", "int64_list", 3), ("image/encoded", "float_list", 0.5), ("image/class/label", "bytes_list", b"7"),
+     ("image/class/label", "float_list", 7.0), ("image/filename", "int64_list", 3)],
+)  # fmt: skip
+def test_a_value_of_another_type_is_an_error(key, kind, value):
+    import tensorflow as tf
+
+    example = tf.train.Example.FromString(schema.make_example(**FIELDS, label=7))
+    example.features.feature[key].Clear()
+    getattr(example.features.feature[key], kind).value.append(value)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected a record with image/encoded as bytes"):
+        schema.parse(tf.constant(example.SerializeToString()))
+
+
+def test_keys_without_values_are_as_if_they_were_not_there():
+    import tensorflow as tf
+
+    example = tf.train.Example.FromString(schema.make_example(**FIELDS, label=7))
+    example.features.feature["image/class/label"].int64_list.Clear()
+    example.features.feature["image/filename"].bytes_list.Clear()
+    record = schema.parse(tf.constant(example.SerializeToString()))
+    assert (int(record["label"]), record["filename"].numpy()) == (-1, b"")
