@@ -13,6 +13,7 @@ from pf_keras.config import (
     MaskConfig,
     ModelConfig,
     PretrainConfig,
+    SweepConfig,
     TargetConfig,
 )
 
@@ -33,6 +34,7 @@ config = Config(
     augment=AugmentConfig(enabled=False),
     target=TargetConfig(size=2),
     data=DataConfig(source="folder:cifar10", crop_scale=(0.4, 1.0), eval_crop=1.0),
-    pretrain=PretrainConfig(steps=12_000, batch=128, learning_rate=1e-3, warmup_steps=1_000, beta_2=0.95),
-    finetune=FinetuneConfig(epochs=60, batch=64, learning_rate=1e-3, crop_scale=(0.4, 1.0)),
+    pretrain=PretrainConfig(steps=16_000, batch=128, learning_rate=1e-3, warmup_steps=1_000, beta_2=0.95),
+    finetune=FinetuneConfig(epochs=60, batch=32, learning_rate=1e-3, crop_scale=(0.4, 1.0)),
+    sweep=SweepConfig(batches=(32,), learning_rates=(4e-4, 1e-3, 2e-3), point_seeds=1),
 )

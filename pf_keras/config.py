@@ -200,11 +200,13 @@ class SweepConfig:
     batches: tuple[int, ...] = (16, 32, 64, 128, 256)
     learning_rates: tuple[float, ...] = (3e-5, 2e-4, 4e-4, 1e-3)
     holdout: float = 0.2  # share of the labelled images on which points are compared
+    point_seeds: int = 0  # seeds that a point of the grid runs with, the first of --seeds; 0 is all of them
 
     def __post_init__(self):
         _expect(self.batches and min(self.batches) > 0, "sweep.batches above 0", self.batches, "e.g. (16, 32)")
         _expect(self.learning_rates and min(self.learning_rates) > 0, "sweep.learning_rates above 0",
                 self.learning_rates, "e.g. (2e-4, 1e-3)")
+        _expect(self.point_seeds >= 0, "sweep.point_seeds of 0 or more", self.point_seeds, "0 is all of --seeds")
         _expect(0 < self.holdout < 1, "sweep.holdout in (0, 1)", self.holdout, "use a share such as 0.2")
 
 

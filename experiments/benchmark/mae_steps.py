@@ -7,25 +7,13 @@ import json
 import sys
 import time
 
-import numpy as np
-import timm.models.vision_transformer as vision_transformer
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.mae.clone import open_clone
+
 request = json.loads(sys.argv[1])
-sys.path.insert(0, request["clone"])
-
-
-class Block(vision_transformer.Block):
-    """The clone asks for an argument, of no effect as it gives it, that today's timm no longer knows."""
-
-    def __init__(self, *arguments, qk_scale=None, **options):
-        super().__init__(*arguments, **options)
-
-
-vision_transformer.Block = Block
-np.float = float  # a name that the clone uses and NumPy dropped
-import models_mae  # noqa: E402
+(models_mae,) = open_clone(request["clone"], "models_mae")
 
 
 def build(depth):

@@ -16,6 +16,7 @@ from pathlib import Path
 from experiments.benchmark.models import BATCH, bare_loop, compiled_pretrainer, config_of, random_batch
 from experiments.benchmark.report import Row
 from experiments.benchmark.turns import spread, take_turns
+from experiments.commands import ROOT
 from pf_keras.errors import UserError
 
 STEPS, ROUNDS = {"small": 10, "middle": 3, "paper": 1}, 7
@@ -65,9 +66,9 @@ class Peer:
         }  # fmt: skip
 
     def __enter__(self):
-        script = Path(__file__).with_name("mae_steps.py")
-        line = [self.options.mae_python or sys.executable, str(script), json.dumps(self.request)]
-        self.process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        python = self.options.mae_python or sys.executable
+        line = [python, "-m", "experiments.benchmark.mae_steps", json.dumps(self.request)]
+        self.process = subprocess.Popen(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for name, value in self._answer().items():
             setattr(self, name, value)
         return self

@@ -41,7 +41,7 @@ def run(request):
     }
     workdir.start("finetune", config, definition)
     workdir.write_bad(bad)
-    workdir.write_text(workdir.path / "labels.txt", "".join(f"{name}\n" for name in labelled.names))
+    workdir.write_labels(labelled)
 
     scores = fit_and_score(config, devices, workdir, labelled, source.validation, classes, request.init, source)
     result = {

@@ -42,6 +42,8 @@ def run(request):
         workdir.start("sweep", request.config, definition)
 
     sweep = Sweep(request, workdir)
+    if "chief" in worker:
+        workdir.write_labels(sweep.labelled)
     sweep.search()
     if "chief" not in worker:
         return {"worker": worker, "runs": sweep.runs}
@@ -109,9 +111,9 @@ class Sweep:
             raise error.__cause__ or error from None
 
     def run_point(self, start, batch, rate):
-        """The mean held-out top-1 of a point of the grid over the seeds. A run whose loss diverges counts as 0."""
+        """The mean held-out top-1 of a point of the grid over its seeds. A run whose loss diverges counts as 0."""
         scores = []
-        for seed in self.request.seeds:
+        for seed in self.request.seeds[: self.config.sweep.point_seeds or None]:
             run = Workdir(self.point_folder(start, batch, rate) / f"seed-{seed}")
             if not run.result_file.exists():
                 run.start("finetune", self.config_of(batch, rate, seed), {"init": self.starts[start]})

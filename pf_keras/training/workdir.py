@@ -128,6 +128,10 @@ class Workdir:
         if images:
             self.write_text(self.bad_file, "".join(json.dumps(image) + "\n" for image in images))
 
+    def write_labels(self, split):
+        """Keep the names of the images whose labels a run uses: a file that `--label_list` takes."""
+        self.write_text(self.path / "labels.txt", "".join(f"{name}\n" for name in split.names))
+
     def write_result(self, result):
         self.write_json(self.result_file, result)
 

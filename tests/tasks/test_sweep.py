@@ -47,6 +47,27 @@ def test_the_table_has_both_starts_with_mean_and_spread(swept):
     assert (workdir / "figures" / "grid.png").exists()
 
 
+def test_the_labels_it_used_are_those_of_a_fine_tuning(swept):
+    from pf_keras.config import DataConfig
+    from pf_keras.data.labels import labelled_subset
+    from pf_keras.data.sources import open_source
+
+    workdir, result = swept
+    names = (workdir / "labels.txt").read_text().split()
+    assert names == list(labelled_subset(open_source(DataConfig()).train, 0.05).names)
+    assert len(names) == result["labels"]
+
+
+def test_points_may_run_with_fewer_seeds_than_the_winners(pretrained, tmp_path):
+    words = flags(tmp_path, pretrained.workdir, "(16,)", "3,1")
+    done = command(*words, "--config.sweep.point_seeds=1")
+    assert done.code == 0, done.err
+    assert {run.name for run in tmp_path.glob("grid/*/seed-*")} == {"seed-3"}
+    assert {run.name for run in tmp_path.glob("final/*/seed-*")} == {"seed-3", "seed-1"}
+    refused = command(*words, "--config.sweep.point_seeds=-1")
+    assert refused.code == 2 and "sweep.point_seeds" in refused.err
+
+
 def test_points_are_compared_on_held_out_training_images_alone(swept):
     workdir, _ = swept
     assert len(list(workdir.glob("grid/*/point.json"))) == 2

@@ -1,0 +1,98 @@
+"""One change at a time, in small: what each choice costs and brings.
+
+    python -m experiments.ablations --config=experiments/cifar10.py --data=folder:CIFAR/train --runs=runs/ablations \\
+        --config.data.holdout=0.1 --config.pretrain.steps=1500 --config.pretrain.batch=64
+
+Each row of CHANGES is pre-trained, its frozen features are probed, and it is fine-tuned on a share of the labels with
+every seed. A folder of training images alone keeps the test images out of it: scores are on images held out of training.
+The table goes to RUNS/ablations.md. Started again it goes on where it was stopped. What it does not know is handed to
+every command that begins a run.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from experiments.commands import ROOT, commands
+
+CHANGES = {
+    "as it is": (),
+    "4-bit target": ("--config.target.bits=4",),
+    "whole patch as target": ("--config.target.size=4",),
+    "augmentation and jitter on": ("--config.augment.enabled=true", "--config.augment.jitter_size=3"),
+    "75% masked": ("--config.mask.ratio=0.75",),
+    "random masks": ("--config.mask.block=1",),
+    "8-bit target": ("--config.target.bits=8",),
+    "group norm": ("--config.model.norm=group",),
+    "40% masked": ("--config.mask.ratio=0.4",),
+    "1-bit target": ("--config.target.bits=1",),
+    "subsampled target": ("--config.target.crop=subsample",),
+    "additive positions": ("--config.model.decode_position=additive",),
+    "augmentation without jitter": ("--config.augment.enabled=true", "--config.augment.jitter_size=0"),
+    "stem no_pool": ("--config.model.stem=no_pool",),
+    "post-norm": ("--config.model.norm_order=post_norm",),
+}
+
+
+def main(arguments):
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.ablations", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--runs", required=True, type=Path, help="where the runs lie")
+    parser.add_argument("--only", default=",".join(CHANGES), help="rows of the table, by name")
+    parser.add_argument("--label_fraction", default="0.01")
+    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--at_once", type=int, default=2, help="rows that run side by side, sharing the cores")
+    options, rest = parser.parse_known_args(arguments)
+    names = options.only.split(",")
+    if unknown := [name for name in names if name not in CHANGES]:
+        parser.error(f"expected --only to name rows of the table, received {', '.join(unknown)}: {', '.join(CHANGES)}")
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, (os.cpu_count() or 1) // options.at_once)))
+
+    with ThreadPoolExecutor(options.at_once) as pool:
+        rows = {name: pool.submit(measure, name, options, rest) for name in names}
+        lines = [
+            f"| change | minutes | loss ratio | fine-tuned, {options.label_fraction} of the labels | linear probe | kNN |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name, row in rows.items():
+            lines.append(f"| {name} | {row.result()} |")
+            (ROOT / options.runs / "ablations.md").write_text("\n".join(lines) + "\n")
+    print("\n" + "\n".join(lines))
+
+
+def measure(name, options, rest):
+    """The figures of one row."""
+    folder = options.runs / name.replace(" ", "-").replace("%", "")
+    start = (f"--config={options.config}", f"--data={options.data}", *rest, *CHANGES[name])
+    share = f"{float(options.label_fraction):g}"
+    began = time.monotonic()
+    (pretrained,) = commands(("--mode=pretrain", *start, f"--workdir={folder}/pretrain"))
+    minutes = (time.monotonic() - began) / 60
+    (probes,) = commands(
+        ("--mode=evaluate", f"--workdir={folder}/pretrain", f"--label_fraction={options.label_fraction}")
+    )
+    scores = []
+    for seed in options.seeds.split(","):
+        (tuned,) = commands(
+            (
+                "--mode=finetune", *start, f"--init={folder}/pretrain", f"--label_fraction={options.label_fraction}",
+                f"--config.run.seed={seed}", f"--workdir={folder}/finetune-{seed}",
+            )
+        )  # fmt: skip
+        scores.append(tuned["top1"])
+    spread = f" ± {statistics.stdev(scores):.1%}" if len(scores) > 1 else ""
+    linear, knn = (probes[f"pretrained_{probe}_{share}"] for probe in ("linear", "knn"))
+    return (
+        f"{minutes:.0f} | {pretrained['loss_ratio']:.3f} | {statistics.fmean(scores):.1%}{spread} | {linear:.1%} | {knn:.1%}"
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,208 @@
+"""The few-label figures of facebookresearch/mae, beside those of `experiments.table`: its models, small, by its recipe.
+
+    PYTHON -m experiments.mae.transfer --clone=MAE --images=CIFAR --minutes=57 --runs=runs/mae \\
+        --labels=runs/cifar10/sweep-0.01/labels.txt,runs/cifar10/sweep-0.1/labels.txt --epochs=60,20
+
+CIFAR has `train/<class>/` and `test/<class>/`; the labels are those that our sweeps used. It is pre-trained for so many
+minutes as ours, on all cores; then for each list and start (pre-trained, scratch) a grid of learning rates is compared
+on a fifth of the labels held out, and the winner runs with every seed on the test images. Crops, mirroring, batch,
+epochs, warm-up and label smoothing are ours; masking, normalised pixels, weight decay, layer-wise rates and stochastic
+depth are MAE's. Every part is kept in RUNS and not done again.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from experiments.mae.clone import open_clone
+
+MEAN, SD = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+SIZE = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "num_heads": 4}
+WARM_UP = 1 / 12  # of the steps, as ours
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.mae.transfer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clone", required=True)
+    parser.add_argument("--images", required=True, type=Path)
+    parser.add_argument("--labels", required=True, help="files with the names of the labelled images")
+    parser.add_argument("--epochs", required=True, help="of fine-tuning, for each of them")
+    parser.add_argument("--runs", required=True, type=Path)
+    parser.add_argument("--minutes", required=True, type=float, help="of pre-training")
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--pretrain_rate", type=float, default=1e-3)
+    parser.add_argument("--batch", type=int, default=32, help="of fine-tuning")
+    parser.add_argument("--rates", default="4e-4,1e-3,2e-3")
+    parser.add_argument("--seeds", default="0,1,2")
+    options = parser.parse_args()
+    options.runs.mkdir(parents=True, exist_ok=True)
+    mae, vit, decay = open_clone(options.clone, "models_mae", "models_vit", "util.lr_decay")
+
+    names, images, classes = read(options.images / "train")
+    weights = kept(options.runs / "pretrained.pt", lambda: pretrain(mae, images, options))
+    print(f"pre-trained: {weights['steps']} steps of 128 in {weights['seconds'] / 60:.0f} minutes", flush=True)
+
+    _, test_images, test_classes = read(options.images / "test")
+    test = (test_images, test_classes)
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    for file, epochs in zip(options.labels.split(","), options.epochs.split(","), strict=True):
+        chosen = np.flatnonzero(np.isin(names, Path(file).read_text().splitlines()))
+        held = held_out(classes[chosen])
+        train, compare = ((images[i], classes[i]) for i in (chosen[~held], chosen[held]))
+        labelled = (images[chosen], classes[chosen])
+        for start in ("pretrained", "scratch"):
+
+            def tune(examples, scored, rate, seed, start=start, epochs=float(epochs)):
+                return finetune(vit, decay, weights["model"] if start == "pretrained" else None, examples, scored,
+                                rate, seed, epochs, options)  # fmt: skip
+
+            def part(name, work, start=start, labels=len(chosen)):
+                return kept(options.runs / f"{labels}-{start}-{name}.json", work)
+
+            grid = {rate: part(f"grid-{rate:g}", partial(tune, train, compare, rate, 0))
+                    for rate in map(float, options.rates.split(","))}  # fmt: skip
+            rate = max(grid, key=grid.get)
+            scores = [part(f"final-{seed}", partial(tune, labelled, test, rate, seed)) for seed in seeds]
+            mean, sd = statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else 0.0
+            print(f"{len(chosen)} labels, {start}, rate {rate:g}: {mean:.1%} ± {sd:.1%} of {len(test_classes)}", flush=True)
+
+
+def kept(file, work):
+    """What `work()` gives, from `file` where that is there already."""
+    if not file.exists():
+        found, aside = work(), file.with_suffix(".writing")
+        torch.save(found, aside) if file.suffix == ".pt" else aside.write_text(json.dumps(found))
+        aside.replace(file)
+    return torch.load(file) if file.suffix == ".pt" else json.loads(file.read_text())
+
+
+def read(folder):
+    """`(names, uint8 images (K, 3, S, S), classes)` of the images in class folders."""
+    files = sorted(file for file in folder.glob("*/*") if file.is_file())
+    images = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]).transpose(0, 3, 1, 2)
+    folders = [file.parent.name for file in files]
+    return np.array([f"{file.parent.name}/{file.name}" for file in files]), images, np.unique(folders, return_inverse=True)[1]
+
+
+def held_out(classes):
+    """A fifth of each class."""
+    held, rng = np.zeros(len(classes), bool), np.random.default_rng(0)
+    for k in np.unique(classes):
+        members = np.flatnonzero(classes == k)
+        held[rng.choice(members, max(1, round(len(members) / 5)), replace=False)] = True
+    return held
+
+
+def normalize(images):
+    return (torch.from_numpy(images).float() / 255 - MEAN) / SD
+
+
+def crops(images, rng):
+    """Random crops of 40 to 100% of the area, resized, half of them mirrored: float (B, 3, S, S), normalised."""
+    count = len(images)
+    side, shape = np.sqrt(rng.uniform(0.4, 1, count)), np.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3), count) / 2)
+    width, height = np.minimum(side * shape, 1), np.minimum(side / shape, 1)
+    x, y = rng.uniform(-1, 1, count) * (1 - width), rng.uniform(-1, 1, count) * (1 - height)
+    width = width * rng.choice([-1, 1], count)
+    zero = np.zeros(count)
+    theta = np.stack([np.stack([width, zero, x], 1), np.stack([zero, height, y], 1)], 1)
+    pixels = normalize(images)
+    grid = functional.affine_grid(torch.from_numpy(theta).float(), list(pixels.shape), align_corners=False)
+    return functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+
+
+def batches(count, batch, seed):
+    """Indices of endless shuffled batches."""
+    rng, order = np.random.default_rng(seed), np.array([], int)
+    while True:
+        while len(order) < batch:
+            order = np.concatenate([order, rng.permutation(count)])
+        yield order[:batch]
+        order = order[batch:]
+
+
+def set_rate(optimizer, rate, step, steps):
+    """Linear warm-up and cosine, scaled for each group as MAE's lr_sched does."""
+    share = step / steps
+    now = rate * (share / WARM_UP if share < WARM_UP else (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP))) / 2)
+    for group in optimizer.param_groups:
+        group["lr"] = now * group.get("lr_scale", 1)
+
+
+def pretrain(mae, images, options):
+    """Train for so many minutes: the share of them that is over stands for the steps."""
+    torch.manual_seed(0)
+    model = mae.MaskedAutoencoderViT(
+        **SIZE, depth=options.depth, decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=4, norm_pix_loss=True
+    )
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.95)
+    )
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"MAE of {parameters / 1e6:.2f}M parameters", flush=True)
+    rng, began, steps, total = np.random.default_rng(0), time.monotonic(), 0, 60 * options.minutes
+    for indices in batches(len(images), 128, 0):
+        seconds = time.monotonic() - began
+        if seconds > total:
+            break
+        set_rate(optimizer, options.pretrain_rate, seconds, total)
+        loss, _, _ = model(crops(images[indices], rng), mask_ratio=0.75)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        steps += 1
+        if steps % 200 == 0:
+            rate = 128 * steps / seconds
+            print(f"step {steps}  loss {float(loss.detach()):.4f}  {rate:.0f} images/s  {seconds / 60:.1f} minutes", flush=True)
+    return {"model": model.state_dict(), "steps": steps, "seconds": seconds, "parameters": parameters}
+
+
+def finetune(vit, decay, weights, examples, scored, rate, seed, epochs, options):
+    """Top-1 on `scored` after fine-tuning on `examples`, both `(images, classes)`."""
+    torch.manual_seed(seed)
+    images, classes = examples
+    model = vit.VisionTransformer(
+        **SIZE, depth=options.depth, mlp_ratio=4, qkv_bias=True, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+        global_pool=True, num_classes=10, drop_path_rate=0.1,
+    )  # fmt: skip
+    if weights is not None:
+        left = model.load_state_dict(weights, strict=False).missing_keys
+        assert set(left) == {"head.weight", "head.bias", "fc_norm.weight", "fc_norm.bias"}, left
+        torch.nn.init.trunc_normal_(model.head.weight, std=2e-5)
+    groups = decay.param_groups_lrd(model, 0.05, ["pos_embed", "cls_token"], 0.75 if weights is not None else 1.0)
+    optimizer = torch.optim.AdamW(groups, lr=rate)
+    steps, rng = max(1, round(epochs * len(images) / options.batch)), np.random.default_rng(seed)
+    model.train()
+    for step, indices in zip(range(steps), batches(len(images), options.batch, seed), strict=False):
+        set_rate(optimizer, rate, step, steps)
+        logits = model.head(model.forward_features(crops(images[indices], rng)))
+        loss = functional.cross_entropy(logits, torch.from_numpy(classes[indices]), label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    model.eval()
+    with torch.inference_mode():
+        found = [model.head(model.forward_features(normalize(part))).argmax(1).numpy()
+                 for part in np.array_split(scored[0], max(1, len(scored[0]) // 500))]  # fmt: skip
+    top1 = float((np.concatenate(found) == scored[1]).mean())
+    print(f"{len(images)} labels, {'scratch' if weights is None else 'pretrained'}, rate {rate:g}, seed {seed}: {top1:.1%}",
+          flush=True)  # fmt: skip
+    return top1
+
+
+if __name__ == "__main__":
+    main()
