@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from pf_keras.layers.batch_norm import BatchNorm
+
 
 def dense(units, parent, name, **kwargs):
     """A Dense layer as in BERT: truncated normal of 0.02; of the parent's dtype policy."""
@@ -22,13 +24,10 @@ def normalization(kind, channels, parent, name, gamma_initializer="ones"):
     """Batch normalisation, synchronised over replicas, or group normalisation with up to 32 groups.
 
     Groups have 4 or more channels: one channel of a 1x1 map, such as the classifier's, is normalised to nothing.
-
-    Under JAX a batch split over devices is one array, so that its statistics are of the whole batch as it stands.
     """
     options = {"epsilon": 1e-5, "gamma_initializer": gamma_initializer, "dtype": parent.dtype_policy, "name": name}
     if kind == "batch":
-        synchronized = keras.backend.backend() == "tensorflow"
-        return keras.layers.BatchNormalization(momentum=0.9, synchronized=synchronized, **options)
+        return BatchNorm(momentum=0.9, **options)
     if kind == "group":
         groups = next(g for g in range(min(32, max(channels // 4, 1)), 0, -1) if channels % g == 0)
         return keras.layers.GroupNormalization(groups=groups, **options)

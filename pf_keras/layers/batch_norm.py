@@ -1,0 +1,42 @@
+import keras
+
+
+@keras.saving.register_keras_serializable("pf_keras")
+class BatchNorm(keras.layers.BatchNormalization):
+    """Keras's batch normalisation, the same numbers, by TensorFlow's fused kernel where a single replica trains.
+
+    Keras takes the sums, the squares and a count as large as the input in passes of their own: with small patches
+    the fused kernel saves a seventh of a step on a CPU. Several replicas share their statistics as Keras does it.
+    Under JAX a batch split over devices is one array: the statistics are those of the whole batch as it stands.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(synchronized=keras.backend.backend() == "tensorflow", **kwargs)
+
+    def call(self, inputs, training=None, mask=None):
+        if not (training and self.trainable and _one_replica()):
+            return super().call(inputs, training=training, mask=mask)
+        import tensorflow as tf
+
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs, scale=self.gamma, offset=self.beta, mean=tf.zeros(0), variance=tf.zeros(0), epsilon=self.epsilon,
+            exponential_avg_factor=1.0, is_training=True,
+        )  # fmt: skip
+        count = tf.cast(tf.size(inputs) // inputs.shape[-1], "float32")
+        variance *= tf.maximum(count - 1, 1) / count  # the kernel's is the unbiased one
+        self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
+        self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
+        return outputs
+
+    def get_config(self):
+        config = super().get_config()
+        del config["synchronized"]
+        return config
+
+
+def _one_replica():
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync == 1

@@ -1,0 +1,60 @@
+"""Batch normalisation by the fused kernel against NumPy, and against Keras's own where it trains."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+from layer_checks import check_layer, gradients
+
+from pf_keras.layers.batch_norm import BatchNorm
+
+SHAPES = st.tuples(st.integers(2, 9), st.integers(1, 5), st.integers(1, 5), st.integers(1, 12))
+
+
+def twins(shape, **options):
+    """Ours and Keras's, with the same weights."""
+    pair = [kind(epsilon=1e-5, momentum=0.9, **options) for kind in (BatchNorm, keras.layers.BatchNormalization)]
+    for layer in pair:
+        layer.build(shape)
+        rng = np.random.default_rng(1)
+        for weight in layer.weights:
+            weight.assign(rng.uniform(0.5, 2, weight.shape))
+    return pair
+
+
+def test_it_passes_what_any_layer_has_to(tmp_path):
+    x = np.random.default_rng(0).standard_normal((6, 4, 4, 8)).astype("float32")
+    check_layer(lambda **kwargs: BatchNorm(**kwargs), x, tmp_path=tmp_path)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SHAPES, st.integers(0, 99))
+def test_outputs_and_moving_statistics_are_those_of_numpy(shape, seed):
+    x = (3 * np.random.default_rng(seed).standard_normal(shape) + 2).astype("float32")
+    layer, _ = twins(shape)
+    gamma, beta, moving_mean, moving_variance = map(ops.convert_to_numpy, layer.weights)
+    mean, variance = x.mean(axis=(0, 1, 2), dtype="float64"), x.var(axis=(0, 1, 2), dtype="float64")
+    found = ops.convert_to_numpy(layer(x, training=True))
+    np.testing.assert_allclose(found, (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(layer.moving_mean, 0.9 * moving_mean + 0.1 * mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, 0.9 * moving_variance + 0.1 * variance, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(7, 4, 4, 12), (5, 1, 1, 3)])
+def test_gradients_are_those_of_keras(shape):
+    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    ours, theirs = (gradients(layer, [x]) for layer in twins(shape))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_frozen_or_at_evaluation_it_keeps_its_statistics():
+    shape = (4, 2, 2, 3)
+    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    layer, keras_own = twins(shape)
+    expected = ops.convert_to_numpy(keras_own(x, training=False))
+    np.testing.assert_allclose(layer(x, training=False), expected, rtol=1e-5, atol=1e-6)
+    layer.trainable = False
+    np.testing.assert_allclose(layer(x, training=True), expected, rtol=1e-5, atol=1e-6)
