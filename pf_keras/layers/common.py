@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from pf_keras.layers.batch_norm import BatchNorm
+from pf_keras.layers.batch_normalization import BatchNormalization
 
 
 def dense(units, parent, name, **kwargs):
@@ -27,7 +27,7 @@ def normalization(kind, channels, parent, name, gamma_initializer="ones"):
     """
     options = {"epsilon": 1e-5, "gamma_initializer": gamma_initializer, "dtype": parent.dtype_policy, "name": name}
     if kind == "batch":
-        return BatchNorm(momentum=0.9, **options)
+        return BatchNormalization(momentum=0.9, **options)
     if kind == "group":
         groups = next(g for g in range(min(32, max(channels // 4, 1)), 0, -1) if channels % g == 0)
         return keras.layers.GroupNormalization(groups=groups, **options)

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from keras import ops
 from layer_checks import check_layer, gradients
 
-from pf_keras.layers.batch_norm import BatchNorm
+from pf_keras.layers.batch_normalization import BatchNormalization
 
 SHAPES = st.tuples(st.integers(2, 9), st.integers(1, 5), st.integers(1, 5), st.integers(1, 12))
 
 
 def twins(shape, **options):
     """Ours and Keras's, with the same weights."""
-    pair = [kind(epsilon=1e-5, momentum=0.9, **options) for kind in (BatchNorm, keras.layers.BatchNormalization)]
+    pair = [kind(epsilon=1e-5, momentum=0.9, **options) for kind in (BatchNormalization, keras.layers.BatchNormalization)]
     for layer in pair:
         layer.build(shape)
         rng = np.random.default_rng(1)
@@ -26,7 +26,7 @@ def twins(shape, **options):
 
 def test_it_passes_what_any_layer_has_to(tmp_path):
     x = np.random.default_rng(0).standard_normal((6, 4, 4, 8)).astype("float32")
-    check_layer(lambda **kwargs: BatchNorm(**kwargs), x, tmp_path=tmp_path)
+    check_layer(lambda **kwargs: BatchNormalization(**kwargs), x, tmp_path=tmp_path)
 
 
 @settings(max_examples=25, deadline=None)
@@ -48,6 +48,27 @@ def test_gradients_are_those_of_keras(shape):
     ours, theirs = (gradients(layer, [x]) for layer in twins(shape))
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_checkpoints_of_kerass_own_are_read_and_the_other_way_round(tmp_path):
+    """A model finds the layers of a list by the name of their class."""
+
+    class Parts(keras.Model):
+        def __init__(self, kind):
+            super().__init__()
+            self.parts = [kind(), kind()]
+
+    shape = (4, 2, 2, 3)
+    models = [Parts(kind) for kind in (BatchNormalization, keras.layers.BatchNormalization)]
+    for seed, model in enumerate(models):
+        for part in model.parts:
+            part.build(shape)
+            part.gamma.assign(np.random.default_rng(seed).standard_normal(3))
+    for model, other in (models, models[::-1]):
+        other.save_weights(tmp_path / "parts.weights.h5")
+        model.load_weights(tmp_path / "parts.weights.h5")
+        for part, expected in zip(model.parts, other.parts, strict=True):
+            np.testing.assert_array_equal(part.gamma, expected.gamma)
 
 
 def test_frozen_or_at_evaluation_it_keeps_its_statistics():

@@ -2,12 +2,13 @@ import keras
 
 
 @keras.saving.register_keras_serializable("pf_keras")
-class BatchNorm(keras.layers.BatchNormalization):
+class BatchNormalization(keras.layers.BatchNormalization):
     """Keras's batch normalisation, the same numbers, by TensorFlow's fused kernel where a single replica trains.
 
     Keras takes the sums, the squares and a count as large as the input in passes of their own: with small patches
     the fused kernel saves a seventh of a step on a CPU. Several replicas share their statistics as Keras does it.
     Under JAX a batch split over devices is one array: the statistics are those of the whole batch as it stands.
+    The name is Keras's too, since checkpoints call a layer by its class: those of either are read as the other.
     """
 
     def __init__(self, **kwargs):
