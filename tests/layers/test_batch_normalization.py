@@ -56,7 +56,7 @@ def test_checkpoints_of_kerass_own_are_read_and_the_other_way_round(tmp_path):
     class Parts(keras.Model):
         def __init__(self, kind):
             super().__init__()
-            self.parts = [kind(), kind()]
+            self.parts, self.built = [kind(), kind()], True
 
     shape = (4, 2, 2, 3)
     models = [Parts(kind) for kind in (BatchNormalization, keras.layers.BatchNormalization)]
