@@ -32,10 +32,12 @@ def main(arguments):
     parser.add_argument("--output", help="where the JSON goes")
     parser.add_argument("--images", default="", help="input: a folder of photographs; default: cut from scikit-learn's two")
     parser.add_argument("--size", choices=BATCH, default="small", help="step, peer: of the model")
+    parser.add_argument("--batch", type=int, help="step, peer: images a step; default: what a CPU does in seconds")
     parser.add_argument("--quick", action="store_true", help="input, step, start: fewer turns; growth: fewer points")
     parser.add_argument("--mae", default="", help="peer: a clone of facebookresearch/mae")
     parser.add_argument("--mae_python", default="", help="peer: a Python with torch, torchvision and timm")
     options = parser.parse_args(arguments)
+    options.batch = options.batch or BATCH[options.size]
     try:
         if keras.backend.backend() != "tensorflow":
             raise UserError(f"expected KERAS_BACKEND=tensorflow, received {keras.backend.backend()}: unset it")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.benchmark.models import BATCH, bare_loop, compiled_pretrainer, config_of, random_batch
+from experiments.benchmark.models import bare_loop, compiled_pretrainer, config_of, random_batch
 from experiments.benchmark.report import Row
 from experiments.benchmark.turns import spread, take_turns
 from experiments.commands import ROOT
@@ -29,7 +29,7 @@ def run(options):
 
     if not (Path(options.mae) / "models_mae.py").is_file():
         raise UserError(f"expected --mae to be a clone of facebookresearch/mae, received {options.mae!r}: clone it first")
-    config, images, steps = config_of(options.size), BATCH[options.size], STEPS[options.size]
+    config, images, steps = config_of(options.size), options.batch, STEPS[options.size]
     devices = open_devices("float32")
     model = compiled_pretrainer(config, devices)
     ours = bare_loop(model, devices, random_batch(config, images), steps)

@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 
 from experiments.benchmark.models import (
-    BATCH,
     bare_loop,
     compiled_pretrainer,
     config_of,
@@ -35,16 +34,16 @@ def run(options):
     config = config_of(options.size)
     devices = open_devices(config.run.precision)
     rounds = 3 if options.quick else ROUNDS[options.size]
-    return [*part_rows(config, devices, options.size, rounds), *fit_rows(config, devices, options.size, rounds)]
+    return [*part_rows(config, devices, options, rounds), *fit_rows(config, devices, options, rounds)]
 
 
-def part_rows(config, devices, size, rounds):
+def part_rows(config, devices, options, rounds):
     """How the parts of a step compare with the step, forward and backward, and with one on whole images."""
     from pf_keras.augment import augment_patches, scale_pixels
     from pf_keras.config import AugmentConfig
     from pf_keras.tpu.flops import forward_flops
 
-    model, batch = compiled_pretrainer(config, devices), random_batch(config, BATCH[size])
+    model, batch = compiled_pretrainer(config, devices), random_batch(config, options.batch)
     everywhere = AugmentConfig(jitter_size=max(1, config.model.patch_size - 1))  # also where the config has none
     backbone = model.backbone
 
@@ -52,7 +51,7 @@ def part_rows(config, devices, size, rounds):
         return backbone(scale_pixels(pixels), indices, training=True)
 
     rng = np.random.default_rng(0)
-    side, images, width = config.model.patch_size, BATCH[size], config.model.width
+    side, images, width = config.model.patch_size, options.batch, config.model.width
     pixels = rng.integers(0, 256, (images, config.model.patches, side, side, 3), "uint8")
     visible, indices = pixels[:, : config.visible], np.tile(np.arange(config.visible, dtype="int32"), (images, 1))
     context, targets = (rng.standard_normal((images, n, width), "float32") for n in (config.visible, config.masked))
@@ -119,13 +118,13 @@ class Clock(RunCallback):
             self.seconds = time.perf_counter() - self.began
 
 
-def fit_rows(config, devices, size, rounds):
+def fit_rows(config, devices, options, rounds):
     """`train`, which is `Model.fit` with every callback, against a loop over the same compiled step."""
     from pf_keras.training.checkpoint import save_checkpoint
     from pf_keras.training.loop import train
     from pf_keras.training.workdir import Workdir
 
-    images, window, steps = BATCH[size], LOG_EVERY[size], STEPS[size]
+    images, window, steps = options.batch, LOG_EVERY[options.size], STEPS[options.size]
     run = replace(config.run, log_every=window, checkpoint_every="60min")
     model = compiled_pretrainer(config, devices)
     batch, traces, step = random_batch(config, images), [], model.train_step

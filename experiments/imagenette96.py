@@ -1,0 +1,40 @@
+"""Imagenette on two CPU cores: 96 px, 12x12 patches in an 8x8 grid. `experiments/imagenette.py` is the one for a GPU.
+
+    python main.py --mode=pretrain --config=experiments/imagenette96.py --data=folder:IMAGENETTE \\
+        --workdir=runs/imagenette96
+
+IMAGENETTE is a folder with `train/<class>/...` and `val/<class>/...`. Not yet run to its end: no score is claimed.
+"""
+
+from pf_keras.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    FinetuneConfig,
+    MaskConfig,
+    ModelConfig,
+    PretrainConfig,
+    SweepConfig,
+    TargetConfig,
+)
+
+config = Config(
+    model=ModelConfig(
+        image_size=96,
+        grid=8,
+        stem_width=32,
+        stacks=(1, 1),
+        stack_widths=(32, 64),
+        width=128,
+        depth=4,
+        heads=4,
+        decoder_width=64,
+    ),
+    mask=MaskConfig(ratio=0.6, block=2),
+    augment=AugmentConfig(enabled=False),
+    target=TargetConfig(size=8),
+    data=DataConfig(source="folder:imagenette"),
+    pretrain=PretrainConfig(steps=8_000, batch=128, learning_rate=1e-3, warmup_steps=800, beta_2=0.95),
+    finetune=FinetuneConfig(epochs=60, batch=32, learning_rate=4e-4),
+    sweep=SweepConfig(batches=(32,), learning_rates=(4e-4, 1e-3, 2e-3), point_seeds=1),
+)
