@@ -72,9 +72,7 @@ def measure(name, options, rest):
     start = (f"--config={options.config}", f"--data={options.data}", *rest, *CHANGES[name])
     share = f"{float(options.label_fraction):g}"
     (pretrained,) = commands(("--mode=pretrain", *start, f"--workdir={folder}/pretrain"))
-    (probes,) = commands(
-        ("--mode=evaluate", f"--workdir={folder}/pretrain", f"--label_fraction={options.label_fraction}")
-    )
+    (probes,) = commands(("--mode=evaluate", f"--workdir={folder}/pretrain", f"--label_fraction={options.label_fraction}"))
     scores = []
     for seed in options.seeds.split(","):
         (tuned,) = commands(
@@ -86,9 +84,8 @@ def measure(name, options, rest):
         scores.append(tuned["top1"])
     spread = f" ± {statistics.stdev(scores):.1%}" if len(scores) > 1 else ""
     linear, knn = (probes[f"pretrained_{probe}_{share}"] for probe in ("linear", "knn"))
-    return (
-        f"{pretrained['images_per_second']:.0f} | {pretrained['loss_ratio']:.3f} | {statistics.fmean(scores):.1%}{spread} | {linear:.1%} | {knn:.1%}"
-    )
+    tuned = f"{statistics.fmean(scores):.1%}{spread}"
+    return f"{pretrained['images_per_second']:.0f} | {pretrained['loss_ratio']:.3f} | {tuned} | {linear:.1%} | {knn:.1%}"
 
 
 if __name__ == "__main__":

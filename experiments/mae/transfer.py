@@ -67,8 +67,8 @@ def main():
                 return finetune(vit, decay, weights["model"] if start == "pretrained" else None, examples, scored,
                                 rate, seed, epochs, options)  # fmt: skip
 
-            def part(name, work, start=start, labels=len(chosen)):
-                return kept(options.runs / f"{labels}-{start}-{name}.json", work)
+            def part(name, work, folder=f"{len(chosen)}-{start}"):
+                return kept(options.runs / f"{folder}-{name}.json", work)
 
             grid = {rate: part(f"grid-{rate:g}", partial(tune, train, compare, rate, 0))
                     for rate in map(float, options.rates.split(","))}  # fmt: skip

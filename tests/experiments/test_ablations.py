@@ -30,8 +30,11 @@ def test_a_row_is_what_its_commands_found(monkeypatch, tmp_path):
     def commands(flags):
         said.append(flags)
         mode = flags[0].removeprefix("--mode=")
-        return [{"pretrain": {"loss_ratio": 0.71, "images_per_second": 266.4}, "finetune": {"top1": next(tops, None)} if mode == "finetune" else {},
-                 "evaluate": {"pretrained_linear_0.01": 0.34, "pretrained_knn_0.01": 0.22}}[mode]]  # fmt: skip
+        if mode == "finetune":
+            return [{"top1": next(tops)}]
+        found = {"pretrain": {"loss_ratio": 0.71, "images_per_second": 266.4},
+                 "evaluate": {"pretrained_linear_0.01": 0.34, "pretrained_knn_0.01": 0.22}}  # fmt: skip
+        return [found[mode]]
 
     monkeypatch.setattr(ablations, "commands", commands)
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
