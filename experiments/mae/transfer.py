@@ -62,13 +62,14 @@ def main():
         train, compare = ((images[i], classes[i]) for i in (chosen[~held], chosen[held]))
         labelled = (images[chosen], classes[chosen])
         for start in ("pretrained", "scratch"):
+            row = f"{len(chosen)}-{start}"
 
             def tune(examples, scored, rate, seed, start=start, epochs=float(epochs)):
                 return finetune(vit, decay, weights["model"] if start == "pretrained" else None, examples, scored,
                                 rate, seed, epochs, options)  # fmt: skip
 
-            def part(name, work, folder=f"{len(chosen)}-{start}"):
-                return kept(options.runs / f"{folder}-{name}.json", work)
+            def part(name, work, row=row):
+                return kept(options.runs / f"{row}-{name}.json", work)
 
             grid = {rate: part(f"grid-{rate:g}", partial(tune, train, compare, rate, 0))
                     for rate in map(float, options.rates.split(","))}  # fmt: skip
