@@ -20,19 +20,19 @@ from experiments.commands import ROOT, commands
 
 CHANGES = {
     "as it is": (),
-    "4-bit target": ("--config.target.bits=4",),
-    "whole patch as target": ("--config.target.size=4",),
-    "augmentation and jitter on": ("--config.augment.enabled=true", "--config.augment.jitter_size=3"),
-    "75% masked": ("--config.mask.ratio=0.75",),
-    "random masks": ("--config.mask.block=1",),
-    "8-bit target": ("--config.target.bits=8",),
-    "group norm": ("--config.model.norm=group",),
+    "masks in blocks": ("--config.mask.block=2",),
+    "60% masked": ("--config.mask.ratio=0.6",),
     "40% masked": ("--config.mask.ratio=0.4",),
     "1-bit target": ("--config.target.bits=1",),
+    "4-bit target": ("--config.target.bits=4",),
+    "8-bit target": ("--config.target.bits=8",),
+    "whole patch as target": ("--config.target.size=4",),
     "subsampled target": ("--config.target.crop=subsample",),
-    "additive positions": ("--config.model.decode_position=additive",),
+    "augmentation and jitter on": ("--config.augment.enabled=true", "--config.augment.jitter_size=3"),
     "augmentation without jitter": ("--config.augment.enabled=true", "--config.augment.jitter_size=0"),
-    "stem no_pool": ("--config.model.stem=no_pool",),
+    "additive positions": ("--config.model.decode_position=additive",),
+    "group norm": ("--config.model.norm=group",),
+    "stem cifar": ("--config.model.stem=cifar",),
     "post-norm": ("--config.model.norm_order=post_norm",),
 }
 
@@ -47,7 +47,7 @@ def main(arguments):
     parser.add_argument("--only", default=",".join(CHANGES), help="rows of the table, by name")
     parser.add_argument("--label_fraction", default="0.01")
     parser.add_argument("--seeds", default="0,1")
-    parser.add_argument("--at_once", type=int, default=2, help="rows that run side by side, sharing the cores")
+    parser.add_argument("--at_once", type=int, default=1, help="rows that run side by side, sharing the cores")
     options, rest = parser.parse_known_args(arguments)
     names = options.only.split(",")
     if unknown := [name for name in names if name not in CHANGES]:

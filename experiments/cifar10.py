@@ -21,7 +21,6 @@ config = Config(
     model=ModelConfig(
         image_size=32,
         grid=8,
-        stem="cifar",
         stem_width=32,
         stacks=(1, 1),
         stack_widths=(32, 64),
@@ -30,11 +29,11 @@ config = Config(
         heads=4,
         decoder_width=64,
     ),
-    mask=MaskConfig(ratio=0.6, block=2),
+    mask=MaskConfig(ratio=0.75, block=1),
     augment=AugmentConfig(enabled=False),
     target=TargetConfig(size=2),
     data=DataConfig(source="folder:cifar10", crop_scale=(0.4, 1.0), eval_crop=1.0),
-    pretrain=PretrainConfig(steps=16_000, batch=128, learning_rate=1e-3, warmup_steps=1_000, beta_2=0.95),
+    pretrain=PretrainConfig(steps=20_000, batch=128, learning_rate=1e-3, warmup_steps=1_000, weight_decay=0.05, beta_2=0.95),
     finetune=FinetuneConfig(epochs=60, batch=32, learning_rate=1e-3, crop_scale=(0.4, 1.0)),
     sweep=SweepConfig(batches=(32,), learning_rates=(4e-4, 1e-3, 2e-3), point_seeds=1),
 )

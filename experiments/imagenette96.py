@@ -30,11 +30,11 @@ config = Config(
         heads=4,
         decoder_width=64,
     ),
-    mask=MaskConfig(ratio=0.6, block=2),
+    mask=MaskConfig(ratio=0.75, block=1),
     augment=AugmentConfig(enabled=False),
     target=TargetConfig(size=8),
     data=DataConfig(source="folder:imagenette"),
-    pretrain=PretrainConfig(steps=8_000, batch=128, learning_rate=1e-3, warmup_steps=800, beta_2=0.95),
+    pretrain=PretrainConfig(steps=8_000, batch=128, learning_rate=1e-3, warmup_steps=800, weight_decay=0.05, beta_2=0.95),
     finetune=FinetuneConfig(epochs=60, batch=32, learning_rate=4e-4),
     sweep=SweepConfig(batches=(32,), learning_rates=(4e-4, 1e-3, 2e-3), point_seeds=1),
 )

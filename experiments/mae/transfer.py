@@ -4,10 +4,11 @@
         --labels=runs/cifar10/sweep-0.01/labels.txt,runs/cifar10/sweep-0.1/labels.txt --epochs=60,20
 
 CIFAR has `train/<class>/` and `test/<class>/`; the labels are those that our sweeps used. It is pre-trained for so many
-minutes as ours, on all cores; then for each list and start (pre-trained, scratch) a grid of learning rates is compared
-on a fifth of the labels held out, and the winner runs with every seed on the test images. Crops, mirroring, batch,
-epochs, warm-up and label smoothing are ours; masking, normalised pixels, weight decay, layer-wise rates and stochastic
-depth are MAE's. Every part is kept in RUNS and not done again.
+minutes as ours, on all cores; with --images_per_second for the steps that it makes in them when nothing else runs. Then
+for each list and start (pre-trained, scratch) a grid of learning rates is compared on a fifth of the labels held out, and
+the winner runs with every seed on the test images. Crops, mirroring, batch, epochs, warm-up and label smoothing are ours;
+masking, normalised pixels, weight decay, layer-wise rates and stochastic depth are MAE's. Started again with the same
+RUNS it goes on with what is left.
 """
 
 import argparse
@@ -40,6 +41,7 @@ def main():
     parser.add_argument("--epochs", required=True, help="of fine-tuning, for each of them")
     parser.add_argument("--runs", required=True, type=Path)
     parser.add_argument("--minutes", required=True, type=float, help="of pre-training")
+    parser.add_argument("--images_per_second", type=float, help="its rate alone on the machine, for one that is busy")
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--pretrain_rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=32, help="of fine-tuning")
@@ -82,10 +84,16 @@ def main():
 def kept(file, work):
     """What `work()` gives, from `file` where that is there already."""
     if not file.exists():
-        found, aside = work(), file.with_suffix(".writing")
-        torch.save(found, aside) if file.suffix == ".pt" else aside.write_text(json.dumps(found))
-        aside.replace(file)
+        found = work()
+        write(file, partial(torch.save, found) if file.suffix == ".pt" else lambda aside: aside.write_text(json.dumps(found)))
     return torch.load(file) if file.suffix == ".pt" else json.loads(file.read_text())
+
+
+def write(file, save):
+    """The file whole or not at all: `save` writes it beside its place."""
+    aside = file.with_suffix(".writing")
+    save(aside)
+    aside.replace(file)
 
 
 def read(folder):
@@ -142,7 +150,7 @@ def set_rate(optimizer, rate, step, steps):
 
 
 def pretrain(mae, images, options):
-    """Train for so many minutes: the share of them that is over stands for the steps."""
+    """Train for so many minutes: the share of them that is over stands for the steps, unless these are known."""
     torch.manual_seed(0)
     model = mae.MaskedAutoencoderViT(
         **SIZE, depth=options.depth, decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=4, norm_pix_loss=True
@@ -154,12 +162,19 @@ def pretrain(mae, images, options):
     )
     parameters = sum(p.numel() for p in model.parameters())
     print(f"MAE of {parameters / 1e6:.2f}M parameters", flush=True)
-    rng, began, steps, total = np.random.default_rng(0), time.monotonic(), 0, 60 * options.minutes
-    for indices in batches(len(images), 128, 0):
+    steps, seconds, total, unfinished = 0, 0.0, 60 * options.minutes, options.runs / "pretraining.pt"
+    if unfinished.exists():  # it goes on from there with other crops than it would have had
+        saved = torch.load(unfinished)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        steps, seconds = saved["steps"], saved["seconds"]
+    rng, began = np.random.default_rng(steps), time.monotonic() - seconds
+    for indices in batches(len(images), 128, steps):
         seconds = time.monotonic() - began
-        if seconds > total:
+        spent = 128 * steps / options.images_per_second if options.images_per_second else seconds
+        if spent > total:
             break
-        set_rate(optimizer, options.pretrain_rate, seconds, total)
+        set_rate(optimizer, options.pretrain_rate, spent, total)
         loss, _, _ = model(crops(images[indices], rng), mask_ratio=0.75)
         optimizer.zero_grad()
         loss.backward()
@@ -168,6 +183,9 @@ def pretrain(mae, images, options):
         if steps % 200 == 0:
             rate = 128 * steps / seconds
             print(f"step {steps}  loss {float(loss.detach()):.4f}  {rate:.0f} images/s  {seconds / 60:.1f} minutes", flush=True)
+        if steps % 2000 == 0:
+            saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "steps": steps, "seconds": seconds}
+            write(unfinished, partial(torch.save, saved))
     return {"model": model.state_dict(), "steps": steps, "seconds": seconds, "parameters": parameters}
 
 

@@ -21,7 +21,7 @@ def test_every_row_changes_the_config_of_cifar10_and_nothing_else_than_it_says()
         assert {a.split(".")[0] for a in assignments} <= {"target", "augment", "mask", "model"}
         seen.append(changed)
     assert len({config.to_json() for config in seen}) == len(seen)
-    assert ablations.CHANGES["75% masked"] and replace(base.mask, ratio=0.75) in [c.mask for c in seen]
+    assert ablations.CHANGES["60% masked"] and replace(base.mask, ratio=0.6) in [c.mask for c in seen]
 
 
 def test_a_row_is_what_its_commands_found(monkeypatch, tmp_path):
@@ -38,19 +38,19 @@ def test_a_row_is_what_its_commands_found(monkeypatch, tmp_path):
 
     monkeypatch.setattr(ablations, "commands", commands)
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
-    ablations.main(["--config=c.py", "--data=d", f"--runs={tmp_path}", "--only=75% masked", "--config.pretrain.steps=7"])
+    ablations.main(["--config=c.py", "--data=d", f"--runs={tmp_path}", "--only=60% masked", "--config.pretrain.steps=7"])
     assert (tmp_path / "ablations.md").read_text().splitlines()[2:] == [
-        "| 75% masked | 266 | 0.710 | 55.0% ± 7.1% | 34.0% | 22.0% |"
+        "| 60% masked | 266 | 0.710 | 55.0% ± 7.1% | 34.0% | 22.0% |"
     ]
     for flags in (said[0], *said[2:]):  # what begins a run knows the change and what was handed on
-        assert {"--config.mask.ratio=0.75", "--config.pretrain.steps=7", "--data=d"} <= set(flags)
-    assert f"--init={tmp_path}/75-masked/pretrain" in said[2]
+        assert {"--config.mask.ratio=0.6", "--config.pretrain.steps=7", "--data=d"} <= set(flags)
+    assert f"--init={tmp_path}/60-masked/pretrain" in said[2]
     assert {"--config.run.seed=0", "--config.run.seed=1"} <= set(said[2]) | set(said[3])
 
 
 def test_rows_that_there_are_not_are_refused(capsys):
     with pytest.raises(SystemExit) as stopped:
-        ablations.main(["--config=c", "--data=d", "--runs=r", "--only=75% masked,none such"])
+        ablations.main(["--config=c", "--data=d", "--runs=r", "--only=60% masked,none such"])
     assert stopped.value.code == 2
     assert "expected --only to name rows of the table, received none such" in capsys.readouterr().err
 
@@ -59,13 +59,13 @@ def test_rows_that_there_are_not_are_refused(capsys):
 def test_the_whole_chain_goes_on_where_it_was_stopped(tmp_path):
     line = [
         sys.executable, "-m", "experiments.ablations", "--config=experiments/digits.py", "--data=digits",
-        f"--runs={tmp_path}", "--only=as it is,random masks", "--label_fraction=0.1", "--config.finetune.epochs=2",
+        f"--runs={tmp_path}", "--only=as it is,4-bit target", "--label_fraction=0.1", "--config.finetune.epochs=2",
         *TINY, "--config.pretrain.steps=10", "--config.run.log_every=2",
     ]  # fmt: skip
     first = subprocess.run(line, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     rows = (tmp_path / "ablations.md").read_text().splitlines()
-    assert len(rows) == 4 and "random masks" in rows[3] and rows[3].count("%") == 4
+    assert len(rows) == 4 and "4-bit target" in rows[3] and rows[3].count("%") == 4
     again = subprocess.run(line, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "ablations.md").read_text().splitlines() == rows
