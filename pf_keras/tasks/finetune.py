@@ -10,7 +10,7 @@ from pf_keras.figures import draw_loss
 from pf_keras.models import build_classifier
 from pf_keras.training.execution import check_steps
 from pf_keras.training.loop import train
-from pf_keras.training.optimizer import build_optimizer
+from pf_keras.training.optimizer import build_optimizer, layer_rates
 from pf_keras.training.scores import predict_logits, top_k
 from pf_keras.training.strategy import open_devices
 from pf_keras.training.transfer import load_backbone
@@ -72,20 +72,22 @@ def fit_and_score(config, devices, workdir, labelled, validation, classes, init,
     keras.utils.set_random_seed(config.run.seed)
     with devices.scope():
         model = build_classifier(config, len(classes))
+        optimizer = build_optimizer(
+            model,
+            learning_rate=settings.learning_rate,
+            steps=steps,
+            warmup_steps=round(settings.warmup_epochs * labelled.size / settings.batch),
+            weight_decay=settings.weight_decay,
+            beta_2=settings.beta_2,
+            clip_norm=settings.clip_norm,
+        )
         if init != "scratch":
             load_backbone(model, init)
+            optimizer.scale_rates(layer_rates(model.backbone, settings.layer_decay))
         devices.compile(
             model,
             several,
-            optimizer=build_optimizer(
-                model,
-                learning_rate=settings.learning_rate,
-                steps=steps,
-                warmup_steps=round(settings.warmup_epochs * labelled.size / settings.batch),
-                weight_decay=settings.weight_decay,
-                beta_2=settings.beta_2,
-                clip_norm=settings.clip_norm,
-            ),
+            optimizer=optimizer,
             loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
             metrics=["accuracy"],
         )

@@ -17,6 +17,18 @@ class AdamW(keras.optimizers.AdamW):
     def __init__(self, *args, clip_norm=0.0, **kwargs):
         super().__init__(*args, **kwargs)
         self.clip_norm = clip_norm
+        self._rate_scales = {}
+
+    def scale_rates(self, scales):
+        """Give variables of the built optimizer a share of the learning rate: pairs `(variable, factor)`.
+
+        Weight decay keeps the whole rate. Not part of the saved optimizer: who builds it anew says it anew.
+        """
+        self._rate_scales = {self._get_variable_index(variable): factor for variable, factor in scales}
+
+    def update_step(self, gradient, variable, learning_rate):
+        factor = self._rate_scales.get(self._get_variable_index(variable), 1.0)
+        super().update_step(gradient, variable, learning_rate * factor)
 
     def build(self, variables):
         super().build(variables)
@@ -66,6 +78,21 @@ def build_optimizer(model, learning_rate, steps, warmup_steps, weight_decay, bet
     optimizer.exclude_from_weight_decay(var_list=undecayed(model))
     optimizer.build(model.trainable_variables)
     return optimizer
+
+
+def layer_rates(backbone, decay):
+    """Layer-wise rates for fine-tuning, as BEiT and MAE have them: pairs `(variable, factor)` for `AdamW.scale_rates`.
+
+    The last block of the transformer learns at `decay` times the rate, each block below at `decay` times that of the one
+    above, patch encoder and positions at `decay` times the first block's. What is above the blocks keeps the whole rate.
+    """
+    levels = [[backbone.patch_encoder, backbone.positions], *([block] for block in backbone.transformer.blocks)]
+    return [
+        (variable, decay ** (len(levels) - level))
+        for level, layers in enumerate(levels)
+        for layer in layers
+        for variable in layer.trainable_variables
+    ]
 
 
 def undecayed(model):

@@ -7,7 +7,7 @@ import pytest
 from keras import ops
 from tiny import tiny_config, tiny_pretrainer
 
-from pf_keras.training.optimizer import AdamW, build_optimizer, undecayed
+from pf_keras.training.optimizer import AdamW, build_optimizer, layer_rates, undecayed
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tensorflow_addons.json").read_text())["adamw"]
 
@@ -130,3 +130,30 @@ def test_schedule_is_a_warm_up_and_a_cosine(model, steps, warmup):
         else:
             expected = 0.5 * 0.5 * (1 + np.cos(np.pi * (step - warmup) / (steps - warmup)))
         np.testing.assert_allclose(float(ops.convert_to_numpy(optimizer.learning_rate)), expected, atol=1e-6)
+
+
+def test_layer_rates_scale_the_steps_of_adam():
+    """Every variable of a layer moves by the layer's share of what it moves under one rate for all."""
+    config = tiny_config()
+    decay, depth = 0.5, config.model.depth
+    shares = {"patch_encoder": decay ** (depth + 1), "positions": decay ** (depth + 1)}
+    shares |= {f"block_{i}": decay ** (depth - i) for i in range(depth)}
+    moved = []
+    for scaled in (False, True):
+        model = tiny_pretrainer(config, seed=0)
+        before = [v.numpy() for v in model.trainable_variables]
+        optimizer = build_optimizer(
+            model, learning_rate=1e-2, steps=9, warmup_steps=0, weight_decay=0.0, beta_2=0.999, clip_norm=1.0
+        )
+        if scaled:
+            optimizer.scale_rates(layer_rates(model.backbone, decay))
+        rng = np.random.default_rng(1)
+        apply(optimizer, [rng.normal(size=v.shape) for v in model.trainable_variables], model.trainable_variables)
+        moved.append([v.numpy() - old for v, old in zip(model.trainable_variables, before, strict=True)])
+    seen = set()
+    for variable, plain, scaled in zip(model.trainable_variables, *moved, strict=True):
+        parts = variable.path.split("/")
+        named = [name for name in shares if name in parts and "decoder" not in parts]  # whose blocks have such names too
+        seen.update(named)
+        np.testing.assert_allclose(scaled, plain * (shares[named[0]] if named else 1.0), rtol=1e-3, atol=1e-7)
+    assert seen == set(shares)
