@@ -34,6 +34,6 @@ config = Config(
     target=TargetConfig(size=2),
     data=DataConfig(source="folder:cifar10", crop_scale=(0.4, 1.0), eval_crop=1.0),
     pretrain=PretrainConfig(steps=20_000, batch=128, learning_rate=1e-3, warmup_steps=1_000, weight_decay=0.05, beta_2=0.95),
-    finetune=FinetuneConfig(epochs=60, batch=32, learning_rate=1e-3, crop_scale=(0.4, 1.0)),
-    sweep=SweepConfig(batches=(32,), learning_rates=(4e-4, 1e-3, 2e-3), point_seeds=1),
+    finetune=FinetuneConfig(epochs=60, batch=32, learning_rate=2e-3, layer_decay=0.75, crop_scale=(0.4, 1.0)),
+    sweep=SweepConfig(batches=(32,), learning_rates=(1e-3, 2e-3, 4e-3), point_seeds=1),
 )
