@@ -1,5 +1,6 @@
 """Faults as the user of the command line meets them: one line on standard error, exit code 2."""
 
+import math
 import re
 import subprocess
 
@@ -18,7 +19,9 @@ def last_line(run, code=2):
 def test_a_learning_rate_that_is_too_high(tmp_path):
     run = Run(tmp_path / "run", {"pretrain.learning_rate": "1e30", "pretrain.warmup_steps": "0"})
     line = last_line(run)
-    assert re.match(r"error: expected a finite loss, received \w+ at step \d+ with learning rate 9.\d\de\+29: ", line)
+    found = re.match(r"error: expected a finite loss, received nan at step (\d+) with learning rate (\S+): ", line)
+    expected = 1e30 * (1 + math.cos(math.pi * (int(found[1]) - 1) / 40)) / 2  # of the cosine over the run's steps
+    assert found[2] == f"{expected:.3g}", line
     assert "the last good checkpoint is none" in line and run.saved() == []
 
 
