@@ -16,7 +16,10 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from experiments.commands import ROOT, commands
+from pf_keras.figures import new_figure, save_figure
 from pf_keras.training.workdir import Workdir
 
 
@@ -90,10 +93,8 @@ def table(fractions, sweeps, probes, ceiling):
 
 def draw_curves(runs, fractions, path):
     """Training accuracy over the steps of the winners, a panel a share of the labels, every seed a line."""
-    import matplotlib.figure
-
-    figure = matplotlib.figure.Figure(figsize=(4.5 * len(fractions), 3.4))
-    panels = figure.subplots(1, len(fractions), squeeze=False)[0]
+    figure, panels = new_figure(1, len(fractions), 4.5 * len(fractions), 3.4)
+    panels = np.atleast_1d(panels)
     for panel, fraction in zip(panels, fractions, strict=True):
         for start, colour in (("pretrained", "tab:blue"), ("scratch", "tab:orange")):
             for number, seed in enumerate(sorted((runs / f"sweep-{fraction}" / "final" / start).glob("seed-*"))):
@@ -105,7 +106,7 @@ def draw_curves(runs, fractions, path):
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("training accuracy")
     panels[0].legend()
-    figure.savefig(path, dpi=100, bbox_inches="tight")
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

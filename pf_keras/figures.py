@@ -5,7 +5,7 @@ import numpy as np
 
 def draw_loss(metrics, path, marginal_entropy=None):
     """The loss over the steps, from the lines of `metrics.jsonl`; a predictor without context as a dashed line."""
-    figure, axes = _figure(1, 1, 7, 4)
+    figure, axes = new_figure(1, 1, 7, 4)
     steps = [line["step"] for line in metrics]
     axes.plot(steps, [line["loss"] for line in metrics], label="training loss")
     if marginal_entropy is not None:
@@ -14,14 +14,14 @@ def draw_loss(metrics, path, marginal_entropy=None):
     axes.set_ylabel("cross-entropy (nats a pixel)")
     axes.grid(alpha=0.3)
     axes.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_reconstruction(panels, path, bits):
     """Rows of image, masked image, decoded patches and true patches, side by side."""
     titles = ("image", "what the model sees", f"decoded, {bits}-bit", f"truth, {bits}-bit")
     rows = len(panels[0])
-    figure, axes = _figure(rows, 4, 8, 2.1 * rows)
+    figure, axes = new_figure(rows, 4, 8, 2.1 * rows)
     for row in range(rows):
         for column, (panel, title) in enumerate(zip(panels, titles, strict=True)):
             place = np.atleast_2d(axes)[row, column]
@@ -30,14 +30,14 @@ def draw_reconstruction(panels, path, bits):
             if row == 0:
                 place.set_title(title, fontsize=9)
     figure.subplots_adjust(wspace=0.05, hspace=0.05)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_confusion(confusion, classes, path):
     """Rows are true classes, columns predicted ones; shades are shares of a row. confusion: int (C, C)."""
     count = len(classes)
     size = min(4 + 0.3 * count, 14)
-    figure, axes = _figure(1, 1, size, size)
+    figure, axes = new_figure(1, 1, size, size)
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("predicted class")
@@ -50,12 +50,12 @@ def draw_confusion(confusion, classes, path):
         for row, column in np.ndindex(confusion.shape):
             shade = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, confusion[row, column], ha="center", va="center", fontsize=7, color=shade)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_grid(scores, batches, learning_rates, path):
     """A heat map for each start of a sweep. scores: `{title: {(batch, learning rate): score}}`; gaps stay white."""
-    figure, axes = _figure(1, len(scores), 1 + 4.5 * len(scores), 4)
+    figure, axes = new_figure(1, len(scores), 1 + 4.5 * len(scores), 4)
     values = {
         title: np.array([[points.get((batch, rate), np.nan) for rate in learning_rates] for batch in batches])
         for title, points in scores.items()
@@ -70,7 +70,7 @@ def draw_grid(scores, batches, learning_rates, path):
         place.set_ylabel("batch")
         for row, column in np.argwhere(~np.isnan(grid)):
             place.text(column, row, f"{grid[row, column]:.3f}", ha="center", va="center", fontsize=8, color="white")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _plain(text):
@@ -78,14 +78,16 @@ def _plain(text):
     return text.replace("$", r"\$")
 
 
-def _figure(rows, columns, width, height):
+def new_figure(rows, columns, width, height):
+    """A figure of so many inches, and its axes as `subplots` gives them."""
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(width, height))
     return figure, figure.subplots(rows, columns)
 
 
-def _save(figure, path):
+def save_figure(figure, path):
+    """Write a figure as PNG, wherever `epath` writes."""
     from etils import epath
 
     with epath.Path(path).open("wb") as file:

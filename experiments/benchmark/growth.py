@@ -79,19 +79,19 @@ def measure(image_size, mask_ratio, batch, depth, replicas):
 
 def draw(measured, base):
     """A panel a quantity: measured time and memory and the expected time, as multiples of the base."""
-    import matplotlib.figure
+    from pf_keras.figures import new_figure, save_figure
 
-    figure = matplotlib.figure.Figure(figsize=(15, 3.2))
-    for place, name in zip(figure.subplots(1, len(POINTS)), POINTS, strict=True):
+    figure, panels = new_figure(1, len(POINTS), 15, 3.2)
+    for place, name in zip(panels, POINTS, strict=True):
         values = [value for n, value in measured if n == name]
         found = [measured[name, value] for value in values]
         for key, label, style in (("seconds", "time", "o-"), ("mib", "memory", "s-"), ("flops", "FLOPs", "k--")):
             place.plot(values, [f[key] / base[key] for f in found], style, label=label, markersize=4)
         place.set_xlabel(name.replace("_", " "))
         place.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("multiple of the base")
-    figure.axes[0].legend(fontsize=8)
-    figure.savefig(PICTURE, dpi=100, bbox_inches="tight")
+    panels[0].set_ylabel("multiple of the base")
+    panels[0].legend(fontsize=8)
+    save_figure(figure, PICTURE)
     print(PICTURE)
 
 

@@ -49,7 +49,7 @@ def run(request):
     validation = devices.spread(partial(evaluation_batches, scored, config, config.run.eval_batch, noise))
     batches = partial(training_batches, source.train, config, config.pretrain.batch, noise)
     with naming_bad_images(source):
-        sample = next(iter(evaluation_batches(scored, config, EXAMPLES, noise)))
+        sample = next(iter(evaluation_batches(scored.sample(EXAMPLES), config, EXAMPLES, noise)))
         rate = train(
             model,
             lambda step: devices.spread(partial(batches, start_step=step)),

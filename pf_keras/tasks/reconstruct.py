@@ -31,8 +31,9 @@ def run(request):
     checkpoint.load_into(model)
     source = open_source(config.data)
     with naming_bad_images(source):
-        batch = next(iter(evaluation_batches(source.validation, config, EXAMPLES, pretrain_noise(config))))
-    picture = draw(model, batch, workdir.figures / "reconstruction.png", source.validation.size)
+        shown = source.validation.sample(EXAMPLES)
+        batch = next(iter(evaluation_batches(shown, config, EXAMPLES, pretrain_noise(config))))
+    picture = draw(model, batch, workdir.figures / "reconstruction.png", shown.size)
     result = {"step": checkpoint.step, "data": config.data.source, "figure": picture}
     workdir.write_json(workdir.path / "reconstruct.json", result)
     return result

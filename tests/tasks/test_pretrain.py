@@ -6,6 +6,7 @@ from commands import TINY, command
 from PIL import Image
 
 from pf_keras.config import Config
+from pf_keras.tasks import reconstruct
 
 
 def test_it_leaves_the_whole_run_in_its_workdir(pretrained):
@@ -86,6 +87,26 @@ def test_reconstruct_draws_a_checkpoint_on_other_data(pretrained, tmp_path):
     done = command("--mode=reconstruct", f"--workdir={pretrained.workdir}", f"--data=folder:{folder}", "--checkpoint=20")
     assert done.code == 0, done.err
     assert done.result["step"] == 20 and figure.read_bytes() != before
+
+
+def test_pictures_show_images_from_all_over_the_validation_split(pretrained, tmp_path, monkeypatch):
+    """In a folder sorted by class the first images are of one class."""
+    for number in range(6):
+        for i in range(8):
+            path = tmp_path / "photos" / ("val" if i < 4 else "train") / f"class{number}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 40), (40 * number, 0, 0)).save(path)
+    shown = []
+    draw_panels = reconstruct.draw_reconstruction
+    monkeypatch.setattr(reconstruct, "draw_reconstruction", lambda *a: shown.append(a[0][0]) or draw_panels(*a))
+    data = f"--data=folder:{tmp_path / 'photos'}"
+    assert command("--mode=reconstruct", f"--workdir={pretrained.workdir}", data).code == 0
+    done = command("--mode=pretrain", f"--workdir={tmp_path / 'run'}", data, *TINY, "--config.pretrain.steps=2",
+                   "--config.pretrain.batch=8", "--config.run.eval_batch=8", "--config.target.size=2")  # fmt: skip
+    assert done.code == 0, done.err
+    for images in shown:
+        assert sorted(np.round(255 * images[:, 0, 0, 0])) == [40 * number for number in range(6)]
+    assert len(shown) == 2
 
 
 def test_reconstruct_of_a_step_that_is_not_there(pretrained):
