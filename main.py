@@ -29,7 +29,10 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("mode", None, f"What to do: {', '.join(MODES)}.")
 flags.DEFINE_string("workdir", None, "The directory of the run. Default for a new run: runs/MODE.")
 flags.DEFINE_string(
-    "config", None, "A Python file that defines config; it is run as code. Default: that of --init, else the digits'."
+    "config",
+    None,
+    "A Python file that defines config; it is run as code. Default: that of the run in --workdir, else of --init, else "
+    "the digits'.",
 )
 flags.DEFINE_string("data", None, "digits, folder:DIR, tfrecord:DIR or tfds:NAME. Default: the config's.")
 flags.DEFINE_integer("seed", None, "Shorthand for --config.run.seed.")
@@ -157,10 +160,15 @@ def numbers(flag, kind):
 
 
 def read_config():
-    """The config to start from: of --config, else that of the pre-training to go on from, else the digits'."""
+    """The config to start from: of --config, else of the run in --workdir, else of the pre-training of --init, else the
+    digits'."""
     from pf_keras.config import load_config
     from pf_keras.training.workdir import Workdir
 
+    if FLAGS.config is None and FLAGS.workdir:
+        begun = Workdir(FLAGS.workdir)
+        if begun.config_file.exists() and begun.mode() == FLAGS.mode:
+            return begun.config()
     if FLAGS.config is None and FLAGS.init not in ("", "scratch"):
         return Workdir.of_run(FLAGS.init, "pretrain").config()
     return load_config(FLAGS.config or os.path.join(os.path.dirname(__file__), "experiments", "digits.py"))

@@ -105,6 +105,15 @@ def test_a_config_file_that_fails_is_named(tmp_path):
         assert done.code == 2 and word in done.err and done.err.count("\n") == 1
 
 
+def test_a_run_goes_on_by_its_workdir_alone(pretrained):
+    from commands import command
+
+    done = command("--mode=pretrain", f"--workdir={pretrained.workdir}")
+    assert done.code == 0, done.err
+    assert "going on from" in done.err and done.result["steps"] == 20
+    assert done.result["loss"] == pytest.approx(pretrained.result["loss"])
+
+
 def test_another_config_on_a_workdir_is_refused_naming_the_field(pretrained):
     from commands import TINY, command
 
