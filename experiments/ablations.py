@@ -4,9 +4,10 @@
         --config.data.holdout=0.1 --config.pretrain.steps=1500 --config.pretrain.batch=64
 
 Each row of CHANGES is pre-trained, its frozen features are probed, and it is fine-tuned on a share of the labels with
-every seed. A folder of training images alone keeps the test images out of it: scores are on images held out of training.
-The table goes to RUNS/ablations.md. Started again it goes on where it was stopped. What it does not know is handed to
-every command that begins a run.
+every seed. What a row costs is in its FLOPs, by formula, forward and backward; images/s are those of the moment. A folder
+of training images alone keeps the test images out of it: scores are on images held out of training. The table goes to
+RUNS/ablations.md. Started again it goes on where it was stopped. What it does not know is handed to every command that
+begins a run.
 """
 
 import argparse
@@ -17,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from experiments.commands import ROOT, commands
+from pf_keras.config import load_config
+from pf_keras.tpu.flops import pretrain_flops
 
 CHANGES = {
     "as it is": (),
@@ -57,8 +60,9 @@ def main(arguments):
     with ThreadPoolExecutor(options.at_once) as pool:
         rows = {name: pool.submit(measure, name, options, rest) for name in names}
         lines = [
-            f"| change | images/s | loss ratio | fine-tuned, {options.label_fraction} of the labels | linear probe | kNN |",
-            "|---|---|---|---|---|---|",
+            f"| change | MFLOPs an image | images/s | loss ratio | fine-tuned, {options.label_fraction} of the labels "
+            "| linear probe | kNN | untrained, linear probe |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for name, row in rows.items():
             lines.append(f"| {name} | {row.result()} |")
@@ -71,6 +75,8 @@ def measure(name, options, rest):
     folder = options.runs / name.replace(" ", "-").replace("%", "")
     start = (f"--config={options.config}", f"--data={options.data}", *rest, *CHANGES[name])
     share = f"{float(options.label_fraction):g}"
+    overrides = dict(flag.removeprefix("--config.").split("=", 1) for flag in start if flag.startswith("--config."))
+    cost = f"{pretrain_flops(load_config(options.config).override(overrides)) / 1e6:.0f}"
     (pretrained,) = commands(("--mode=pretrain", *start, f"--workdir={folder}/pretrain"))
     (probes,) = commands(("--mode=evaluate", f"--workdir={folder}/pretrain", f"--label_fraction={options.label_fraction}"))
     scores = []
@@ -83,9 +89,10 @@ def measure(name, options, rest):
         )  # fmt: skip
         scores.append(tuned["top1"])
     spread = f" ± {statistics.stdev(scores):.1%}" if len(scores) > 1 else ""
-    linear, knn = (probes[f"pretrained_{probe}_{share}"] for probe in ("linear", "knn"))
+    probed = " | ".join(f"{probes[f'{p}_{share}']:.1%}" for p in ("pretrained_linear", "pretrained_knn", "untrained_linear"))
     tuned = f"{statistics.fmean(scores):.1%}{spread}"
-    return f"{pretrained['images_per_second']:.0f} | {pretrained['loss_ratio']:.3f} | {tuned} | {linear:.1%} | {knn:.1%}"
+    rate = f"{pretrained['images_per_second']:.0f}"
+    return f"{cost} | {rate} | {pretrained['loss_ratio']:.3f} | {tuned} | {probed}"
 
 
 if __name__ == "__main__":

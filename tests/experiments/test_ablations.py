@@ -8,6 +8,7 @@ import pytest
 
 from experiments import ablations
 from pf_keras.config import load_config
+from pf_keras.tpu.flops import pretrain_flops
 from tests.commands import TINY
 
 
@@ -33,14 +34,17 @@ def test_a_row_is_what_its_commands_found(monkeypatch, tmp_path):
         if mode == "finetune":
             return [{"top1": next(tops)}]
         found = {"pretrain": {"loss_ratio": 0.71, "images_per_second": 266.4},
-                 "evaluate": {"pretrained_linear_0.01": 0.34, "pretrained_knn_0.01": 0.22}}  # fmt: skip
+                 "evaluate": {"pretrained_linear_0.01": 0.34, "pretrained_knn_0.01": 0.22,
+                              "untrained_linear_0.01": 0.31}}  # fmt: skip
         return [found[mode]]
 
     monkeypatch.setattr(ablations, "commands", commands)
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
-    ablations.main(["--config=c.py", "--data=d", f"--runs={tmp_path}", "--only=60% masked", "--config.pretrain.steps=7"])
+    ablations.main(["--config=experiments/cifar10.py", "--data=d", f"--runs={tmp_path}", "--only=60% masked",
+                    "--config.pretrain.steps=7"])  # fmt: skip
+    flops = pretrain_flops(load_config("experiments/cifar10.py").override({"mask.ratio": "0.6"}))
     assert (tmp_path / "ablations.md").read_text().splitlines()[2:] == [
-        "| 60% masked | 266 | 0.710 | 55.0% ± 7.1% | 34.0% | 22.0% |"
+        f"| 60% masked | {flops / 1e6:.0f} | 266 | 0.710 | 55.0% ± 7.1% | 34.0% | 22.0% | 31.0% |"
     ]
     for flags in (said[0], *said[2:]):  # what begins a run knows the change and what was handed on
         assert {"--config.mask.ratio=0.6", "--config.pretrain.steps=7", "--data=d"} <= set(flags)
@@ -65,7 +69,7 @@ def test_the_whole_chain_goes_on_where_it_was_stopped(tmp_path):
     first = subprocess.run(line, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     rows = (tmp_path / "ablations.md").read_text().splitlines()
-    assert len(rows) == 4 and "4-bit target" in rows[3] and rows[3].count("%") == 4
+    assert len(rows) == 4 and "4-bit target" in rows[3] and rows[3].count("%") == 5
     again = subprocess.run(line, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "ablations.md").read_text().splitlines() == rows
