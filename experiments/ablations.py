@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from experiments.commands import ROOT, commands
-from pf_keras.config import load_config
 from pf_keras.tpu.flops import pretrain_flops
+from pf_keras.training.workdir import Workdir
 
 CHANGES = {
     "as it is": (),
@@ -75,8 +75,6 @@ def measure(name, options, rest):
     folder = options.runs / name.replace(" ", "-").replace("%", "")
     start = (f"--config={options.config}", f"--data={options.data}", *rest, *CHANGES[name])
     share = f"{float(options.label_fraction):g}"
-    overrides = dict(flag.removeprefix("--config.").split("=", 1) for flag in start if flag.startswith("--config."))
-    cost = f"{pretrain_flops(load_config(options.config).override(overrides)) / 1e6:.0f}"
     (pretrained,) = commands(("--mode=pretrain", *start, f"--workdir={folder}/pretrain"))
     (probes,) = commands(("--mode=evaluate", f"--workdir={folder}/pretrain", f"--label_fraction={options.label_fraction}"))
     scores = []
@@ -91,6 +89,7 @@ def measure(name, options, rest):
     spread = f" ± {statistics.stdev(scores):.1%}" if len(scores) > 1 else ""
     probed = " | ".join(f"{probes[f'{p}_{share}']:.1%}" for p in ("pretrained_linear", "pretrained_knn", "untrained_linear"))
     tuned = f"{statistics.fmean(scores):.1%}{spread}"
+    cost = f"{pretrain_flops(Workdir(ROOT / folder / 'pretrain').config()) / 1e6:.0f}"
     rate = f"{pretrained['images_per_second']:.0f}"
     return f"{cost} | {rate} | {pretrained['loss_ratio']:.3f} | {tuned} | {probed}"
 

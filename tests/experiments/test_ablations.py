@@ -9,6 +9,7 @@ import pytest
 from experiments import ablations
 from pf_keras.config import load_config
 from pf_keras.tpu.flops import pretrain_flops
+from pf_keras.training.workdir import Workdir
 from tests.commands import TINY
 
 
@@ -27,12 +28,15 @@ def test_every_row_changes_the_config_of_cifar10_and_nothing_else_than_it_says()
 
 def test_a_row_is_what_its_commands_found(monkeypatch, tmp_path):
     said, tops = [], iter([0.5, 0.6])
+    config = load_config("experiments/cifar10.py").override({"mask.ratio": "0.6"})
 
     def commands(flags):
         said.append(flags)
         mode = flags[0].removeprefix("--mode=")
         if mode == "finetune":
             return [{"top1": next(tops)}]
+        if mode == "pretrain":
+            Workdir(flags[-1].removeprefix("--workdir=")).start("pretrain", config)
         found = {"pretrain": {"loss_ratio": 0.71, "images_per_second": 266.4},
                  "evaluate": {"pretrained_linear_0.01": 0.34, "pretrained_knn_0.01": 0.22,
                               "untrained_linear_0.01": 0.31}}  # fmt: skip
@@ -42,7 +46,7 @@ def test_a_row_is_what_its_commands_found(monkeypatch, tmp_path):
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
     ablations.main(["--config=experiments/cifar10.py", "--data=d", f"--runs={tmp_path}", "--only=60% masked",
                     "--config.pretrain.steps=7"])  # fmt: skip
-    flops = pretrain_flops(load_config("experiments/cifar10.py").override({"mask.ratio": "0.6"}))
+    flops = pretrain_flops(config)
     assert (tmp_path / "ablations.md").read_text().splitlines()[2:] == [
         f"| 60% masked | {flops / 1e6:.0f} | 266 | 0.710 | 55.0% ± 7.1% | 34.0% | 22.0% | 31.0% |"
     ]
