@@ -16,7 +16,6 @@ The modes:
 import importlib
 import json
 import os
-import signal
 import sys
 
 from absl import flags
@@ -60,17 +59,12 @@ def main(argv):
     load_quietly()
 
     from pf_keras.errors import Stopped, UserError
-    from pf_keras.training.callbacks import STOP_SIGNALS
+    from pf_keras.signals import stopping
 
-    def leave(number, frame):
-        raise Stopped(number, "outside training")
-
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, leave)
     try:
-        request = read_request(overrides)
-        result = importlib.import_module(f"pf_keras.tasks.{FLAGS.mode}").run(request)
+        with stopping():
+            request = read_request(overrides)
+            result = importlib.import_module(f"pf_keras.tasks.{FLAGS.mode}").run(request)
     except UserError as error:
         return fail(error)
     except Stopped as stopped:

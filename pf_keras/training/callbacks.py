@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import signal
 import sys
 import time
 
@@ -10,8 +9,6 @@ import keras
 
 from pf_keras.errors import Stopped, UserError, writing
 from pf_keras.training.checkpoint import latest_checkpoint, save_checkpoint
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a preemption, Ctrl-C, a terminal that is closed
 
 
 class NonFiniteLoss(UserError):
@@ -152,16 +149,8 @@ class SaveCheckpoints(RunCallback):
         # Of a window that is begun: its metrics as a checkpoint holds them, and where to have a batch from.
         self.restored_window = self.make_batches = None
 
-    def __enter__(self):
-        handled = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # as nohup asks
-        self.previous = {number: signal.signal(number, self._tell) for number in handled}
-        return self
-
-    def __exit__(self, *error):
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def _tell(self, number, frame):
+    def tell(self, number, frame):
+        """The handler of the signals to stop."""
         self.told = number
         if self.step == self.saved_step:  # as while the first step compiles, which can take minutes
             self._leave()

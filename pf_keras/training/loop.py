@@ -4,6 +4,7 @@ import statistics
 import sys
 
 from pf_keras.errors import UserError
+from pf_keras.signals import handling
 from pf_keras.training.callbacks import Guard, Log, SaveCheckpoints
 from pf_keras.training.checkpoint import latest_checkpoint
 
@@ -28,7 +29,7 @@ def train(model, make_batches, steps, batch, workdir, run, callbacks=()):
     if begun and checkpoint.state["window"]["first"] == start - begun:
         saver.restored_window, saver.make_batches = checkpoint.state["window"]["metrics"], make_batches
     every = [guard, Log(workdir, steps, batch), saver, *callbacks]
-    with saver:
+    with handling(saver.tell):
         for first, window, windows in spans(start, steps, run.log_every):
             for callback in every:
                 callback.first_step, callback.window = first, window

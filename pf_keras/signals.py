@@ -1,0 +1,50 @@
+"""How a process is told to stop, and that it hears it."""
+
+import contextlib
+import signal
+import sys
+
+from pf_keras.errors import Stopped
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a preemption, Ctrl-C, a terminal that is closed
+AGAIN = 0.01  # seconds
+
+
+@contextlib.contextmanager
+def handling(handler):
+    """Have `handler` called at the stop signals, but for those that are ignored, as `nohup` asks."""
+    handled = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, handler) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler_before in previous.items():
+            signal.signal(number, handler_before)
+
+
+@contextlib.contextmanager
+def stopping():
+    """Raise `Stopped` in the body at a stop signal, wherever it has come to.
+
+    Python ends no program by what is raised in a destructor or in a callback of its garbage collector, and a model
+    that is traced spends much of its time near those: a signal that was lost so is sent again, until it is heard.
+    """
+    hook = sys.unraisablehook
+
+    def send_again(unraisable):
+        if not isinstance(unraisable.exc_value, Stopped):
+            return hook(unraisable)
+        number = unraisable.exc_value.signal
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+        signal.setitimer(signal.ITIMER_REAL, AGAIN)
+
+    sys.unraisablehook = send_again
+    try:
+        with handling(_stop):
+            yield
+    finally:
+        sys.unraisablehook = hook
+
+
+def _stop(number, frame):
+    raise Stopped(number, "outside training")
