@@ -17,7 +17,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from experiments.commands import ROOT, commands
+from experiments.commands import ROOT, commands, probes
 from pf_keras.tpu.flops import pretrain_flops
 from pf_keras.training.workdir import Workdir
 
@@ -76,7 +76,7 @@ def measure(name, options, rest):
     start = (f"--config={options.config}", f"--data={options.data}", *rest, *CHANGES[name])
     share = f"{float(options.label_fraction):g}"
     (pretrained,) = commands(("--mode=pretrain", *start, f"--workdir={folder}/pretrain"))
-    (probes,) = commands(("--mode=evaluate", f"--workdir={folder}/pretrain", f"--label_fraction={options.label_fraction}"))
+    found = probes(f"{folder}/pretrain", options.label_fraction, pretrained["steps"])
     scores = []
     for seed in options.seeds.split(","):
         (tuned,) = commands(
@@ -87,7 +87,7 @@ def measure(name, options, rest):
         )  # fmt: skip
         scores.append(tuned["top1"])
     spread = f" ± {statistics.stdev(scores):.1%}" if len(scores) > 1 else ""
-    probed = " | ".join(f"{probes[f'{p}_{share}']:.1%}" for p in ("pretrained_linear", "pretrained_knn", "untrained_linear"))
+    probed = " | ".join(f"{found[f'{p}_{share}']:.1%}" for p in ("pretrained_linear", "pretrained_knn", "untrained_linear"))
     tuned = f"{statistics.fmean(scores):.1%}{spread}"
     cost = f"{pretrain_flops(Workdir(ROOT / folder / 'pretrain').config()) / 1e6:.0f}"
     rate = f"{pretrained['images_per_second']:.0f}"

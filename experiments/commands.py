@@ -15,6 +15,18 @@ def commands(*lines):
     return [json.loads(wait(process).splitlines()[-1]) for process in processes]
 
 
+def probes(workdir, fractions, steps):
+    """The probes of a pre-trained workdir with those shares of the labels: those of an earlier time, where it has them."""
+    kept = ROOT / workdir / "evaluate" / "result.json"
+    if kept.exists():
+        result = json.loads(kept.read_text())
+        wanted = [f"pretrained_linear_{float(fraction):g}" for fraction in fractions.split(",")]
+        if result.get("steps") == steps and all(name in result for name in wanted):
+            return result
+    (result,) = commands(("--mode=evaluate", f"--workdir={workdir}", f"--label_fraction={fractions}"))
+    return result
+
+
 def start(*words):
     """Start a Python program in the repository's root; what it says of its progress is shown."""
     print("\n$ python " + shlex.join(words), flush=True)

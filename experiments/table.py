@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.commands import ROOT, commands
+from experiments.commands import ROOT, commands, probes
 from pf_keras.figures import new_figure, save_figure
 from pf_keras.training.workdir import Workdir
 
@@ -40,7 +40,7 @@ def main(arguments):
         parser.error(f"expected as many --epochs as --fractions, received {len(epochs)} for {len(fractions)}")
     start = (f"--config={options.config}", f"--data={options.data}", *rest)
 
-    commands(("--mode=pretrain", *start, f"--workdir={options.runs}/pretrain"))
+    (pretrained,) = commands(("--mode=pretrain", *start, f"--workdir={options.runs}/pretrain"))
     sweeps = {}
     for fraction, count in zip(fractions, epochs, strict=True):
         (sweeps[fraction],) = commands(
@@ -49,9 +49,7 @@ def main(arguments):
                 f"--seeds={options.seeds}", f"--config.finetune.epochs={count}", f"--workdir={options.runs}/sweep-{fraction}",
             )
         )  # fmt: skip
-    (probes,) = commands(
-        ("--mode=evaluate", f"--workdir={options.runs}/pretrain", f"--label_fraction={options.fractions}")
-    )
+    probed = probes(f"{options.runs}/pretrain", options.fractions, pretrained["steps"])
     ceiling = None
     if options.ceiling_epochs:
         best = sweeps[fractions[-1]]
@@ -62,13 +60,13 @@ def main(arguments):
                 f"--config.finetune.learning_rate={best['scratch_learning_rate']}",
             )
         )  # fmt: skip
-    lines = table(fractions, sweeps, probes, ceiling)
+    lines = table(fractions, sweeps, probed, ceiling)
     (ROOT / options.runs / "table.md").write_text("\n".join(lines) + "\n")
     draw_curves(ROOT / options.runs, fractions, ROOT / options.runs / "curves.png")
     print("\n" + "\n".join(lines) + f"\n\n{options.runs}/table.md, {options.runs}/curves.png")
 
 
-def table(fractions, sweeps, probes, ceiling):
+def table(fractions, sweeps, probed, ceiling):
     """The lines of the table, from the results of the commands."""
     lines = [
         "| labels | from scratch | pre-trained, fine-tuned | gain | pre-trained, linear probe | kNN |",
@@ -80,12 +78,12 @@ def table(fractions, sweeps, probes, ceiling):
             f"{found[f'{start}_top1_mean']:.1%} ± {found[f'{start}_top1_sd']:.1%}" for start in ("scratch", "pretrained")
         )
         gain = 100 * (found["pretrained_top1_mean"] - found["scratch_top1_mean"])
-        linear, knn = (probes[f"pretrained_{probe}_{share}"] for probe in ("linear", "knn"))
+        linear, knn = (probed[f"pretrained_{probe}_{share}"] for probe in ("linear", "knn"))
         lines.append(
             f"| {float(fraction):.0%} ({found['labels']}) | {scratch} | {pretrained} | {gain:+.1f} | {linear:.1%} | {knn:.1%} |"
         )
     seeds = sweeps[fractions[0]]["seeds"]
-    lines += ["", f"top-1 on {probes['images']} validation images, mean ± standard deviation of {seeds} seeds"]
+    lines += ["", f"top-1 on {probed['images']} validation images, mean ± standard deviation of {seeds} seeds"]
     if ceiling:
         lines += ["", f"All {ceiling['labels']} labels from scratch, {ceiling['steps']} steps: {ceiling['top1']:.1%}"]
     return lines

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from pf_keras.models import Embedder, build_backbone
+from pf_keras.training.checkpoint import require_checkpoint
 from pf_keras.training.strategy import open_devices
 from pf_keras.training.transfer import load_backbone
 
@@ -21,7 +22,8 @@ PIXELS = 32  # raw pixels are compared at this size, so that the linear probe st
 def probe(workdir, config, fractions, folder):
     """Score the frozen features of a pre-training workdir for each fraction of the labels.
 
-    Writes `probes.csv` into `folder`; returns a flat dict of `{features}_{probe}_{fraction}` top-1 accuracies.
+    Writes `probes.csv` into `folder`; returns a flat dict of `{features}_{probe}_{fraction}` top-1
+    accuracies, with the `steps` of pre-training that they are of.
     """
     from pf_keras.data.bad import naming_bad_images
     from pf_keras.data.labels import labelled_subset, require_labels
@@ -36,7 +38,8 @@ def probe(workdir, config, fractions, folder):
         "untrained": embedder(config, devices),
         "pixels": None,
     }
-    result = {"images": source.validation.size, "data": config.data.source}
+    steps = require_checkpoint(workdir.checkpoints).step
+    result = {"steps": steps, "images": source.validation.size, "data": config.data.source}
     rows = io.StringIO()
     table = csv.writer(rows, lineterminator="\n")
     table.writerow(["features", "label_fraction", "labels", "linear", "knn"])

@@ -37,12 +37,13 @@ def test_a_row_is_what_its_commands_found(monkeypatch, tmp_path):
             return [{"top1": next(tops)}]
         if mode == "pretrain":
             Workdir(flags[-1].removeprefix("--workdir=")).start("pretrain", config)
-        found = {"pretrain": {"loss_ratio": 0.71, "images_per_second": 266.4},
+        found = {"pretrain": {"steps": 7, "loss_ratio": 0.71, "images_per_second": 266.4},
                  "evaluate": {"pretrained_linear_0.01": 0.34, "pretrained_knn_0.01": 0.22,
                               "untrained_linear_0.01": 0.31}}  # fmt: skip
         return [found[mode]]
 
     monkeypatch.setattr(ablations, "commands", commands)
+    monkeypatch.setattr("experiments.commands.commands", commands)
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
     ablations.main(["--config=experiments/cifar10.py", "--data=d", f"--runs={tmp_path}", "--only=60% masked",
                     "--config.pretrain.steps=7"])  # fmt: skip
@@ -76,4 +77,5 @@ def test_the_whole_chain_goes_on_where_it_was_stopped(tmp_path):
     assert len(rows) == 4 and "4-bit target" in rows[3] and rows[3].count("%") == 5
     again = subprocess.run(line, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
+    assert "--mode=evaluate" in first.stdout and "--mode=evaluate" not in again.stdout
     assert (tmp_path / "ablations.md").read_text().splitlines() == rows

@@ -45,4 +45,5 @@ def test_the_whole_chain_goes_on_where_it_was_stopped(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "table.md").unlink()
     again = subprocess.run(line, capture_output=True, text=True)
+    assert "--mode=evaluate" in first.stdout and "--mode=evaluate" not in again.stdout
     assert again.returncode == 0 and (tmp_path / "table.md").read_text() == text

@@ -110,6 +110,7 @@ def test_probe_features_are_the_same_whatever_the_batch(pretrained):
 def test_probes_stand_beside_pixels_and_an_untrained_network(pretrained):
     done = command("--mode=evaluate", f"--workdir={pretrained.workdir}", "--label_fraction=0.05,0.2")
     assert done.code == 0, done.err
+    assert done.result["steps"] == 20
     for kind in ("pretrained", "untrained", "pixels"):
         for probe in ("linear", "knn"):
             assert 0 <= done.result[f"{kind}_{probe}_0.05"] <= 1 and f"{kind}_{probe}_0.2" in done.result

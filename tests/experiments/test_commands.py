@@ -1,0 +1,36 @@
+"""Probes are taken from an earlier time where they are of these steps and shares, and only there."""
+
+import json
+
+import pytest
+
+from experiments import commands
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A pre-trained workdir that was probed after 7 steps with 1% and 10% of the labels."""
+    result = {"steps": 7, "pretrained_linear_0.01": 0.3, "pretrained_linear_0.1": 0.4}
+    (tmp_path / "evaluate").mkdir()
+    (tmp_path / "evaluate" / "result.json").write_text(json.dumps(result))
+    return tmp_path
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """The commands that are run."""
+    lines = []
+    monkeypatch.setattr(commands, "commands", lambda line: [lines.append(line) or {"steps": 9}])
+    return lines
+
+
+@pytest.mark.parametrize("fractions", ["0.1", "0.01,0.10"])
+def test_probes_that_are_there_are_not_made_again(kept, said, fractions):
+    assert commands.probes(str(kept), fractions, 7)["pretrained_linear_0.1"] == 0.4
+    assert not said
+
+
+@pytest.mark.parametrize(("fractions", "steps"), [("0.1", 9), ("0.1,0.2", 7)])
+def test_probes_of_other_steps_or_shares_are_made_anew(kept, said, fractions, steps):
+    assert commands.probes(str(kept), fractions, steps) == {"steps": 9}
+    assert said == [("--mode=evaluate", f"--workdir={kept}", f"--label_fraction={fractions}")]
