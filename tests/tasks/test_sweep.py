@@ -27,13 +27,14 @@ def flags(workdir, init, batches, seeds):
 @pytest.fixture(scope="module")
 def swept(pretrained, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("swept")
-    done = command(*flags(workdir, pretrained.workdir, "(16,)", "0,1"))
+    words = (*flags(workdir, pretrained.workdir, "(16,)", "3,1"), "--config.sweep.point_seeds=1")
+    done = command(*words)
     assert done.code == 0, done.err
-    return workdir, done.result
+    return workdir, done.result, words
 
 
 def test_the_table_has_both_starts_with_mean_and_spread(swept):
-    workdir, result = swept
+    workdir, result, _ = swept
     rows = list(csv.DictReader((workdir / "table.csv").open()))
     assert [row["start"] for row in rows] == ["pretrained", "scratch"]
     for row in rows:
@@ -52,24 +53,22 @@ def test_the_labels_it_used_are_those_of_a_fine_tuning(swept):
     from pf_keras.data.labels import labelled_subset
     from pf_keras.data.sources import open_source
 
-    workdir, result = swept
+    workdir, result, _ = swept
     names = (workdir / "labels.txt").read_text().split()
     assert names == list(labelled_subset(open_source(DataConfig()).train, 0.05).names)
     assert len(names) == result["labels"]
 
 
-def test_points_may_run_with_fewer_seeds_than_the_winners(pretrained, tmp_path):
-    words = flags(tmp_path, pretrained.workdir, "(16,)", "3,1")
-    done = command(*words, "--config.sweep.point_seeds=1")
-    assert done.code == 0, done.err
-    assert {run.name for run in tmp_path.glob("grid/*/seed-*")} == {"seed-3"}
-    assert {run.name for run in tmp_path.glob("final/*/seed-*")} == {"seed-3", "seed-1"}
+def test_points_may_run_with_fewer_seeds_than_the_winners(swept):
+    workdir, _, words = swept
+    assert {run.name for run in workdir.glob("grid/*/seed-*")} == {"seed-3"}
+    assert {run.name for run in workdir.glob("final/*/seed-*")} == {"seed-3", "seed-1"}
     refused = command(*words, "--config.sweep.point_seeds=-1")
     assert refused.code == 2 and "sweep.point_seeds" in refused.err
 
 
 def test_points_are_compared_on_held_out_training_images_alone(swept):
-    workdir, _ = swept
+    workdir, *_ = swept
     assert len(list(workdir.glob("grid/*/point.json"))) == 2
     for run in workdir.glob("grid/*/seed-*/result.json"):
         assert json.loads(run.read_text())["images"] < 72  # of the 5% labelled; the validation split has 360
@@ -136,3 +135,6 @@ def test_two_workers_share_the_grid(pretrained, tmp_path):
     assert results["worker0"]["runs"] + results["worker1"]["runs"] == 8
     assert min(results[name]["runs"] for name in ("worker0", "worker1")) > 0
     assert results["chief"]["points"] == 4 and (tmp_path / "table.md").exists()
+    for point in tmp_path.glob("grid/*/point.json"):
+        tops = [json.loads(run.read_text())["top1"] for run in point.parent.glob("seed-*/result.json")]
+        assert len(tops) == 2 and json.loads(point.read_text())["held_out_top1"] == pytest.approx(sum(tops) / 2)
