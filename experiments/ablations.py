@@ -11,13 +11,11 @@ begins a run.
 """
 
 import argparse
-import os
 import statistics
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from experiments.commands import ROOT, commands, probes
+from experiments.commands import ROOT, commands, probes, side_by_side
 from pf_keras.tpu.flops import pretrain_flops
 from pf_keras.training.workdir import Workdir
 
@@ -55,9 +53,8 @@ def main(arguments):
     names = options.only.split(",")
     if unknown := [name for name in names if name not in CHANGES]:
         parser.error(f"expected --only to name rows of the table, received {', '.join(unknown)}: {', '.join(CHANGES)}")
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, (os.cpu_count() or 1) // options.at_once)))
 
-    with ThreadPoolExecutor(options.at_once) as pool:
+    with side_by_side(options.at_once) as pool:
         rows = {name: pool.submit(measure, name, options, rest) for name in names}
         lines = [
             f"| change | MFLOPs an image | images/s | loss ratio | fine-tuned, {options.label_fraction} of the labels "

@@ -1,12 +1,16 @@
 """Running main.py's commands from a script, printed as one would type them."""
 
+import contextlib
 import json
+import os
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+THREADS = "TF_NUM_INTRAOP_THREADS"
 
 
 def commands(*lines):
@@ -25,6 +29,19 @@ def probes(workdir, fractions, steps):
             return result
     (result,) = commands(("--mode=evaluate", f"--workdir={workdir}", f"--label_fraction={fractions}"))
     return result
+
+
+@contextlib.contextmanager
+def side_by_side(count):
+    """A pool for so many commands at once, which share the cores: a step of a small model makes little of several."""
+    threads = os.environ.get(THREADS)
+    os.environ[THREADS] = threads or str(max(1, (os.cpu_count() or 1) // count))
+    try:
+        with ThreadPoolExecutor(count) as pool:
+            yield pool
+    finally:
+        if threads is None:
+            del os.environ[THREADS]
 
 
 def start(*words):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.commands import ROOT, commands, probes
+from experiments.commands import ROOT, commands, probes, side_by_side
 from pf_keras.figures import new_figure, save_figure
 from pf_keras.training.workdir import Workdir
 
@@ -34,6 +34,7 @@ def main(arguments):
     parser.add_argument("--epochs", default="60,20,20", help="epochs of fine-tuning, for each of them")
     parser.add_argument("--ceiling_epochs", type=int, default=20)
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--at_once", type=int, default=1, help="sweeps that run side by side, sharing the cores")
     options, rest = parser.parse_known_args(arguments)
     fractions, epochs = options.fractions.split(","), options.epochs.split(",")
     if len(fractions) != len(epochs):
@@ -41,15 +42,20 @@ def main(arguments):
     start = (f"--config={options.config}", f"--data={options.data}", *rest)
 
     (pretrained,) = commands(("--mode=pretrain", *start, f"--workdir={options.runs}/pretrain"))
-    sweeps = {}
-    for fraction, count in zip(fractions, epochs, strict=True):
-        (sweeps[fraction],) = commands(
+
+    def sweep(fraction, count):
+        (result,) = commands(
             (
                 "--mode=sweep", *start, f"--init={options.runs}/pretrain", f"--label_fraction={fraction}",
                 f"--seeds={options.seeds}", f"--config.finetune.epochs={count}", f"--workdir={options.runs}/sweep-{fraction}",
             )
         )  # fmt: skip
-    probed = probes(f"{options.runs}/pretrain", options.fractions, pretrained["steps"])
+        return result
+
+    with side_by_side(options.at_once) as pool:
+        swept = pool.map(sweep, fractions, epochs)
+        probed = pool.submit(probes, f"{options.runs}/pretrain", options.fractions, pretrained["steps"])
+        sweeps, probed = dict(zip(fractions, swept, strict=True)), probed.result()
     ceiling = None
     if options.ceiling_epochs:
         best = sweeps[fractions[-1]]

@@ -1,6 +1,7 @@
 """Probes are taken from an earlier time where they are of these steps and shares, and only there."""
 
 import json
+import os
 
 import pytest
 
@@ -34,3 +35,15 @@ def test_probes_that_are_there_are_not_made_again(kept, said, fractions):
 def test_probes_of_other_steps_or_shares_are_made_anew(kept, said, fractions, steps):
     assert commands.probes(str(kept), fractions, steps) == {"steps": 9}
     assert said == [("--mode=evaluate", f"--workdir={kept}", f"--label_fraction={fractions}")]
+
+
+def test_commands_side_by_side_share_the_cores_and_those_after_do_not(monkeypatch):
+    monkeypatch.delenv(commands.THREADS, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    with commands.side_by_side(2) as pool:
+        assert pool.submit(os.environ.get, commands.THREADS).result() == "4"
+    assert commands.THREADS not in os.environ
+    monkeypatch.setenv(commands.THREADS, "3")  # what the user says
+    with commands.side_by_side(2):
+        assert os.environ[commands.THREADS] == "3"
+    assert os.environ[commands.THREADS] == "3"

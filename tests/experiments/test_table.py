@@ -35,8 +35,9 @@ def test_shares_without_epochs_are_refused():
 def test_the_whole_chain_goes_on_where_it_was_stopped(tmp_path):
     line = [
         sys.executable, "-m", "experiments.table", "--config=experiments/digits.py", "--data=digits", f"--runs={tmp_path}",
-        "--fractions=0.05,0.2", "--epochs=4,2", "--ceiling_epochs=1", "--seeds=0,1", *TINY, "--config.pretrain.steps=10",
-        "--config.run.log_every=2", "--config.sweep.batches=(16,)", "--config.sweep.learning_rates=(1e-3,)",
+        "--fractions=0.05,0.2", "--epochs=4,2", "--ceiling_epochs=1", "--seeds=0,1", "--at_once=2", *TINY,
+        "--config.pretrain.steps=10", "--config.run.log_every=2", "--config.sweep.batches=(16,)",
+        "--config.sweep.learning_rates=(1e-3,)",
     ]  # fmt: skip
     first = subprocess.run(line, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr

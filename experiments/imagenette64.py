@@ -1,7 +1,7 @@
-"""Imagenette on two CPU cores: 96 px, 12x12 patches in an 8x8 grid. `experiments/imagenette.py` is the one for a GPU.
+"""Imagenette on two CPU cores: 64 px, 8x8 patches in an 8x8 grid. `experiments/imagenette.py` is the one for a GPU.
 
-    python main.py --mode=pretrain --config=experiments/imagenette96.py --data=folder:IMAGENETTE \\
-        --workdir=runs/imagenette96
+    python main.py --mode=pretrain --config=experiments/imagenette64.py --data=folder:IMAGENETTE \\
+        --workdir=runs/imagenette64
 
 IMAGENETTE is a folder with `train/<class>/...` and `val/<class>/...`. Not yet run to its end: no score is claimed.
 """
@@ -20,7 +20,7 @@ from pf_keras.config import (
 
 config = Config(
     model=ModelConfig(
-        image_size=96,
+        image_size=64,
         grid=8,
         stem="imagenet",
         stem_width=32,
@@ -32,10 +32,10 @@ config = Config(
         decoder_width=32,
     ),
     mask=MaskConfig(ratio=0.75, block=1),
-    augment=AugmentConfig(enabled=False),
-    target=TargetConfig(size=8),
+    augment=AugmentConfig(jitter_size=7),
+    target=TargetConfig(size=6),
     data=DataConfig(source="folder:imagenette"),
-    pretrain=PretrainConfig(steps=16_000, batch=64, learning_rate=1e-3, warmup_steps=800, weight_decay=0.05, beta_2=0.95),
+    pretrain=PretrainConfig(steps=5_000, batch=64, learning_rate=1e-3, warmup_steps=500, weight_decay=0.05, beta_2=0.95),
     finetune=FinetuneConfig(epochs=60, batch=16, learning_rate=2e-3, layer_decay=0.75),
     sweep=SweepConfig(batches=(16,), learning_rates=(1e-3, 2e-3, 4e-3), point_seeds=1),
 )
