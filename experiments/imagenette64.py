@@ -1,9 +1,11 @@
-"""Imagenette on two CPU cores: 64 px, 8x8 patches in an 8x8 grid. `experiments/imagenette.py` is the one for a GPU.
+"""Imagenette on a CPU: 64 px, 8x8 patches in an 8x8 grid. `experiments/imagenette.py` is the one for a GPU.
 
     python main.py --mode=pretrain --config=experiments/imagenette64.py --data=folder:IMAGENETTE \\
         --workdir=runs/imagenette64
 
-IMAGENETTE is a folder with `train/<class>/...` and `val/<class>/...`. Not yet run to its end: no score is claimed.
+IMAGENETTE is a folder with `train/<class>/...` and `val/<class>/...`. On one CPU core, the other busy too: 75 minutes, 78
+images/s, loss ratio 0.695; 1% of the labels, three seeds: 31.1% ± 0.5% of the validation images, 26.6% ± 5.0% from scratch
+(experiments/README.md).
 """
 
 from pf_keras.config import (
