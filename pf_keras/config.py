@@ -185,12 +185,14 @@ class FinetuneConfig:
     label_smoothing: float = 0.1
     dropout: float = 0.2  # before the last layer
     mask_ratio: float = 0.1  # share of patches left out while training
+    mix: float = 0.0  # share of images mixed with their neighbour in the batch, by mixup or CutMix; not in the paper
     layer_decay: float = 1.0  # rate of a pre-trained layer, as a share of that of the layer above; 1 is one rate for all
     crop_scale: tuple[float, ...] = (0.2, 1.0)
 
     def __post_init__(self):
         _positive(self, "epochs", "batch", "learning_rate")
         _expect(0 <= self.mask_ratio < 1, "finetune.mask_ratio in [0, 1)", self.mask_ratio, "0 is off")
+        _expect(0 <= self.mix <= 1, "finetune.mix in [0, 1]", self.mix, "0 is off")
         _expect(0 < self.layer_decay <= 1, "finetune.layer_decay in (0, 1]", self.layer_decay, "e.g. 0.75; 1 is off")
         _expect(0 <= self.label_smoothing < 1, "label_smoothing in [0, 1)", self.label_smoothing, "e.g. 0.1")
 

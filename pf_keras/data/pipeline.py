@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from pf_keras.augment import NOISE
 from pf_keras.data.decode import CROP_NOISE, centre_window, decode_and_crop, random_window
+from pf_keras.data.mix import MIX_NOISE, mix_pairs
+from pf_keras.errors import UserError
 from pf_keras.masking import block_count
 
 EPOCHS = 2**20  # room for epochs in the first word of an example's seed
@@ -25,8 +27,9 @@ def pretrain_noise(config):
 
 
 def finetune_noise(config):
-    """Shapes of the noise that fine-tuning takes, an example."""
-    return {"mask_noise": (config.model.patches,)}
+    """Shapes of the noise that fine-tuning takes, an example; `mix_noise` stays in the pipeline."""
+    mix = {"mix_noise": (MIX_NOISE,)} if config.finetune.mix else {}
+    return {"mask_noise": (config.model.patches,), **mix}
 
 
 def draw_noise(seed, epoch, index, shapes):
@@ -76,7 +79,20 @@ def training_batches(
             return image, drawn, tf.one_hot(label, classes)
 
     keys = split.keys(start=start_step * batch, seed=seed, shuffle=True, batch=batch, host=host, hosts=hosts)
-    return _batched(keys, example, noise, batch // replicas, drop_remainder=True).prefetch(2)
+    batches = _batched(keys, example, noise, batch // replicas, drop_remainder=True)
+    if "mix_noise" in noise:
+        if (batch // replicas) % 2:
+            raise UserError(
+                f"expected an even number of images a replica for finetune.mix, received {batch // replicas}: choose another "
+                "finetune.batch, or finetune.mix=0"
+            )
+
+        def mix(inputs, labels):
+            images, labels = mix_pairs(inputs["image"], labels, inputs.pop("mix_noise"), config.finetune.mix)
+            return {**inputs, "image": images}, labels
+
+        batches = batches.map(mix)
+    return batches.prefetch(2)
 
 
 def evaluation_batches(split, config, batch, noise=None, host=0, hosts=1, replicas=1):
