@@ -43,6 +43,7 @@ def stopping():
         with handling(_stop):
             yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # what is over needs no telling: outside, the signal would kill
         sys.unraisablehook = hook
 
 

@@ -31,9 +31,9 @@ class LostInADestructor:
         signal.raise_signal(signal.SIGTERM)
 
 
-def wait():
+def wait(until=lambda: False):
     end = time.monotonic() + 5
-    while time.monotonic() < end:
+    while not until() and time.monotonic() < end:
         time.sleep(0.01)
 
 
@@ -55,9 +55,7 @@ def test_a_signal_that_a_destructor_loses_goes_to_the_handler_of_that_moment():
 
     with stopping(), handling(handler):
         LostInADestructor()
-        end = time.monotonic() + 5
-        while len(heard) < 2 and time.monotonic() < end:
-            time.sleep(0.01)
+        wait(until=lambda: len(heard) == 2)
     assert heard == [signal.SIGTERM] * 2
 
 
@@ -78,6 +76,12 @@ def test_what_was_there_before_is_there_again():
     with stopping():
         assert signal.getsignal(signal.SIGTERM) != before[0][0]
     assert ([signal.getsignal(number) for number in STOP_SIGNALS], sys.unraisablehook) == before
+
+
+def test_a_signal_lost_at_the_very_end_is_not_sent_outside():
+    with stopping():
+        LostInADestructor()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_an_ignored_signal_stays_ignored():

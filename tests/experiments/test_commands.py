@@ -1,4 +1,4 @@
-"""Probes are taken from an earlier time where they are of these steps and shares, and only there."""
+"""Probes of an earlier time are taken where they are of these steps and shares alone; how commands share the cores."""
 
 import json
 import os
