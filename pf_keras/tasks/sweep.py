@@ -38,14 +38,15 @@ def run(request):
         "label_list": request.label_list,
         "seeds": list(request.seeds),
     }
-    if "chief" in worker:
+    chief = "chief" in worker
+    if chief:
         workdir.start("sweep", request.config, definition)
 
     sweep = Sweep(request, workdir)
-    if "chief" in worker:
+    if chief:
         workdir.write_labels(sweep.labelled)
-    sweep.search()
-    if "chief" not in worker:
+    sweep.search(chief)
+    if not chief:
         return {"worker": worker, "runs": sweep.runs}
     rows = [sweep.final_row(start) for start in sweep.starts]
     write_tables(workdir, rows)
@@ -81,8 +82,13 @@ class Sweep:
         self.labelled = labelled
         self.runs = 0
 
-    def search(self):
-        """Let keras-tuner go through the grid; returns when it is done by all workers, or this worker's part is."""
+    def search(self, chief):
+        """Let keras-tuner go through the grid; returns when it is done by all workers, or this worker's part is.
+
+        The chief, which is who searches alone too, has the grid gone through from its first point each time: points that
+        are done return at once. What keras-tuner keeps of a grid does not say where it was, and a search that went on
+        from it would end early or fail.
+        """
         import keras_tuner
         from keras_tuner.engine.base_tuner import BaseTuner
 
@@ -104,7 +110,7 @@ class Sweep:
             objective=keras_tuner.Objective(METRIC, "max"), hyperparameters=space, max_trials=None
         )
         oracle.verbose = 0
-        tuner = Tuner(oracle, directory=str(self.workdir.path), project_name="tuner")
+        tuner = Tuner(oracle, directory=str(self.workdir.path), project_name="tuner", overwrite=chief)
         try:
             tuner.search()
         except keras_tuner.errors.FatalError as error:

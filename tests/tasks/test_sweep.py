@@ -100,7 +100,7 @@ def process(flags, tuner=None, port=None):
 
 
 def test_killed_half_way_it_goes_on_with_what_is_left_and_takes_the_best(tmp_path):
-    words = flags(tmp_path, "scratch", "(16,32)", "0")
+    words = flags(tmp_path, "scratch", "(16,32,64)", "0")  # of three, so that one is left after the one it stops in
     first = process(words)
     while not list(tmp_path.glob("grid/*/seed-0/result.json")):
         assert first.poll() is None, first.stderr.read()[-2000:]
@@ -112,7 +112,7 @@ def test_killed_half_way_it_goes_on_with_what_is_left_and_takes_the_best(tmp_pat
 
     again = command(*words)
     assert again.code == 0, again.err
-    assert again.result["points"] == 2
+    assert again.result["points"] == 3
     assert done_before.stat().st_mtime_ns == written  # what was done is not done again
     points = [json.loads(p.read_text()) for p in tmp_path.glob("grid/*/point.json")]
     best = max(points, key=lambda point: point["held_out_top1"])
