@@ -34,7 +34,10 @@ config = Config(
     augment=AugmentConfig(enabled=False),
     target=TargetConfig(size=2),
     data=DataConfig(source="folder:cifar10", crop_scale=(0.4, 1.0), eval_crop=1.0),
-    pretrain=PretrainConfig(steps=20_000, batch=128, learning_rate=1e-3, warmup_steps=1_000, weight_decay=0.05, beta_2=0.95),
-    finetune=FinetuneConfig(epochs=60, batch=32, learning_rate=2e-3, layer_decay=0.75, crop_scale=(0.4, 1.0)),
-    sweep=SweepConfig(batches=(32,), learning_rates=(1e-3, 2e-3, 4e-3), point_seeds=1),
+    pretrain=PretrainConfig(steps=20_000, batch=64, learning_rate=1e-3, warmup_steps=1_000, weight_decay=0.05, beta_2=0.95),
+    finetune=FinetuneConfig(
+        epochs=60, batch=32, learning_rate=1e-3, layer_decay=0.75, mask_ratio=0.5, crop_scale=(0.75, 1.0)
+    ),
+    # From scratch it is best at half the rate, or a quarter, of what is best with layer_decay.
+    sweep=SweepConfig(batches=(32,), learning_rates=(2.5e-4, 5e-4, 1e-3, 2e-3), point_seeds=1),
 )
