@@ -119,11 +119,13 @@ class TargetConfig:
     size: int = 8  # pixels a side
     bits: int = 2
     crop: str = "centre_crop"
+    channels: int = 1  # 1 is grey, as in the paper; 3 is red, green and blue, each decoded by itself
 
     def __post_init__(self):
         _positive(self, "size")
         _expect(1 <= self.bits <= 8, "target.bits in 1..8", self.bits, "use 2 as the paper does")
         _choice("target.crop", self.crop, ("centre_crop", "subsample"))
+        _expect(self.channels in (1, 3), "target.channels of 1 or 3", self.channels, "1 is grey, 3 is colour")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ def draw_loss(metrics, path, marginal_entropy=None):
     steps = [line["step"] for line in metrics]
     axes.plot(steps, [line["loss"] for line in metrics], label="training loss")
     if marginal_entropy is not None:
-        axes.axhline(marginal_entropy, color="grey", linestyle="--", label="grey levels' own entropy")
+        axes.axhline(marginal_entropy, color="grey", linestyle="--", label="entropy of the levels")
     axes.set_xlabel("step")
     axes.set_ylabel("cross-entropy (nats a pixel)")
     axes.grid(alpha=0.3)

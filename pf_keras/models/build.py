@@ -23,6 +23,7 @@ def build_pretrainer(config):
         target_size=config.target.size,
         target_bits=config.target.bits,
         target_crop=config.target.crop,
+        target_channels=config.target.channels,
         decoder_width=config.model.decoder_width,
         augment=dataclasses.asdict(config.augment),
         label_smoothing=config.pretrain.label_smoothing,

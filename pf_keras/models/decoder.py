@@ -7,15 +7,16 @@ from pf_keras.layers.upsampling import ResidualUpsampling
 
 @keras.saving.register_keras_serializable("pf_keras")
 class PatchDecoder(keras.Model):
-    """Decode context vectors into pixel logits: (B, M, D) -> float32 (B, M, size, size, levels) (paper, 2.1).
+    """Decode context vectors into pixel logits: (B, M, D) -> float32 (B, M, size, size, channels, levels)
+    (paper, 2.1).
 
     A vector becomes a small map (2x2 for 8x8 targets), which residual upsampling blocks double until `size` is
-    reached. `width` is the number of channels of the small map; each block halves it.
+    reached. `width` is the number of channels of the small map; each block halves it. `channels` are the target's.
     """
 
-    def __init__(self, size, levels, width=256, norm="batch", **kwargs):
+    def __init__(self, size, levels, width=256, norm="batch", channels=1, **kwargs):
         super().__init__(**kwargs)
-        self.size, self.levels, self.width, self.norm = size, levels, width, norm
+        self.size, self.levels, self.width, self.norm, self.channels = size, levels, width, norm, channels
         doublings = 0
         while size % 2 == 0 and size > 2:
             size, doublings = size // 2, doublings + 1
@@ -28,7 +29,7 @@ class PatchDecoder(keras.Model):
         ]
         self.head_norm = normalization(norm, (widths or [width])[-1], self, "head_norm")
         # Logits stay in float32 whatever the compute type: they enter a softmax.
-        self.head = keras.layers.Conv2D(levels, 3, padding="same", dtype="float32", name="head")
+        self.head = keras.layers.Conv2D(channels * levels, 3, padding="same", dtype="float32", name="head")
 
     def build(self, input_shape):
         self.expand.build((None, input_shape[-1]))
@@ -45,11 +46,11 @@ class PatchDecoder(keras.Model):
         for block in self.blocks:
             x = block(x, training=training)
         x = self.head(ops.relu(self.head_norm(x, training=training)))
-        return ops.reshape(x, (-1, targets, self.size, self.size, self.levels))
+        return ops.reshape(x, (-1, targets, self.size, self.size, self.channels, self.levels))
 
     def compute_output_shape(self, input_shape):
-        return (*input_shape[:2], self.size, self.size, self.levels)
+        return (*input_shape[:2], self.size, self.size, self.channels, self.levels)
 
     def get_config(self):
-        config = {"size": self.size, "levels": self.levels, "width": self.width, "norm": self.norm}
+        config = {"size": self.size, "levels": self.levels, "width": self.width, "norm": self.norm, "channels": self.channels}
         return {**super().get_config(), **config}

@@ -8,7 +8,7 @@ from pf_keras.config import AugmentConfig
 from pf_keras.masking import block_mask
 from pf_keras.models.decoder import PatchDecoder
 from pf_keras.patches import extract_patches, gather_patches
-from pf_keras.targets import grey_levels
+from pf_keras.targets import target_levels
 
 
 @keras.saving.register_keras_serializable("pf_keras")
@@ -20,8 +20,8 @@ class Pretrainer(keras.Model):
         `mask_noise`     float32 (B, block_count(grid, block)), see `masking.block_mask`
         `augment_noise`  float32 (B, V, len(augment.NOISE)), used while training
     Output, a dict:
-        `logits`          float32 (B, M, size, size, 2**bits)
-        `targets`         int32 (B, M, size, size), the grey levels of the masked patches
+        `logits`          float32 (B, M, size, size, channels, 2**bits)
+        `targets`         int32 (B, M, size, size, channels), the levels of the masked patches
         `visible_indices` int32 (B, V) and `masked_indices` int32 (B, M)
 
     The loss of `fit` is the cross-entropy of the target pixels, with labels smoothed. It needs no `y`.
@@ -35,6 +35,7 @@ class Pretrainer(keras.Model):
         target_size=8,
         target_bits=2,
         target_crop="centre_crop",
+        target_channels=1,
         decoder_width=256,
         augment=None,
         label_smoothing=0.01,
@@ -45,11 +46,12 @@ class Pretrainer(keras.Model):
         self.backbone = backbone
         self.mask_ratio, self.block = mask_ratio, block
         self.target_size, self.target_bits, self.target_crop = target_size, target_bits, target_crop
+        self.target_channels = target_channels
         self.decoder_width, self.label_smoothing = decoder_width, label_smoothing
         self.augment = AugmentConfig(**(augment or {}))
         self.masked = round(mask_ratio * backbone.grid**2)
         self.decoder = PatchDecoder(
-            target_size, 2**target_bits, decoder_width, backbone.norm, dtype=self.dtype_policy, name="decoder"
+            target_size, 2**target_bits, decoder_width, backbone.norm, target_channels, dtype=self.dtype_policy, name="decoder"
         )
         self.cross_entropy = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
 
@@ -72,10 +74,14 @@ class Pretrainer(keras.Model):
         masked = gather_patches(patches, masked_indices)
         return {
             "logits": logits,
-            "targets": grey_levels(masked, self.target_size, self.target_bits, self.target_crop),
+            "targets": self.target_levels(masked),
             "visible_indices": visible_indices,
             "masked_indices": masked_indices,
         }
+
+    def target_levels(self, patches):
+        """The targets of these patches: uint8 (..., p, p, 3) -> int32 (..., size, size, channels)."""
+        return target_levels(patches, self.target_size, self.target_bits, self.target_crop, self.target_channels)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         labels = ops.one_hot(y_pred["targets"], 2**self.target_bits, dtype="float32")
@@ -90,6 +96,7 @@ class Pretrainer(keras.Model):
             "target_size": self.target_size,
             "target_bits": self.target_bits,
             "target_crop": self.target_crop,
+            "target_channels": self.target_channels,
             "decoder_width": self.decoder_width,
             "augment": dataclasses.asdict(self.augment),
             "label_smoothing": self.label_smoothing,
@@ -106,7 +113,7 @@ class PretrainScores(keras.Model):
     """A pre-trainer's figures for each example, without smoothing or augmentation; for `predict`.
 
     Output, a dict: `cross_entropy` float32 (B,), the mean over the example's target pixels, and `level_counts`
-    float32 (B, 2**bits), how often each grey level occurs in them.
+    float32 (B, channels, 2**bits), how often each level occurs in them.
     """
 
     def __init__(self, pretrainer, **kwargs):
@@ -122,7 +129,7 @@ class PretrainScores(keras.Model):
         outputs = self.pretrainer(inputs, training=False)
         loss = ops.sparse_categorical_crossentropy(outputs["targets"], outputs["logits"], from_logits=True)
         counts = ops.one_hot(outputs["targets"], outputs["logits"].shape[-1], dtype="float32")
-        return {"cross_entropy": ops.mean(loss, axis=(1, 2, 3)), "level_counts": ops.sum(counts, axis=(1, 2, 3))}
+        return {"cross_entropy": ops.mean(loss, axis=(1, 2, 3, 4)), "level_counts": ops.sum(counts, axis=(1, 2, 3))}
 
     def get_config(self):
         return {**super().get_config(), "pretrainer": keras.saving.serialize_keras_object(self.pretrainer)}

@@ -94,7 +94,7 @@ def describe(model, config):
 def score(model, batches, examples, devices):
     """The figures on held-out images, without smoothing: `loss`, `marginal_entropy` and `loss_ratio`.
 
-    `marginal_entropy` is the loss of a predictor that knows only how often each grey level occurs in these targets.
+    `marginal_entropy` is the loss of a predictor that knows only how often each level of a channel occurs in these targets.
     """
     with devices.scope():
         scores = PretrainScores(model)
@@ -102,8 +102,8 @@ def score(model, batches, examples, devices):
     outputs = scores.predict(batches, verbose=0)
     loss = float(np.mean(outputs["cross_entropy"][:examples], dtype="float64"))
     counts = np.sum(outputs["level_counts"][:examples], axis=0, dtype="float64")
-    shares = counts[counts > 0] / counts.sum()
-    entropy = float(-(shares * np.log(shares)).sum())
+    shares = counts / counts.sum(axis=1, keepdims=True)  # (channels, 2**bits)
+    entropy = float(-(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=1).mean())
     return {"loss": loss, "marginal_entropy": entropy, "loss_ratio": loss / entropy if entropy else float("inf")}
 
 
@@ -123,5 +123,5 @@ class Pictures(RunCallback):
         image, hidden, decoded, truth = panels_of(self.model, {k: np.asarray(v) for k, v in self.sample.items()})
         with self.writer.as_default(step=self.step):
             tf.summary.image("images", np.concatenate([image, hidden], axis=2), max_outputs=EXAMPLES)
-            tf.summary.image("decoded and true", np.concatenate([decoded, truth], axis=2)[..., None], EXAMPLES)
+            tf.summary.image("decoded and true", np.concatenate([decoded, truth], axis=2), EXAMPLES)
         self.writer.flush()

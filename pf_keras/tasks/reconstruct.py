@@ -6,7 +6,6 @@ from keras import ops
 from pf_keras.figures import draw_reconstruction
 from pf_keras.models import build_pretrainer
 from pf_keras.patches import assemble_patches, extract_patches
-from pf_keras.targets import grey_levels
 from pf_keras.training.checkpoint import require_checkpoint
 from pf_keras.training.workdir import Workdir
 
@@ -49,7 +48,7 @@ def draw(model, batch, path, available=EXAMPLES):
 
 def panels_of(model, batch):
     """Four panels for each image of a batch of arrays, in [0, 1]: image and what the model sees of it, (B, H, W, 3);
-    decoded and true grey levels, (B, grid * t, grid * t)."""
+    decoded and true levels of the targets, (B, grid * t, grid * t, channels)."""
     decoded, truth, masked = (ops.convert_to_numpy(x) for x in reconstruct_levels(model, batch))
     grid, side = model.backbone.grid, model.backbone.image_size // model.backbone.grid
     hidden = masked.reshape(-1, grid, grid).repeat(side, axis=1).repeat(side, axis=2)[..., None]
@@ -61,21 +60,17 @@ def panels_of(model, batch):
 def reconstruct_levels(model, batch):
     """What a pre-trainer decodes of a batch, put together to pictures.
 
-    Returns int32 `decoded` and `truth` (B, grid * t, grid * t), the grey levels of every patch's target, those of
+    Returns int32 `decoded` and `truth` (B, grid * t, grid * t, channels), the levels of every patch's target, those of
     visible patches the image's own in both; and `masked`, bool (B, N).
     """
     outputs = model(batch, training=False)
     grid, count = model.backbone.grid, model.backbone.grid**2
     patches = extract_patches(ops.convert_to_tensor(batch["image"]), grid)
-    truth = grey_levels(patches, model.target_size, model.target_bits, model.target_crop)  # (B, N, t, t)
-    predicted = ops.cast(ops.argmax(outputs["logits"], axis=-1), "int32")  # (B, M, t, t)
+    truth = model.target_levels(patches)  # (B, N, t, t, channels)
+    predicted = ops.cast(ops.argmax(outputs["logits"], axis=-1), "int32")  # (B, M, t, t, channels)
     # Scatter as a product with zeros and ones: each patch is at most one target.
     places = ops.one_hot(outputs["masked_indices"], count, dtype="int32")  # (B, M, N)
     masked = ops.max(places, axis=1)  # (B, N)
-    filled = ops.einsum("bmn,bmij->bnij", places, predicted)
-    decoded = ops.where(masked[:, :, None, None] > 0, filled, truth)
-
-    def picture(levels):
-        return assemble_patches(levels[..., None], grid)[..., 0]
-
-    return picture(decoded), picture(truth), masked > 0
+    filled = ops.einsum("bmn,bmijc->bnijc", places, predicted)
+    decoded = ops.where(masked[:, :, None, None, None] > 0, filled, truth)
+    return assemble_patches(decoded, grid), assemble_patches(truth, grid), masked > 0

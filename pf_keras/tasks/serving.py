@@ -41,7 +41,7 @@ def save_pretrainer(model, config, path):
     """Write a pre-trained model as a SavedModel at `path`; every signature takes uint8 images (B, H, W, 3).
 
     `embed`, also the default, returns pooled `features` float32 (B, D). `reconstruct` returns `decoded` and `truth`,
-    uint8 (B, grid * t, grid * t), grey levels in 0 .. 2**bits - 1, and `masked`, bool (B, grid, grid): where `decoded`
+    uint8 (B, grid * t, grid * t, channels), levels in 0 .. 2**bits - 1, and `masked`, bool (B, grid, grid): where `decoded`
     is the model's, not the image's own. The masks are those of a fixed seed.
     """
     crop, _ = croppers(config)

@@ -69,4 +69,4 @@ def _decoder(config):
         side *= 2
         total += _conv(3, channels, filters, side) + _conv(3, filters, filters, side)
         channels = filters
-    return total + _conv(3, channels, 2**config.target.bits, side)
+    return total + _conv(3, channels, config.target.channels * 2**config.target.bits, side)

@@ -60,10 +60,10 @@ def test_every_model_is_checked():
 def test_decoder_of_any_target_size(size):
     decoder = PatchDecoder(size, 4, 16)
     decoder.build((None, 3, 8))
-    assert decoder.compute_output_shape((2, 3, 8)) == (2, 3, size, size, 4)
+    assert decoder.compute_output_shape((2, 3, 8)) == (2, 3, size, size, 1, 4)
     assert decoder.base * 2 ** len(decoder.blocks) == size
     if size in (1, 3, 6, 8):
-        assert run(decoder, floats(2, 3, 8)).shape == (2, 3, size, size, 4)
+        assert run(decoder, floats(2, 3, 8)).shape == (2, 3, size, size, 1, 4)
 
 
 def test_decoder_of_the_paper_starts_from_2x2():

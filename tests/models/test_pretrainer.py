@@ -83,7 +83,24 @@ def test_without_augmentation_the_target_is_the_top_two_bits():
         for place, patch in enumerate(outputs["masked_indices"][image]):
             top, left = patch // 4 * 8 + 2, patch % 4 * 8 + 2
             pixels = grey[image, top : top + 4, left : left + 4, 0]
-            assert (outputs["targets"][image, place] == pixels >> 6).all()
+            assert (outputs["targets"][image, place, :, :, 0] == pixels >> 6).all()
+
+
+def test_a_colour_target_has_the_levels_of_each_channel():
+    model = tiny_pretrainer(tiny_config({"target.channels": "3", "target.bits": "3"}))
+    outputs = run(model, BATCH)
+    assert outputs["logits"].shape == (4, 10, 4, 4, 3, 8)
+    for image in range(4):
+        for place, patch in enumerate(outputs["masked_indices"][image]):
+            top, left = patch // 4 * 8 + 2, patch % 4 * 8 + 2
+            pixels = BATCH["image"][image, top : top + 4, left : left + 4]
+            assert (outputs["targets"][image, place] == pixels >> 5).all()
+    scores = PretrainScores(model)
+    scores.build()
+    counts = run(scores, BATCH)["level_counts"]
+    for channel in range(3):
+        levels = outputs["targets"][1, ..., channel].ravel()
+        assert (counts[1, channel] == np.bincount(levels, minlength=8)).all()
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.01, 0.3])
@@ -105,7 +122,7 @@ def test_scores(tmp_path):
     for image in range(4):
         alone = {name: value[image] for name, value in outputs.items()}
         np.testing.assert_allclose(ours["cross_entropy"][image], reference_loss(alone, 2, 0.0), rtol=1e-5)
-        assert (ours["level_counts"][image] == np.bincount(alone["targets"].ravel(), minlength=4)).all()
+        assert (ours["level_counts"][image, 0] == np.bincount(alone["targets"].ravel(), minlength=4)).all()
     scores.save(tmp_path / "scores.keras")
     loaded = run(keras.models.load_model(tmp_path / "scores.keras"), BATCH)
     np.testing.assert_allclose(loaded["cross_entropy"], ours["cross_entropy"], rtol=1e-5)
@@ -135,8 +152,8 @@ OPTIONS = {
         "model.decode_position": "additive", "model.stem": "no_pool", "augment.per_image": "true",
         "target.bits": "1", "target.size": "3", "mask.block": "3",
     },
-    "dropout, single patches, 4 bits": {
-        "model.dropout": "0.1", "mask.block": "1", "mask.ratio": "0.3", "target.bits": "4",
+    "dropout, single patches, 4 bits, colour": {
+        "model.dropout": "0.1", "mask.block": "1", "mask.ratio": "0.3", "target.bits": "4", "target.channels": "3",
     },
     "8 bits, no augmentation": {"target.bits": "8", "target.size": "2", "augment.enabled": "false"},
 }  # fmt: skip

@@ -165,7 +165,7 @@ def test_a_pretrained_workdir_exports_features_and_reconstruction(pretrained, jp
     assert served["names"] == ["embed", "reconstruct", "serving_default"]
     assert np.shape(served["embed"]["features"]) == (3, 16)
     found = {key: np.array(value) for key, value in served["reconstruct"].items()}
-    assert found["decoded"].shape == found["truth"].shape == (3, 8, 8)
+    assert found["decoded"].shape == found["truth"].shape == (3, 8, 8, 1)
     assert found["masked"].sum(axis=(1, 2)).tolist() == [10, 10, 10]
     visible = ~found["masked"].repeat(2, axis=1).repeat(2, axis=2)
     np.testing.assert_array_equal(found["decoded"][visible], found["truth"][visible])

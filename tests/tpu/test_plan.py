@@ -96,7 +96,7 @@ def test_batch_that_the_cores_do_not_divide(tmp_path):
 @pytest.mark.parametrize("name", ["v3-8", "v5e-4"])
 def test_the_compiler_takes_the_step(name):
     fields = dict(flag.removeprefix("--config.").split("=") for flag in TINY)
-    config = Config().override({**fields, "target.size": "2", "augment.jitter_size": "3"})
+    config = Config().override({**fields, "target.size": "2", "target.channels": "3", "augment.jitter_size": "3"})
     answer = compile_for(config, find_slice(name), 2)
     assert answer["fits"] and 0 < answer["peak_hbm_bytes"] < GIB and answer["flops"] > 0
     refused = compile_for(config, find_slice(name), 4_000_000)
