@@ -5,10 +5,10 @@
 
 CIFAR has `train/<class>/` and `test/<class>/`; the labels are those that our sweeps used. It is pre-trained for so many
 minutes as ours, on all cores; with --images_per_second for the steps that it makes in them when nothing else runs. Then
-for each list and start (pre-trained, scratch) a grid of learning rates is compared on a fifth of the labels held out, and
-the winner runs with every seed on the test images. Crops, mirroring, batch, epochs, warm-up and label smoothing are ours;
-masking, normalised pixels, weight decay, layer-wise rates and stochastic depth are MAE's. Started again with the same
-RUNS it goes on with what is left.
+for each list and start (pre-trained, scratch) a grid of learning rates is compared on 5,000 training images outside the
+list, and the winner runs with every seed on the test images. Crops, mirroring, batch, epochs, warm-up and label smoothing
+are ours; masking, normalised pixels, weight decay, layer-wise rates and stochastic depth are MAE's. Started again with the
+same RUNS it goes on with what is left.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from experiments.mae.clone import open_clone
 MEAN, SD = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 SIZE = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "num_heads": 4}
 WARM_UP = 1 / 12  # of the steps, as ours
+PRETRAIN_CROP = 0.4
 
 
 def main():
@@ -45,6 +46,9 @@ def main():
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--pretrain_rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=32, help="of fine-tuning")
+    parser.add_argument("--crop", type=float, default=0.75, help="the least share of an image in fine-tuning's crops")
+    parser.add_argument("--compare", type=int, default=5000, help="training images outside the list, to choose a rate on")
+    parser.add_argument("--starts", default="pretrained,scratch")
     parser.add_argument("--rates", default="4e-4,1e-3,2e-3")
     parser.add_argument("--seeds", default="0,1,2")
     options = parser.parse_args()
@@ -59,12 +63,11 @@ def main():
     test = (test_images, test_classes)
     seeds = [int(seed) for seed in options.seeds.split(",")]
     for file, epochs in zip(options.labels.split(","), options.epochs.split(","), strict=True):
-        chosen = np.flatnonzero(np.isin(names, Path(file).read_text().splitlines()))
-        held = held_out(classes[chosen])
-        train, compare = ((images[i], classes[i]) for i in (chosen[~held], chosen[held]))
-        labelled = (images[chosen], classes[chosen])
-        for start in ("pretrained", "scratch"):
-            row = f"{len(chosen)}-{start}"
+        listed = np.isin(names, Path(file).read_text().splitlines())
+        others = np.random.default_rng(0).permutation(np.flatnonzero(~listed))[: options.compare]
+        labelled, compare = ((images[i], classes[i]) for i in (listed, others))
+        for start in options.starts.split(","):
+            row = f"{listed.sum()}-{start}"
 
             def tune(examples, scored, rate, seed, start=start, epochs=float(epochs)):
                 return finetune(vit, decay, weights["model"] if start == "pretrained" else None, examples, scored,
@@ -73,12 +76,12 @@ def main():
             def part(name, work, row=row):
                 return kept(options.runs / f"{row}-{name}.json", work)
 
-            grid = {rate: part(f"grid-{rate:g}", partial(tune, train, compare, rate, 0))
+            grid = {rate: part(f"grid-{rate:g}", partial(tune, labelled, compare, rate, 0))
                     for rate in map(float, options.rates.split(","))}  # fmt: skip
             rate = max(grid, key=grid.get)
             scores = [part(f"final-{seed}", partial(tune, labelled, test, rate, seed)) for seed in seeds]
             mean, sd = statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else 0.0
-            print(f"{len(chosen)} labels, {start}, rate {rate:g}: {mean:.1%} ± {sd:.1%} of {len(test_classes)}", flush=True)
+            print(f"{listed.sum()} labels, {start}, rate {rate:g}: {mean:.1%} ± {sd:.1%} of {len(test_classes)}", flush=True)
 
 
 def kept(file, work):
@@ -104,23 +107,14 @@ def read(folder):
     return np.array([f"{file.parent.name}/{file.name}" for file in files]), images, np.unique(folders, return_inverse=True)[1]
 
 
-def held_out(classes):
-    """A fifth of each class."""
-    held, rng = np.zeros(len(classes), bool), np.random.default_rng(0)
-    for k in np.unique(classes):
-        members = np.flatnonzero(classes == k)
-        held[rng.choice(members, max(1, round(len(members) / 5)), replace=False)] = True
-    return held
-
-
 def normalize(images):
     return (torch.from_numpy(images).float() / 255 - MEAN) / SD
 
 
-def crops(images, rng):
-    """Random crops of 40 to 100% of the area, resized, half of them mirrored: float (B, 3, S, S), normalised."""
+def crops(images, rng, least):
+    """Random crops of this share of the area or more, resized, half of them mirrored: float (B, 3, S, S), normalised."""
     count = len(images)
-    side, shape = np.sqrt(rng.uniform(0.4, 1, count)), np.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3), count) / 2)
+    side, shape = np.sqrt(rng.uniform(least, 1, count)), np.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3), count) / 2)
     width, height = np.minimum(side * shape, 1), np.minimum(side / shape, 1)
     x, y = rng.uniform(-1, 1, count) * (1 - width), rng.uniform(-1, 1, count) * (1 - height)
     width = width * rng.choice([-1, 1], count)
@@ -175,7 +169,7 @@ def pretrain(mae, images, options):
         if spent > total:
             break
         set_rate(optimizer, options.pretrain_rate, spent, total)
-        loss, _, _ = model(crops(images[indices], rng), mask_ratio=0.75)
+        loss, _, _ = model(crops(images[indices], rng, PRETRAIN_CROP), mask_ratio=0.75)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -207,7 +201,7 @@ def finetune(vit, decay, weights, examples, scored, rate, seed, epochs, options)
     model.train()
     for step, indices in zip(range(steps), batches(len(images), options.batch, seed), strict=False):
         set_rate(optimizer, rate, step, steps)
-        logits = model.head(model.forward_features(crops(images[indices], rng)))
+        logits = model.head(model.forward_features(crops(images[indices], rng, options.crop)))
         loss = functional.cross_entropy(logits, torch.from_numpy(classes[indices]), label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
