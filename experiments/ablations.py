@@ -29,7 +29,6 @@ CHANGES = {
     "8-bit target": ("--config.target.bits=8",),
     "whole patch as target": ("--config.target.size=4",),
     "grey target": ("--config.target.channels=1",),
-    "colour target": ("--config.target.channels=3",),
     "subsampled target": ("--config.target.crop=subsample",),
     "augmentation and jitter on": ("--config.augment.enabled=true", "--config.augment.jitter_size=3"),
     "augmentation without jitter": ("--config.augment.enabled=true", "--config.augment.jitter_size=0"),

@@ -8,7 +8,7 @@
 3. probes the frozen features with the same shares;
 4. trains from scratch with all labels (--ceiling_epochs, 0 leaves it out), at the rate and batch that won from scratch
    with the largest share.
-A twelfth of a fine-tuning warms up, however long it is. The table goes to RUNS/table.md, the curves to RUNS/curves.png.
+The table goes to RUNS/table.md, the curves to RUNS/curves.png.
 Started again it goes on where it was stopped. What it does not know, such as --config.sweep.batches="(32,64)", is handed to
 every command that begins a run.
 """
@@ -47,8 +47,8 @@ def main(arguments):
     def sweep(fraction, count):
         (result,) = commands(
             (
-                "--mode=sweep", *length(count), *start, f"--init={options.runs}/pretrain", f"--label_fraction={fraction}",
-                f"--seeds={options.seeds}", f"--workdir={options.runs}/sweep-{fraction}",
+                "--mode=sweep", f"--config.finetune.epochs={count}", *start, f"--init={options.runs}/pretrain",
+                f"--label_fraction={fraction}", f"--seeds={options.seeds}", f"--workdir={options.runs}/sweep-{fraction}",
             )
         )  # fmt: skip
         return result
@@ -62,7 +62,7 @@ def main(arguments):
         best = sweeps[fractions[-1]]
         (ceiling,) = commands(
             (
-                "--mode=finetune", *length(options.ceiling_epochs), *start, "--init=scratch",
+                "--mode=finetune", f"--config.finetune.epochs={options.ceiling_epochs}", *start, "--init=scratch",
                 f"--workdir={options.runs}/all-labels", f"--config.finetune.batch={best['scratch_batch']}",
                 f"--config.finetune.learning_rate={best['scratch_learning_rate']}",
             )
@@ -71,11 +71,6 @@ def main(arguments):
     (ROOT / options.runs / "table.md").write_text("\n".join(lines) + "\n")
     draw_curves(ROOT / options.runs, fractions, ROOT / options.runs / "curves.png")
     print("\n" + "\n".join(lines) + f"\n\n{options.runs}/table.md, {options.runs}/curves.png")
-
-
-def length(epochs):
-    """The flags of a fine-tuning so long: whatever the share of the labels, a twelfth of it warms up."""
-    return f"--config.finetune.epochs={epochs}", f"--config.finetune.warmup_epochs={int(epochs) / 12:g}"
 
 
 def table(fractions, sweeps, probed, ceiling):

@@ -180,7 +180,7 @@ class FinetuneConfig:
     epochs: int = 60
     batch: int = 128
     learning_rate: float = 2e-4
-    warmup_epochs: float = 5.0
+    warmup: float = 1 / 12  # share of the steps over which the rate rises
     weight_decay: float = 0.001
     beta_2: float = 0.999
     clip_norm: float = 1.0
@@ -193,6 +193,7 @@ class FinetuneConfig:
 
     def __post_init__(self):
         _positive(self, "epochs", "batch", "learning_rate")
+        _expect(0 <= self.warmup < 1, "finetune.warmup in [0, 1)", self.warmup, "a share of the steps; 0 is no warm-up")
         _expect(0 <= self.mask_ratio < 1, "finetune.mask_ratio in [0, 1)", self.mask_ratio, "0 is off")
         _expect(0 <= self.mix <= 1, "finetune.mix in [0, 1]", self.mix, "0 is off")
         _expect(0 < self.layer_decay <= 1, "finetune.layer_decay in (0, 1]", self.layer_decay, "e.g. 0.75; 1 is off")
