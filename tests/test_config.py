@@ -73,6 +73,8 @@ def test_differing_fields():
         ("mask.block", "15", "at most model.grid=14, received 15"),
         ("target.size", "17", "at most the patch's 16 px"),
         ("target.bits", "9", "in 1..8"),
+        ("target.channels", "2", "of 1 or 3"),
+        ("finetune.warmup", "1.0", "a share of the steps"),
         ("target.crop", "corner", "centre_crop, subsample"),
         ("augment.jitter_size", "17", "at most the patch's 16 px"),
         ("augment.min_bit_depth", "0", "in 1..8"),

@@ -26,6 +26,18 @@ def test_the_report_says_what_was_loaded_and_what_is_new(finetuned):
     assert "backbone" in line and "head" in line and "residual" in line and "decoder" in line
 
 
+def test_the_rate_rises_over_the_share_that_warms_up(tmp_path):
+    done = command("--mode=finetune", *TINY, "--init=scratch", f"--workdir={tmp_path / 'run'}", "--label_fraction=0.1",
+                   "--config.finetune.epochs=2", "--config.finetune.batch=16", "--config.finetune.learning_rate=0.01",
+                   "--config.finetune.warmup=0.5", "--config.run.log_every=1")  # fmt: skip
+    assert done.code == 0, done.err
+    lines = Workdir(tmp_path / "run").metrics()
+    rates, steps = {line["step"]: line["learning_rate"] for line in lines}, done.result["steps"]
+    highest = max(rates, key=rates.get)
+    assert abs(highest - steps / 2) <= 1 and rates[highest] == pytest.approx(0.01, rel=0.05)
+    assert all((rates[k + 1] > rates[k]) == (k < highest) for k in range(1, steps))
+
+
 def test_the_backbone_moves_over_whole(pretrained, monkeypatch):
     from pf_keras.models import build_classifier, build_pretrainer
     from pf_keras.training.checkpoint import latest_checkpoint
