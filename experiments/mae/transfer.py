@@ -7,8 +7,9 @@ CIFAR has `train/<class>/` and `test/<class>/`; the labels are those that our sw
 minutes as ours, on all cores; with --images_per_second for the steps that it makes in them when nothing else runs. Then
 for each list and start (pre-trained, scratch) a grid of learning rates is compared on 5,000 training images outside the
 list, and the winner runs with every seed on the test images. Crops, mirroring, batch, epochs, warm-up and label smoothing
-are ours; masking, normalised pixels, weight decay, layer-wise rates and stochastic depth are MAE's. Started again with the
-same RUNS it goes on with what is left.
+are ours; masking, normalised pixels, weight decay, layer-wise rates and stochastic depth are MAE's. The mean of its patches'
+vectors, for every image, goes to RUNS/features.npz, for `experiments.features`. Started again with the same RUNS it goes on
+with what is left.
 """
 
 import argparse
@@ -59,8 +60,13 @@ def main():
     weights = kept(options.runs / "pretrained.pt", lambda: pretrain(mae, images, options))
     print(f"pre-trained: {weights['steps']} steps of 128 in {weights['seconds'] / 60:.0f} minutes", flush=True)
 
-    _, test_images, test_classes = read(options.images / "test")
+    test_names, test_images, test_classes = read(options.images / "test")
     test = (test_images, test_classes)
+    if not (kept_features := options.runs / "features.npz").exists():
+        found = {"train_names": names, "test_names": test_names}
+        for part, shown in (("train", images), ("test", test_images)):
+            found[f"{part}_features"] = frozen_features(build_vit(vit, weights["model"], options), shown)
+        write(kept_features, lambda aside: savez(aside, found))
     seeds = [int(seed) for seed in options.seeds.split(",")]
     for file, epochs in zip(options.labels.split(","), options.epochs.split(","), strict=True):
         listed = np.isin(names, Path(file).read_text().splitlines())
@@ -97,6 +103,11 @@ def write(file, save):
     aside = file.with_suffix(".writing")
     save(aside)
     aside.replace(file)
+
+
+def savez(path, arrays):
+    with path.open("wb") as file:  # given a name alone, NumPy adds a suffix to it
+        np.savez(file, **arrays)
 
 
 def read(folder):
@@ -183,10 +194,8 @@ def pretrain(mae, images, options):
     return {"model": model.state_dict(), "steps": steps, "seconds": seconds, "parameters": parameters}
 
 
-def finetune(vit, decay, weights, examples, scored, rate, seed, epochs, options):
-    """Top-1 on `scored` after fine-tuning on `examples`, both `(images, classes)`."""
-    torch.manual_seed(seed)
-    images, classes = examples
+def build_vit(vit, weights, options):
+    """MAE's classifier, its encoder pre-trained where there are weights."""
     model = vit.VisionTransformer(
         **SIZE, depth=options.depth, mlp_ratio=4, qkv_bias=True, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
         global_pool=True, num_classes=10, drop_path_rate=0.1,
@@ -195,6 +204,23 @@ def finetune(vit, decay, weights, examples, scored, rate, seed, epochs, options)
         left = model.load_state_dict(weights, strict=False).missing_keys
         assert set(left) == {"head.weight", "head.bias", "fc_norm.weight", "fc_norm.bias"}, left
         torch.nn.init.trunc_normal_(model.head.weight, std=2e-5)
+    return model
+
+
+def frozen_features(model, images):
+    """The mean of the patches' vectors behind the last block: uint8 (K, 3, S, S) -> float32 (K, D)."""
+    model.eval()
+    model.fc_norm = torch.nn.Identity()  # what the classifier puts on the mean, which nothing has trained
+    with torch.inference_mode():
+        parts = np.array_split(images, max(1, len(images) // 500))
+        return np.concatenate([model.forward_features(normalize(part)).numpy() for part in parts])
+
+
+def finetune(vit, decay, weights, examples, scored, rate, seed, epochs, options):
+    """Top-1 on `scored` after fine-tuning on `examples`, both `(images, classes)`."""
+    torch.manual_seed(seed)
+    images, classes = examples
+    model = build_vit(vit, weights, options)
     groups = decay.param_groups_lrd(model, 0.05, ["pos_embed", "cls_token"], 0.75 if weights is not None else 1.0)
     optimizer = torch.optim.AdamW(groups, lr=rate)
     steps, rng = max(1, round(epochs * len(images) / options.batch)), np.random.default_rng(seed)

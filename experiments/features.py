@@ -1,0 +1,108 @@
+"""What the frozen features of pre-trained models tell: simple statistics of an image, and its class.
+
+    python -m experiments.features --data=folder:CIFAR --runs=runs/cifar10/pretrain,runs/mae/features.npz --labels=LIST,LIST
+
+Each of --runs is a pre-training workdir or the `features.npz` of `experiments.mae.transfer`. The statistics are read by
+ridge regression, fitted on every other validation image and scored on the rest (R2, the mean over a statistic's numbers);
+the class as `--mode=evaluate` reads it, by a linear probe and kNN from each list of labelled images. One table of each.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from pf_keras.data.labels import labelled_subset
+from pf_keras.data.pipeline import evaluation_batches
+from pf_keras.data.sources import open_source
+from pf_keras.errors import UserError
+from pf_keras.tasks.probe import embedder, features, fit_probes
+from pf_keras.training.strategy import open_devices
+from pf_keras.training.workdir import Workdir
+
+GREY = np.array([0.299, 0.587, 0.114])
+
+
+def main(arguments):
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.features", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--runs", required=True, help="workdirs of pre-trainings, or files of features")
+    parser.add_argument("--labels", default="", help="files with the names of the labelled images")
+    options = parser.parse_args(arguments)
+    runs = options.runs.split(",")
+    folders = [run for run in runs if not run.endswith(".npz")]
+    if not folders:
+        parser.error("expected a workdir among --runs, whose config says how images are read, received none")
+
+    config = Workdir.of_run(folders[0], "pretrain").config()
+    config = replace(config, data=replace(config.data, source=options.data))
+    source = open_source(config.data)
+    lists = {file: labelled_subset(source.train, None, file) for file in filter(None, options.labels.split(","))}
+    images = np.concatenate([batch["image"] for batch in evaluation_batches(source.validation, config, config.run.eval_batch)])
+    found = statistics(images[: source.validation.size].astype("float64"))
+
+    told = [f"| R2 | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
+    probed = [f"| linear probe, kNN | {' | '.join(f'{part.size} labels' for part in lists.values())} |"]
+    probed.append("|---" * (len(lists) + 1) + "|")
+    for run in runs:
+        read = reader(run, options.data)
+        validation = read(source.validation, "test")
+        told.append(f"| {run} | {' | '.join(f'{r2(validation, values):.2f}' for values in found.values())} |")
+        scores = [fit_probes(read(part, "train"), part.labels, validation, source.validation.labels) for part in lists.values()]
+        probed.append(f"| {run} | {' | '.join(f'{linear:.1%}, {knn:.1%}' for linear, knn in scores)} |")
+    print("\n".join(told + ([""] + probed if lists else [])))
+
+
+def reader(run, data):
+    """A function from a split, of `train` or `test`, to the frozen features (n, D) of its images."""
+    if run.endswith(".npz"):
+        kept = np.load(Path(run))
+
+        def look_up(split, part):
+            place = {name: i for i, name in enumerate(kept[f"{part}_names"].tolist())}
+            if missing := next((name for name in split.names if name not in place), None):
+                raise UserError(f"expected the features of {missing} in {run}, which has none: make it of the same images")
+            return kept[f"{part}_features"][[place[name] for name in split.names]]
+
+        return look_up
+    config = Workdir.of_run(run, "pretrain").config()
+    config = replace(config, data=replace(config.data, source=data))
+    model = embedder(config, open_devices(config.run.precision), run)
+    return lambda split, _: features(model, split, config)
+
+
+def statistics(images):
+    """Numbers (n, K) by name, of images (n, S, S, 3): grey of a quadrant is what it has more than the image's mean."""
+    half = images.shape[1] // 2
+    grey = images @ GREY
+    quadrants = grey[:, : 2 * half, : 2 * half].reshape(-1, 2, half, 2, half).mean((2, 4)).reshape(-1, 4)
+    mean = grey.mean((1, 2))[:, None]
+    chroma = images[..., [0, 2]] - images[..., 1:2]  # red less green, blue less green
+    return {
+        "the grey's mean": mean,
+        "its four quadrants": quadrants - mean,
+        "its deviation": grey.std((1, 2))[:, None],
+        "the mean chroma": chroma.mean((1, 2)),
+        "the chroma's deviation": chroma.std((1, 2)),
+    }
+
+
+def r2(vectors, values):
+    """Of ridge regression from (n, D) to (n, K), on the examples of odd number, fitted on the others."""
+    model = make_pipeline(StandardScaler(), Ridge(10.0)).fit(vectors[::2], values[::2])
+    return model.score(vectors[1::2], values[1::2])
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
