@@ -185,6 +185,7 @@ class FinetuneConfig:
     beta_2: float = 0.999
     clip_norm: float = 1.0
     label_smoothing: float = 0.1
+    head: str = "residual"  # or linear, on the mean of the context: not the paper's, it learns sooner from scratch
     dropout: float = 0.2  # before the last layer
     mask_ratio: float = 0.1  # share of patches left out while training
     mix: float = 0.0  # share of images mixed with their neighbour in the batch, by mixup or CutMix; not in the paper
@@ -193,6 +194,7 @@ class FinetuneConfig:
 
     def __post_init__(self):
         _positive(self, "epochs", "batch", "learning_rate")
+        _choice("finetune.head", self.head, ("residual", "linear"))
         _expect(0 <= self.warmup < 1, "finetune.warmup in [0, 1)", self.warmup, "a share of the steps; 0 is no warm-up")
         _expect(0 <= self.mask_ratio < 1, "finetune.mask_ratio in [0, 1)", self.mask_ratio, "0 is off")
         _expect(0 <= self.mix <= 1, "finetune.mix in [0, 1]", self.mix, "0 is off")

@@ -74,6 +74,7 @@ def test_differing_fields():
         ("target.size", "17", "at most the patch's 16 px"),
         ("target.bits", "9", "in 1..8"),
         ("target.channels", "2", "of 1 or 3"),
+        ("finetune.head", "mlp", "residual, linear"),
         ("finetune.warmup", "1.0", "a share of the steps"),
         ("target.crop", "corner", "centre_crop, subsample"),
         ("augment.jitter_size", "17", "at most the patch's 16 px"),

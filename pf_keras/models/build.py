@@ -40,6 +40,7 @@ def build_classifier(config, classes):
         classes,
         mask_ratio=config.finetune.mask_ratio,
         dropout=config.finetune.dropout,
+        head=config.finetune.head,
         name="classifier",
     )
     classifier.build()

@@ -1,4 +1,5 @@
 import keras
+from keras import ops
 
 from pf_keras.augment import scale_pixels
 from pf_keras.layers.bottleneck import EXPANSION, Bottleneck
@@ -9,7 +10,10 @@ from pf_keras.patches import extract_patches, gather_patches
 
 @keras.saving.register_keras_serializable("pf_keras")
 class Classifier(keras.Model):
-    """Classify images from the backbone's pooled vector (paper, 2.2).
+    """Classify images from one vector of the backbone each (paper, 2.2).
+
+    `head`: `residual`, the paper's, pools the context by attention and puts a residual block before the linear layer;
+    `linear` puts it on the mean of the context, and leaves the attention pooling of its backbone untrained.
 
     Input: images uint8 (B, H, W, 3), or a dict of these as `image` and `mask_noise` float32 (B, N): while training,
     the patches with the lowest noise are left out, a share of `mask_ratio`. Without noise, and at evaluation, every
@@ -17,12 +21,16 @@ class Classifier(keras.Model):
     Output: float32 logits (B, classes).
     """
 
-    def __init__(self, backbone, classes, mask_ratio=0.1, dropout=0.2, **kwargs):
+    def __init__(self, backbone, classes, mask_ratio=0.1, dropout=0.2, head="residual", **kwargs):
         super().__init__(autocast=False, **kwargs)  # noise keeps its float32 in any precision: bfloat16 has ties
         self.backbone, self.classes, self.mask_ratio, self.dropout = backbone, classes, mask_ratio, dropout
         self.masked = round(mask_ratio * backbone.grid**2)
-        filters = max(1, backbone.width // EXPANSION)
-        self.residual = Bottleneck(filters, norm=backbone.norm, dtype=self.dtype_policy, name="residual")
+        self.head_kind = head
+        if head == "residual":
+            filters = max(1, backbone.width // EXPANSION)
+            self.residual = Bottleneck(filters, norm=backbone.norm, dtype=self.dtype_policy, name="residual")
+        elif head != "linear":
+            raise ValueError(f"Expected head to be 'residual' or 'linear'. Received: {head!r}")
         self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
         self.head = dense(classes, self, "head")
         self.head.dtype_policy = keras.DTypePolicy("float32")  # logits enter a softmax
@@ -30,17 +38,23 @@ class Classifier(keras.Model):
     def build(self, input_shape=None):
         if not self.backbone.built:
             self.backbone.build()
-        self.residual.build((None, 1, 1, self.backbone.width))
-        self.head.build((None, self.residual.compute_output_shape((None, 1, 1, None))[-1]))
+        width = self.backbone.width
+        if self.head_kind == "residual":
+            self.residual.build((None, 1, 1, width))
+            width = self.residual.compute_output_shape((None, 1, 1, width))[-1]
+        else:
+            self.backbone.pooling.trainable = False  # once built: layers that a layer builds do not take it over
+        self.head.build((None, width))
         self.built = True
 
     def call(self, inputs, training=False):
         vectors = self.embed(inputs, training=training)
-        vectors = self.residual(vectors[:, None, None, :], training=training)[:, 0, 0, :]
+        if self.head_kind == "residual":
+            vectors = self.residual(vectors[:, None, None, :], training=training)[:, 0, 0, :]
         return self.head(self.drop(vectors, training=training))
 
     def embed(self, inputs, training=False):
-        """The pooled vectors that the residual block operates on: (B, width)."""
+        """The vectors that the head operates on: (B, width)."""
         image, noise = (inputs["image"], inputs.get("mask_noise")) if isinstance(inputs, dict) else (inputs, None)
         patches = extract_patches(image, self.backbone.grid)
         visible_indices = None
@@ -48,7 +62,7 @@ class Classifier(keras.Model):
             visible_indices, _ = block_mask(noise, self.backbone.grid, 1, self.masked)
             patches = gather_patches(patches, visible_indices)
         context = self.backbone(scale_pixels(patches), visible_indices, training=training)
-        return self.backbone.pool(context)
+        return self.backbone.pool(context) if self.head_kind == "residual" else ops.mean(context, axis=1)
 
     def compute_output_shape(self, input_shape):
         return (input_shape["image"] if isinstance(input_shape, dict) else input_shape)[0], self.classes
@@ -60,6 +74,7 @@ class Classifier(keras.Model):
             "classes": self.classes,
             "mask_ratio": self.mask_ratio,
             "dropout": self.dropout,
+            "head": self.head_kind,
         }
 
     @classmethod

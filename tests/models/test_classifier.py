@@ -66,6 +66,22 @@ def test_without_mask_training_needs_no_noise():
     assert logits.shape == (4, 3)
 
 
+def test_linear_head_reads_the_mean_of_the_context_and_leaves_the_pooling_alone():
+    config = tiny_config({"finetune.head": "linear"})
+    model = randomize(tiny_classifier(config))
+    batch, weights = random_classifier_batch(config), dict(zip(("kernel", "bias"), model.head.get_weights(), strict=True))
+    patches = batch["image"].reshape(4, 4, 8, 4, 8, 3).swapaxes(2, 3).reshape(4, 16, 8, 8, 3)
+    context = run(model.backbone, (patches / 127.5 - 1).astype("float32"))
+    np.testing.assert_allclose(run(model, batch), context.mean(1) @ weights["kernel"] + weights["bias"], atol=1e-4)
+
+    pooling, positions = model.backbone.pooling.get_weights(), model.backbone.positions.get_weights()
+    model.compile(keras.optimizers.Adam(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(batch, np.arange(4) % 3, verbose=0)
+    assert not model.backbone.pooling.trainable_variables
+    assert all((old == new).all() for old, new in zip(pooling, model.backbone.pooling.get_weights(), strict=True))
+    assert not any((old == new).all() for old, new in zip(positions, model.backbone.positions.get_weights(), strict=True))
+
+
 def test_pixels_are_scaled_as_in_pretraining():
     pixels = np.array([0, 51, 255], "uint8")
     np.testing.assert_allclose(keras.ops.convert_to_numpy(scale_pixels(pixels)), [-1, -0.6, 1], atol=1e-6)

@@ -33,6 +33,7 @@ CASES = {
     "Pretrainer": (pretrainer, random_batch(CONFIG)),
     "Embedder": (lambda: Embedder(Backbone(**SMALL)), random_batch(CONFIG)["image"]),
     "Classifier": (lambda: Classifier(Backbone(**SMALL, norm="group"), 3), random_classifier_batch(CONFIG)),
+    "Classifier linear": (lambda: Classifier(Backbone(**SMALL), 3, head="linear"), random_classifier_batch(CONFIG)),
 }
 
 
@@ -41,8 +42,8 @@ def test_keras_model(name, tmp_path, monkeypatch):
     make, *inputs = CASES[name]
     if name == "Backbone":  # its pooling is called by the models that hold it
         monkeypatch.setattr(Backbone, "call", call_and_pool)
-    logits = name in ("PatchDecoder", "Pretrainer", "Classifier", "Embedder")
-    unused = "pooling" if name == "Embedder" else None
+    logits = name.split()[0] in ("PatchDecoder", "Pretrainer", "Classifier", "Embedder")
+    unused = "pooling" if name in ("Embedder", "Classifier linear") else None
     check_layer(make, *inputs, tmp_path=tmp_path, logits=logits, unused=unused)
 
 
