@@ -35,7 +35,7 @@ CHANGES = {
     "additive positions": ("--config.model.decode_position=additive",),
     "group norm": ("--config.model.norm=group",),
     "stem cifar": ("--config.model.stem=cifar",),
-    "post-norm": ("--config.model.norm_order=post_norm",),
+    "pre-norm": ("--config.model.norm_order=pre_norm",),
 }
 
 

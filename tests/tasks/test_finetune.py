@@ -38,6 +38,18 @@ def test_the_rate_rises_over_the_share_that_warms_up(tmp_path):
     assert all((rates[k + 1] > rates[k]) == (k < highest) for k in range(1, steps))
 
 
+def test_a_linear_head_is_trained_and_read_again(pretrained, tmp_path):
+    done = command("--mode=finetune", f"--init={pretrained.workdir}", f"--workdir={tmp_path / 'run'}", "--label_fraction=0.1",
+                   "--config.finetune.head=linear", "--config.finetune.epochs=30", "--config.finetune.batch=16",
+                   "--config.finetune.learning_rate=0.01", "--config.finetune.layer_decay=0.75")  # fmt: skip
+    assert done.code == 0, done.err
+    line = next(line for line in done.err.splitlines() if line.startswith("loaded from"))
+    assert "new: head (170)" in line  # 16 x 10 and 10
+    scored = command("--mode=evaluate", f"--workdir={tmp_path / 'run'}")
+    assert scored.code == 0, scored.err
+    assert scored.result["top1"] == done.result["top1"] > 0.15
+
+
 def test_the_backbone_moves_over_whole(pretrained, monkeypatch):
     from pf_keras.models import build_classifier, build_pretrainer
     from pf_keras.training.checkpoint import latest_checkpoint
