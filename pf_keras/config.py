@@ -185,7 +185,7 @@ class FinetuneConfig:
     beta_2: float = 0.999
     clip_norm: float = 1.0
     label_smoothing: float = 0.1
-    head: str = "residual"  # or linear, on the mean of the context: not the paper's, it learns sooner from scratch
+    head: str = "residual"  # or linear, on the mean of the context; not in the paper
     dropout: float = 0.2  # before the last layer
     mask_ratio: float = 0.1  # share of patches left out while training
     mix: float = 0.0  # share of images mixed with their neighbour in the batch, by mixup or CutMix; not in the paper
