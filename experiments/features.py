@@ -9,7 +9,6 @@ the class as `--mode=evaluate` reads it, by a linear probe and kNN from each lis
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,21 +40,20 @@ def main(arguments):
     if not folders:
         parser.error("expected a workdir among --runs, whose config says how images are read, received none")
 
-    config = Workdir.of_run(folders[0], "pretrain").config()
-    config = replace(config, data=replace(config.data, source=options.data))
+    config = Workdir.of_run(folders[0], "pretrain").config().override({"data.source": options.data})
     source = open_source(config.data)
-    lists = {file: labelled_subset(source.train, None, file) for file in filter(None, options.labels.split(","))}
+    lists = [labelled_subset(source.train, None, file) for file in filter(None, options.labels.split(","))]
     images = np.concatenate([batch["image"] for batch in evaluation_batches(source.validation, config, config.run.eval_batch)])
     found = statistics(images[: source.validation.size].astype("float64"))
 
     told = [f"| R2 | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
-    probed = [f"| linear probe, kNN | {' | '.join(f'{part.size} labels' for part in lists.values())} |"]
+    probed = [f"| linear probe, kNN | {' | '.join(f'{part.size} labels' for part in lists)} |"]
     probed.append("|---" * (len(lists) + 1) + "|")
     for run in runs:
         read = reader(run, options.data)
         validation = read(source.validation, "test")
         told.append(f"| {run} | {' | '.join(f'{r2(validation, values):.2f}' for values in found.values())} |")
-        scores = [fit_probes(read(part, "train"), part.labels, validation, source.validation.labels) for part in lists.values()]
+        scores = [fit_probes(read(part, "train"), part.labels, validation, source.validation.labels) for part in lists]
         probed.append(f"| {run} | {' | '.join(f'{linear:.1%}, {knn:.1%}' for linear, knn in scores)} |")
     print("\n".join(told + ([""] + probed if lists else [])))
 
@@ -72,8 +70,7 @@ def reader(run, data):
             return kept[f"{part}_features"][[place[name] for name in split.names]]
 
         return look_up
-    config = Workdir.of_run(run, "pretrain").config()
-    config = replace(config, data=replace(config.data, source=data))
+    config = Workdir.of_run(run, "pretrain").config().override({"data.source": data})
     model = embedder(config, open_devices(config.run.precision), run)
     return lambda split, _: features(model, split, config)
 
