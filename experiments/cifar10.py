@@ -30,7 +30,6 @@ config = Config(
         width=128,
         depth=4,
         heads=4,
-        norm_order="post_norm",
         decoder_width=64,
     ),
     mask=MaskConfig(ratio=0.75, block=1),

@@ -47,7 +47,7 @@ class ModelConfig:
     depth: int = 10
     heads: int = 16
     mlp_ratio: int = 4
-    norm_order: str = "pre_norm"
+    norm_order: str = "post_norm"
     dropout: float = 0.0
     decode_position: str = "query"
     decoder_width: int = 256
@@ -56,7 +56,7 @@ class ModelConfig:
         _positive(self, "image_size", "grid", "stem_width", "width", "depth", "heads", "mlp_ratio", "decoder_width")
         _choice("model.stem", self.stem, ("no_pool", "imagenet", "cifar"))
         _choice("model.norm", self.norm, ("batch", "group"))
-        _choice("model.norm_order", self.norm_order, ("pre_norm", "post_norm"))
+        _choice("model.norm_order", self.norm_order, ("post_norm", "pre_norm"))
         _choice("model.decode_position", self.decode_position, ("query", "additive"))
         _expect(self.image_size % self.grid == 0, f"model.image_size to be a multiple of model.grid={self.grid}",
                 self.image_size, "change one of the two")

@@ -63,7 +63,7 @@ def test_differing_fields():
         ("model.grid", "15", "a multiple of model.grid=15, received 224"),
         ("model.stem", "large", "no_pool, imagenet, cifar, received 'large'"),
         ("model.norm", "layer", "batch, group"),
-        ("model.norm_order", "none", "pre_norm, post_norm"),
+        ("model.norm_order", "none", "post_norm, pre_norm"),
         ("model.decode_position", "key", "query, additive"),
         ("model.stacks", "(3, 4)", "as many model.stack_widths"),
         ("model.stacks", "(3, 4, 0)", "above 0"),

@@ -8,10 +8,10 @@ from pf_keras.layers.common import Mlp, layer_norm
 class TransformerBlock(keras.layers.Layer):
     """Self-attention and an MLP, each with a residual connection: (B, V, D) -> (B, V, D).
 
-    norm_order: `pre_norm` normalises what enters each part, `post_norm` the sum after it, as BERT does.
+    norm_order: `post_norm` normalises the sum after each part, as BERT does, `pre_norm` what enters it.
     """
 
-    def __init__(self, heads, mlp_ratio=4, norm_order="pre_norm", dropout=0.0, **kwargs):
+    def __init__(self, heads, mlp_ratio=4, norm_order="post_norm", dropout=0.0, **kwargs):
         super().__init__(**kwargs)
         self.heads, self.mlp_ratio, self.norm_order, self.dropout = heads, mlp_ratio, norm_order, dropout
 
@@ -50,7 +50,7 @@ class TransformerBlock(keras.layers.Layer):
 class Transformer(keras.layers.Layer):
     """`depth` blocks, and a final normalisation where they are pre-norm: (B, V, D) -> (B, V, D) (paper, 2.1)."""
 
-    def __init__(self, depth, heads, mlp_ratio=4, norm_order="pre_norm", dropout=0.0, **kwargs):
+    def __init__(self, depth, heads, mlp_ratio=4, norm_order="post_norm", dropout=0.0, **kwargs):
         super().__init__(**kwargs)
         self.depth, self.heads, self.mlp_ratio = depth, heads, mlp_ratio
         self.norm_order, self.dropout = norm_order, dropout

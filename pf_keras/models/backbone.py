@@ -31,7 +31,7 @@ class Backbone(keras.Model):
         depth=10,
         heads=16,
         mlp_ratio=4,
-        norm_order="pre_norm",
+        norm_order="post_norm",
         dropout=0.0,
         decode_position="query",
         **kwargs,

@@ -61,7 +61,7 @@ def test_mlp():
     np.testing.assert_allclose(run(layer, x), mlp(layer, x), atol=1e-5)
 
 
-@pytest.mark.parametrize("norm_order", ["pre_norm", "post_norm"])
+@pytest.mark.parametrize("norm_order", ["post_norm", "pre_norm"])
 def test_transformer_block(norm_order):
     layer = built(TransformerBlock(2, norm_order=norm_order), (None, 5, 8))
     x = floats(1, 5, 8)

@@ -25,9 +25,9 @@ CASES = {
     "ResidualUpsampling": (lambda **k: layers.ResidualUpsampling(6, **k), floats(3, 2, 2, 8)),
     "ResidualUpsampling group": (lambda **k: layers.ResidualUpsampling(8, norm="group", **k), floats(3, 2, 2, 8)),
     "TransformerBlock": (lambda **k: layers.TransformerBlock(2, dropout=0.1, **k), floats(2, 3, 8)),
-    "TransformerBlock post_norm": (lambda **k: layers.TransformerBlock(2, 2, "post_norm", **k), floats(2, 3, 8)),
+    "TransformerBlock pre_norm": (lambda **k: layers.TransformerBlock(2, 2, "pre_norm", **k), floats(2, 3, 8)),
     "Transformer": (lambda **k: layers.Transformer(2, 2, mlp_ratio=2, **k), floats(2, 3, 8)),
-    "Transformer post_norm": (lambda **k: layers.Transformer(2, 2, norm_order="post_norm", **k), floats(2, 3, 8)),
+    "Transformer pre_norm": (lambda **k: layers.Transformer(2, 2, norm_order="pre_norm", **k), floats(2, 3, 8)),
 }
 
 

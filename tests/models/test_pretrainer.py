@@ -145,8 +145,8 @@ def test_noise_keeps_its_precision_under_bfloat16():
 # Each option of the design's table at least once; the first of each is the default, which the batch above has.
 OPTIONS = {
     "default": {},
-    "group, imagenet, post_norm, subsample": {
-        "model.norm": "group", "model.stem": "imagenet", "model.norm_order": "post_norm", "target.crop": "subsample",
+    "group, imagenet, pre_norm, subsample": {
+        "model.norm": "group", "model.stem": "imagenet", "model.norm_order": "pre_norm", "target.crop": "subsample",
     },
     "additive, no_pool, per_image, 1 bit, block 3": {
         "model.decode_position": "additive", "model.stem": "no_pool", "augment.per_image": "true",
