@@ -4,8 +4,7 @@
 
 CIFAR is a folder with `train/<class>/...` and `test/<class>/...`. On one CPU core, another training on the other: 66 minutes,
 289 images/s, loss ratio 0.546; 1% of the labels, three seeds: 48.5% ± 0.4% of the test images, 36.5% ± 0.8% from scratch
-(experiments/README.md). Targets are in colour: decoding grey, as the paper does, makes the features colour-blind. Norms
-come after each part of a block, as BERT has them: before it, fine-tuning gives three points less.
+(experiments/README.md). Targets are in colour: decoding grey, as the paper does, makes the features colour-blind.
 """
 
 from pf_keras.config import (
