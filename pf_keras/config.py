@@ -139,7 +139,7 @@ class DataConfig:
     eval_crop: float = 0.875  # side of the centre crop, as a share of the shorter side
     shuffle_buffer: int = 4096  # records of a stream (tfrecord:, tfds:) held for shuffling
     parallel_files: int = 16  # files of a stream read side by side
-    holdout: float = 0.05  # share of the training images kept for evaluation where no validation split exists
+    holdout: float = 0.05  # share of a folder without a validation split kept for evaluation; of records the last shard
     first_label: int = -1  # the stored label of the first class of tfrecord:; -1 finds out (a manifest, else the data)
     max_bad_fraction: float = 0.0  # share of unreadable images that is left out rather than an error
 

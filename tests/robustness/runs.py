@@ -24,7 +24,7 @@ TINY = {
     "augment.enabled": "true",
     "augment.jitter_size": "2",
     "pretrain.batch": "8",
-    "pretrain.steps": "40",
+    "pretrain.steps": "120",
     "pretrain.warmup_steps": "10",
     "run.log_every": "7",
     "run.checkpoint_every": "5",
