@@ -48,7 +48,6 @@ def main():
     parser.add_argument("--pretrain_rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=32, help="of fine-tuning")
     parser.add_argument("--crop", type=float, default=0.75, help="the least share of an image in fine-tuning's crops")
-    parser.add_argument("--mix", type=float, default=0.0, help="share of fine-tuning's images that are mixed, as finetune.mix")
     parser.add_argument("--compare", type=int, default=5000, help="training images outside the list, to choose a rate on")
     parser.add_argument("--starts", default="pretrained,scratch")
     parser.add_argument("--rates", default="4e-4,1e-3,2e-3")
@@ -135,20 +134,6 @@ def crops(images, rng, least):
     pixels = normalize(images)
     grid = functional.affine_grid(torch.from_numpy(theta).float(), list(pixels.shape), align_corners=False)
     return functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-
-
-def mix_pairs(pixels, targets, rng, share):
-    """Neighbours in a batch mixed by the rule of `pf_keras.data.mix`: float (B, 3, S, S) and (B, C), B even."""
-    count, size = len(pixels), pixels.shape[-1]
-    how, kept, y, x = (torch.from_numpy(part).float() for part in rng.random((4, count)))
-    places, half = (torch.arange(size) + 0.5) / size, (1 - kept).sqrt() / 2
-    rows, columns = ((places - middle[:, None]).abs() < half[:, None] for middle in (y, x))
-    box = (rows[:, :, None] & columns[:, None, :]).float()
-    blended, cut = (how < share / 2)[:, None, None], (how < share)[:, None, None]
-    weight = torch.where(blended, (1 - kept)[:, None, None], torch.where(cut, box, 0.0))  # of the neighbour's pixels
-    neighbour = torch.arange(count) ^ 1
-    taken = weight.mean((1, 2))[:, None]
-    return torch.lerp(pixels, pixels[neighbour], weight[:, None]), torch.lerp(targets, targets[neighbour], taken)
 
 
 def batches(count, batch, seed):
@@ -242,11 +227,8 @@ def finetune(vit, decay, weights, examples, scored, rate, seed, epochs, options)
     model.train()
     for step, indices in zip(range(steps), batches(len(images), options.batch, seed), strict=False):
         set_rate(optimizer, rate, step, steps)
-        pixels = crops(images[indices], rng, options.crop)
-        targets = functional.one_hot(torch.from_numpy(classes[indices]), 10).float()
-        if options.mix:
-            pixels, targets = mix_pairs(pixels, targets, rng, options.mix)
-        loss = functional.cross_entropy(model.head(model.forward_features(pixels)), targets, label_smoothing=0.1)
+        logits = model.head(model.forward_features(crops(images[indices], rng, options.crop)))
+        loss = functional.cross_entropy(logits, torch.from_numpy(classes[indices]), label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
