@@ -31,6 +31,7 @@ MEAN, SD = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.2
 SIZE = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "num_heads": 4}
 WARM_UP = 1 / 12  # of the steps, as ours
 PRETRAIN_CROP = 0.4
+SETTINGS = ("minutes", "images_per_second", "depth", "pretrain_rate", "batch", "crop", "compare")  # of all that RUNS keeps
 
 
 def main():
@@ -54,6 +55,9 @@ def main():
     parser.add_argument("--seeds", default="0,1,2")
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
+    settings = {name: getattr(options, name) for name in SETTINGS}
+    if (before := kept(options.runs / "settings.json", lambda: settings)) != settings:
+        parser.error(f"expected the settings of --runs, {before}; received {settings}; use another --runs")
     mae, vit, decay = open_clone(options.clone, "models_mae", "models_vit", "util.lr_decay")
 
     names, images, classes = read(options.images / "train")
@@ -73,7 +77,7 @@ def main():
         others = np.random.default_rng(0).permutation(np.flatnonzero(~listed))[: options.compare]
         labelled, compare = ((images[i], classes[i]) for i in (listed, others))
         for start in options.starts.split(","):
-            row = f"{listed.sum()}-{start}"
+            row = f"{listed.sum()}-{start}-{epochs}-epochs"
 
             def tune(examples, scored, rate, seed, start=start, epochs=float(epochs)):
                 return finetune(vit, decay, weights["model"] if start == "pretrained" else None, examples, scored,
