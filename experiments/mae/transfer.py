@@ -89,7 +89,7 @@ def main():
             grid = {rate: part(f"grid-{rate:g}", partial(tune, labelled, compare, rate, 0))
                     for rate in map(float, options.rates.split(","))}  # fmt: skip
             rate = max(grid, key=grid.get)
-            scores = [part(f"final-{seed}", partial(tune, labelled, test, rate, seed)) for seed in seeds]
+            scores = [part(f"final-{rate:g}-{seed}", partial(tune, labelled, test, rate, seed)) for seed in seeds]
             mean, sd = statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else 0.0
             print(f"{listed.sum()} labels, {start}, rate {rate:g}: {mean:.1%} ± {sd:.1%} of {len(test_classes)}", flush=True)
 
