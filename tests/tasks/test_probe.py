@@ -1,0 +1,38 @@
+"""The probes of frozen features against NumPy."""
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from pf_keras.tasks.probe import NEIGHBOURS, fit_probes
+
+
+def examples(count, rng):
+    """Vectors (count, 8) of three classes, of very different lengths and scales, and their classes."""
+    labels = rng.integers(0, 3, count)
+    vectors = np.eye(8)[labels] + 0.6 * rng.standard_normal((count, 8))
+    return vectors * np.exp(2 * rng.standard_normal((count, 1))), labels
+
+
+def test_neighbours_are_those_of_the_smallest_angle():
+    rng = np.random.default_rng(0)
+    (train, labels), (validation, truth) = examples(200, rng), examples(100, rng)
+    unit, asked = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, validation))
+    nearest = np.argsort(-asked @ unit.T, axis=1)[:, :NEIGHBOURS]
+    voted = np.array([np.bincount(classes).argmax() for classes in labels[nearest]])
+    assert fit_probes(train, labels, validation, truth)[1] == (voted == truth).mean()
+
+
+def test_few_labels_are_all_neighbours():
+    rng = np.random.default_rng(1)
+    train, (validation, truth) = np.eye(8)[:3], examples(50, rng)
+    assert fit_probes(train, np.array([0, 1, 1]), validation, truth)[1] == (truth == 1).mean()
+
+
+def test_the_linear_model_is_of_standardised_features():
+    rng = np.random.default_rng(2)
+    (train, labels), (validation, truth) = examples(200, rng), examples(100, rng)
+    scale = 10.0 ** np.arange(-4, 4)
+    train, validation = train * scale + 5, validation * scale + 5
+    mean, sd = train.mean(0), train.std(0)
+    model = LogisticRegression(max_iter=1000).fit((train - mean) / sd, labels)
+    assert fit_probes(train, labels, validation, truth)[0] == model.score((validation - mean) / sd, truth)
