@@ -74,6 +74,18 @@ def test_points_are_compared_on_held_out_training_images_alone(swept):
         assert json.loads(run.read_text())["images"] < 72  # of the 5% labelled; the validation split has 360
 
 
+def test_the_winner_is_the_best_of_the_grid_and_trains_with_all_labels(tmp_path):
+    for batch, top1 in ((16, 0.2), (32, 0.5), (64, 0.3)):  # points that are done are not done again
+        run = tmp_path / "grid" / f"scratch-b{batch}-lr0.001" / "seed-0"
+        run.mkdir(parents=True)
+        (run / "result.json").write_text(json.dumps({"top1": top1}))
+    done = command(*flags(tmp_path, "scratch", "(16,32,64)", "0"), "--config.finetune.epochs=4")
+    assert done.code == 0, done.err
+    assert done.result["scratch_batch"] == 32
+    final = json.loads((tmp_path / "final" / "scratch" / "seed-0" / "result.json").read_text())
+    assert final["steps"] == round(4 * done.result["labels"] / 32)  # the held-out ones are among them
+
+
 def test_held_out_and_training_images_are_disjoint_and_stratified():
     import numpy as np
 
@@ -85,6 +97,7 @@ def test_held_out_and_training_images_are_disjoint_and_stratified():
     train, held = hold_out(labelled, 0.2)
     assert not set(train.names) & set(held.names) and train.size + held.size == labelled.size
     assert np.bincount(held.labels, minlength=10).min() >= 1
+    assert np.bincount(hold_out(labelled, 0.001)[1].labels).tolist() == [1] * 10  # however small the share
 
 
 def process(flags, tuner=None, port=None):
