@@ -7,7 +7,7 @@ from pf_keras.tasks.probe import NEIGHBOURS, fit_probes
 
 
 def examples(count, rng):
-    """Vectors (count, 8) of three classes, of very different lengths and scales, and their classes."""
+    """Vectors (count, 8) of three classes, of very different lengths, and their classes."""
     labels = rng.integers(0, 3, count)
     vectors = np.eye(8)[labels] + 0.6 * rng.standard_normal((count, 8))
     return vectors * np.exp(2 * rng.standard_normal((count, 1))), labels
