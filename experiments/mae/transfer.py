@@ -5,11 +5,11 @@
 
 CIFAR has `train/<class>/` and `test/<class>/`; the labels are those that our sweeps used. It is pre-trained for so many
 minutes as ours, on all cores; with --images_per_second for the steps that it makes in them when nothing else runs. Then
-for each list and start (pre-trained, scratch) a grid of learning rates is compared on 5,000 training images outside the
-list, and the winner runs with every seed on the test images. Crops, mirroring, batch, epochs, warm-up and label smoothing
-are ours; masking, normalised pixels, weight decay, layer-wise rates and stochastic depth are MAE's. The mean of its patches'
-vectors, for every image, goes to RUNS/features.npz, for `experiments.features`. Started again with the same RUNS it goes on
-with what is left.
+for each list and start (pre-trained, scratch) a grid of learning rates and layer decays is compared on 5,000 training images
+outside the list, and the winner runs with every seed on the test images. Crops, mirroring, batch, epochs, warm-up and label
+smoothing are ours; masking, normalised pixels, weight decay, layer-wise rates and stochastic depth are MAE's. The mean of
+its patches' vectors, for every image, goes to RUNS/features.npz, for `experiments.features`. Started again with the same RUNS
+it goes on with what is left.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import math
 import statistics
 import time
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,8 @@ def main():
     parser.add_argument("--crop", type=float, default=0.75, help="the least share of an image in fine-tuning's crops")
     parser.add_argument("--compare", type=int, default=5000, help="training images outside the list, to choose a rate on")
     parser.add_argument("--starts", default="pretrained,scratch")
-    parser.add_argument("--rates", default="4e-4,1e-3,2e-3")
+    parser.add_argument("--rates", type=numbers, default=[4e-4, 1e-3, 2e-3])
+    parser.add_argument("--layer_decays", type=numbers, default=[0.75], help="1 alone is tried from scratch")
     parser.add_argument("--seeds", default="0,1,2")
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
@@ -79,19 +81,26 @@ def main():
         for start in options.starts.split(","):
             row = f"{listed.sum()}-{start}-{epochs}-epochs"
 
-            def tune(examples, scored, rate, seed, start=start, epochs=float(epochs)):
+            def tune(examples, scored, point, seed, start=start, epochs=float(epochs)):
                 return finetune(vit, decay, weights["model"] if start == "pretrained" else None, examples, scored,
-                                rate, seed, epochs, options)  # fmt: skip
+                                *point, seed, epochs, options)  # fmt: skip
 
             def part(name, work, row=row):
                 return kept(options.runs / f"{row}-{name}.json", work)
 
-            grid = {rate: part(f"grid-{rate:g}", partial(tune, labelled, compare, rate, 0))
-                    for rate in map(float, options.rates.split(","))}  # fmt: skip
-            rate = max(grid, key=grid.get)
-            scores = [part(f"final-{rate:g}-{seed}", partial(tune, labelled, test, rate, seed)) for seed in seeds]
+            layer_decays = options.layer_decays if start == "pretrained" else [1.0]
+            grid = {point: part("grid-{:g}-{:g}".format(*point), partial(tune, labelled, compare, point, 0))
+                    for point in product(options.rates, layer_decays)}  # fmt: skip
+            rate, layer_decay = point = max(grid, key=grid.get)
+            scores = [part(f"final-{rate:g}-{layer_decay:g}-{seed}", partial(tune, labelled, test, point, seed))
+                      for seed in seeds]  # fmt: skip
             mean, sd = statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else 0.0
-            print(f"{listed.sum()} labels, {start}, rate {rate:g}: {mean:.1%} ± {sd:.1%} of {len(test_classes)}", flush=True)
+            print(f"{listed.sum()} labels, {start}, rate {rate:g}, layer_decay {layer_decay:g}: {mean:.1%} ± {sd:.1%}"
+                  f" of {len(test_classes)}", flush=True)  # fmt: skip
+
+
+def numbers(text):
+    return [float(number) for number in text.split(",")]
 
 
 def kept(file, work):
@@ -220,12 +229,12 @@ def frozen_features(model, images):
         return np.concatenate([model.forward_features(normalize(part)).numpy() for part in parts])
 
 
-def finetune(vit, decay, weights, examples, scored, rate, seed, epochs, options):
+def finetune(vit, decay, weights, examples, scored, rate, layer_decay, seed, epochs, options):
     """Top-1 on `scored` after fine-tuning on `examples`, both `(images, classes)`."""
     torch.manual_seed(seed)
     images, classes = examples
     model = build_vit(vit, weights, options)
-    groups = decay.param_groups_lrd(model, 0.05, ["pos_embed", "cls_token"], 0.75 if weights is not None else 1.0)
+    groups = decay.param_groups_lrd(model, 0.05, ["pos_embed", "cls_token"], layer_decay)
     optimizer = torch.optim.AdamW(groups, lr=rate)
     steps, rng = max(1, round(epochs * len(images) / options.batch)), np.random.default_rng(seed)
     model.train()
@@ -242,8 +251,8 @@ def finetune(vit, decay, weights, examples, scored, rate, seed, epochs, options)
         found = [model.head(model.forward_features(normalize(part))).argmax(1).numpy()
                  for part in np.array_split(scored[0], max(1, len(scored[0]) // 500))]  # fmt: skip
     top1 = float((np.concatenate(found) == scored[1]).mean())
-    print(f"{len(images)} labels, {'scratch' if weights is None else 'pretrained'}, rate {rate:g}, seed {seed}: {top1:.1%}",
-          flush=True)  # fmt: skip
+    print(f"{len(images)} labels, {'scratch' if weights is None else 'pretrained'}, rate {rate:g}, layer_decay {layer_decay:g},"
+          f" seed {seed}: {top1:.1%}", flush=True)  # fmt: skip
     return top1
 
 
