@@ -152,7 +152,7 @@ def parse(serialized):
 
     source = b"bytes://" + descriptor_pb2.FileDescriptorSet(file=[_descriptors()]).SerializeToString()
 
-    # By protobuf's own reader, a message at a time: tf.io.parse_single_example is as fast, but reads beyond the end of
+    # By protobuf's own reader, a message at a time: tf.io.parse_single_example is faster, but reads beyond the end of
     # some damaged records and takes the process along.
     def fields(message, data, **types):
         """How often each field occurs, and its values, in the serialized messages `data`."""
