@@ -3,6 +3,8 @@
     python main.py --mode=MODE --workdir=DIR [--config=experiments/NAME.py] [--config.SECTION.FIELD=VALUE ...]
                    [--data=SOURCE] [--tpu=NAME]
 
+A mode that reads an earlier run takes that run's config, but for what the command line changes.
+
 The modes:
     pretrain     learn from unlabelled images by decoding masked patches
     reconstruct  draw what a pre-trained workdir decodes
@@ -22,7 +24,7 @@ from absl import flags
 
 # Nothing else is imported before the flags are read: --help answers at once.
 MODES = [line.split()[0] for line in __doc__.split("The modes:\n")[1].splitlines() if line.strip()]
-NEW_RUNS = ("pretrain", "finetune", "sweep", "plan")  # these begin with a config; the others read an earlier run's
+NEW_RUNS = ("pretrain", "finetune", "sweep", "plan")  # the others read an earlier run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("mode", None, f"What to do: {', '.join(MODES)}.")
@@ -47,15 +49,24 @@ flags.DEFINE_string("topology", "v3-32", "plan: the TPU slice, such as v3-32, v4
 flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's checkpoints. Default: the newest.")
 
 SHORTHANDS = {"data": "data.source", "seed": "run.seed", "checkpoint_every": "run.checkpoint_every"}
+READ_BY = {  # the modes that read a flag; all read those that are not here
+    **dict.fromkeys(("config", *SHORTHANDS), [mode for mode in MODES if mode != "export"]),  # a run is exported as it is
+    "tpu": [mode for mode in MODES if mode not in ("export", "plan")],
+    "init": ["finetune", "sweep"],
+    "label_fraction": ["finetune", "evaluate", "sweep"],
+    "label_list": ["finetune", "sweep"],
+    "seeds": ["sweep"],
+    "topology": ["plan"],
+    "checkpoint": ["reconstruct"],
+}
 
 
 def main(argv):
     try:
         overrides = read_flags(argv)
+        check_mode(overrides)
     except flags.Error as error:
         return fail(error)
-    if FLAGS.mode not in MODES:
-        return fail(f"expected --mode to be one of {', '.join(MODES)}, received {FLAGS.mode}: see --help")
     load_quietly()
 
     from pf_keras.errors import Stopped, UserError
@@ -117,29 +128,34 @@ def read_flags(argv):
     return overrides
 
 
+def check_mode(overrides):
+    """Raises flags.Error for an unknown mode, and for a flag that the mode does not read."""
+    if FLAGS.mode not in MODES:
+        raise flags.Error(f"expected --mode to be one of {', '.join(MODES)}, received {FLAGS.mode}: see --help")
+    given = [(name, f"--{name}") for name in READ_BY if FLAGS[name].present]
+    for name, shown in [*given, *(("config", f"--config.{field}") for field in overrides)]:
+        if FLAGS.mode not in READ_BY[name]:
+            readers = ", ".join(READ_BY[name])
+            raise flags.Error(f"expected {shown} with --mode={readers} alone, received it with {FLAGS.mode}: leave it out")
+
+
 def read_request(overrides):
     """The task's `Request`. Raises UserError for a config that is none or a workdir that is missing."""
     from pf_keras.errors import UserError
     from pf_keras.tasks import Request
 
-    if FLAGS.mode in NEW_RUNS:
-        return Request(
-            workdir=FLAGS.workdir or f"runs/{FLAGS.mode}",
-            config=read_config().override(overrides),
-            init=FLAGS.init,
-            label_fractions=numbers("label_fraction", float),
-            label_list=FLAGS.label_list,
-            seeds=numbers("seeds", int),
-            tpu=FLAGS.tpu,
-            topology=FLAGS.topology,
-        )
-    if not FLAGS.workdir:
+    if not FLAGS.workdir and FLAGS.mode not in NEW_RUNS:
         raise UserError(f"expected --workdir to name an earlier run for --mode={FLAGS.mode}, received none: add it")
     return Request(
-        workdir=FLAGS.workdir,
-        data=FLAGS.data or "",
+        workdir=FLAGS.workdir or f"runs/{FLAGS.mode}",
+        config=read_config().override(overrides),
         checkpoint=FLAGS.checkpoint,
+        init=FLAGS.init,
         label_fractions=numbers("label_fraction", float),
+        label_list=FLAGS.label_list,
+        seeds=numbers("seeds", int),
+        tpu=FLAGS.tpu,
+        topology=FLAGS.topology,
     )
 
 
@@ -161,7 +177,7 @@ def read_config():
 
     if FLAGS.config is None and FLAGS.workdir:
         begun = Workdir(FLAGS.workdir)
-        if begun.config_file.exists() and begun.mode() == FLAGS.mode:
+        if begun.config_file.exists() and (begun.mode() == FLAGS.mode or FLAGS.mode not in NEW_RUNS):
             return begun.config()
     if FLAGS.config is None and FLAGS.init not in ("", "scratch"):
         return Workdir.of_run(FLAGS.init, "pretrain").config()

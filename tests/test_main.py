@@ -44,6 +44,41 @@ def test_an_unknown_flag_is_named():
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no_such_flag" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--mode=pretrain", "--label_fraction=0.1"), ("--label_fraction", "finetune, evaluate, sweep alone", "pretrain")),
+        (("--mode=evaluate", "--checkpoint=20"), ("--checkpoint", "reconstruct alone", "evaluate")),
+        (("--mode=export", "--data=digits"), ("--data", "export")),
+        (("--mode=export", "--config.model.depth=3"), ("--config.model.depth", "export")),
+        (("--mode=plan", "--tpu=local"), ("--tpu", "plan")),
+    ],
+)
+def test_a_flag_that_the_mode_does_not_read_is_refused(flags, words):
+    from commands import command
+
+    done = command(*flags, "--workdir=any")
+    assert done.code == 2 and done.err.count("\n") == 1 and done.err.startswith("error: expected "), done.err
+    for word in words:
+        assert word in done.err
+
+
+def test_an_earlier_run_is_read_with_what_is_to_be_different(pretrained, finetuned):
+    from commands import command
+
+    run = f"--workdir={pretrained.workdir}"
+    whole, middle = (
+        command("--mode=evaluate", run, "--label_fraction=0.05", f"--config.data.eval_crop={share}") for share in (1, 0.25)
+    )
+    assert whole.result["pixels_linear_0.05"] > middle.result["pixels_linear_0.05"] + 0.2  # the middle of a digit says less
+    before = (pretrained.workdir / "figures" / "reconstruction.png").read_bytes()
+    assert command("--mode=reconstruct", run, "--config.mask.ratio=0.8").code == 0
+    assert (pretrained.workdir / "figures" / "reconstruction.png").read_bytes() != before
+    for field, word in (("width", "to fit the model"), ("wdth", "unknown model.wdth")):
+        refused = command("--mode=evaluate", f"--workdir={finetuned.workdir}", f"--config.model.{field}=32")
+        assert refused.code == 2 and word in refused.err and "Traceback" not in refused.err, refused.err
+
+
 def test_native_libraries_add_nothing_to_the_one_line(tmp_path):
     """In a process of its own, since notes of native libraries bypass Python."""
     check_one_line(shell("--mode=pretrain", f"--workdir={tmp_path}", "--config.model.wdth=3"), "model.wdth", "width")

@@ -44,10 +44,10 @@ def leave_out_bad(source, config, workdir):
     """The source without the images that cannot be read, and these as a list of dicts, for `workdir.bad_file`.
 
     config: the `DataConfig`. With a `max_bad_fraction` above 0 every image is read once before the run begins; a run
-    that goes on takes the list of its workdir, and so has its examples in the same order. Raises UserError where more
-    images are bad than that.
+    that goes on takes the list of its workdir, and so has its examples in the same order, as has what reads its data
+    later. Raises UserError where more images are bad than that.
     """
-    if workdir.bad_file.exists():
+    if workdir.bad_file.exists() and workdir.config().data.source == config.source:
         bad = [json.loads(line) for line in workdir.bad_file.read_text().splitlines()]
     elif config.max_bad_fraction:
         bad = [

@@ -6,11 +6,11 @@ from pf_keras.errors import UserError
 from tfrecords.selection import match_list, read_list, stratified_subset
 
 
-def labelled_subset(split, fraction, list_file="", seed=0):
+def labelled_subset(split, fraction, list_file=""):
     """The part of a training split whose labels are used.
 
-    fraction: share of each class, stratified, nested (1% in 10% in 20%) and the same on every machine; or list_file:
-    the names of the files, as published lists give them.
+    fraction: share of each class, stratified, nested (1% in 10% in 20%) and the same on every machine and for every seed
+    of a run; or list_file: the names of the files, as published lists give them.
     Raises UserError for unlabelled images, a fraction that leaves a class empty, and names that are not in the data.
     """
     require_labels(split)
@@ -18,7 +18,7 @@ def labelled_subset(split, fraction, list_file="", seed=0):
         return split.subset(sorted(match_list(read_list(list_file), split.names)))
     if fraction == 1:
         return split
-    return split.subset(stratified_subset(split.names, split.labels, fraction, seed))
+    return split.subset(stratified_subset(split.names, split.labels, fraction, seed=0))
 
 
 def hold_out(split, share, seed=0):

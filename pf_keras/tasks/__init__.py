@@ -10,14 +10,13 @@ from pf_keras.errors import UserError
 class Request:
     """What the command line asks of a task.
 
-    config: of a task that begins a run; `data` alone is for tasks that read an earlier run's workdir.
-    init: a pre-training workdir or `scratch`. label_fractions, label_list: which training images keep their labels
-    (several fractions for the probes of `evaluate`). seeds: those of a sweep.
+    config: the run's; a task that reads an earlier run is given that run's, with what is to be different.
+    checkpoint: a step, or nothing for the newest. init: a pre-training workdir or `scratch`. label_fractions, label_list:
+    which training images keep their labels (several fractions for the probes of `evaluate`). seeds: those of a sweep.
     """
 
     workdir: str
-    config: Config | None = None
-    data: str = ""
+    config: Config
     checkpoint: str = ""
     init: str = ""
     label_fractions: tuple[float, ...] = (1.0,)

@@ -14,43 +14,43 @@ from pf_keras.training.workdir import Workdir
 
 
 def run(request):
-    """Evaluate the newest checkpoint of `request.workdir` on its own or the requested data.
+    """Evaluate the newest checkpoint of `request.workdir` on the data of `request.config`.
 
     Writes `evaluate/result.json` and what belongs to it into the workdir; returns the result.
     """
+    from pf_keras.data.bad import leave_out_bad, naming_bad_images
+    from pf_keras.data.sources import open_source
+
     workdir = Workdir.of_run(request.workdir, "finetune", "pretrain")
-    config = workdir.config()
-    if request.data:
-        config = config.override({"data.source": request.data})
+    config = request.config
     folder = workdir.path / "evaluate"
     folder.mkdir(parents=True, exist_ok=True)
-    if workdir.mode() == "pretrain":
-        result = probe(workdir, config, request.label_fractions, folder)
-    else:
-        result = score_classifier(workdir, config, folder)
+    devices = open_devices(config.run.precision, request.tpu)
+    source, bad = leave_out_bad(open_source(config.data), config.data, workdir)
+    with naming_bad_images(source):
+        if workdir.mode() == "pretrain":
+            result = probe(workdir, config, devices, source, request.label_fractions, folder)
+        else:
+            result = score_classifier(workdir, config, devices, source, folder)
+    result |= {"bad_images": len(bad), "data": config.data.source}
     workdir.write_json(folder / "result.json", result)
     return result
 
 
-def score_classifier(workdir, config, folder):
+def score_classifier(workdir, config, devices, source, folder):
     """Top-1 and top-5 on the validation images, accuracy a class as csv, and a confusion picture."""
-    from pf_keras.data.bad import naming_bad_images
     from pf_keras.data.labels import require_labels
     from pf_keras.data.pipeline import evaluation_batches
-    from pf_keras.data.sources import open_source
 
-    devices = open_devices(config.run.precision)
     devices.check_batch(config.run.eval_batch)
-    source = open_source(config.data)
     validation = source.validation
     require_labels(validation)
     with devices.scope():
-        model, classes = load_classifier(workdir)
+        model, classes = load_classifier(workdir, config)
         model.compile(jit_compile=devices.jit_compile)
     labels = labels_of_head(validation.labels, source.classes, classes)
-    with naming_bad_images(source):
-        batches = devices.spread(partial(evaluation_batches, validation, config, config.run.eval_batch))
-        logits = predict_logits(model, batches, validation.size)
+    batches = devices.spread(partial(evaluation_batches, validation, config, config.run.eval_batch))
+    logits = predict_logits(model, batches, validation.size)
 
     from sklearn.metrics import confusion_matrix
 
@@ -67,7 +67,6 @@ def score_classifier(workdir, config, folder):
         "top5": top_k(logits, labels, 5),
         "images": validation.size,
         "classes": len(classes),
-        "data": config.data.source,
     }
 
 

@@ -40,7 +40,7 @@ def run(request):
         "classes": list(classes),
     }
     workdir.start("finetune", config, definition)
-    workdir.write_bad(bad)
+    workdir.write_bad(bad, config.data)
     workdir.write_labels(labelled)
 
     scores = fit_and_score(config, devices, workdir, labelled, source.validation, classes, request.init, source)
@@ -117,12 +117,15 @@ def fit_and_score(config, devices, workdir, labelled, validation, classes, init,
     }
 
 
-def load_classifier(workdir):
-    """The classifier of a fine-tuned workdir with its newest checkpoint, uncompiled: `(model, class names)`."""
+def load_classifier(workdir, config=None):
+    """The classifier of a fine-tuned workdir with its newest checkpoint, uncompiled: `(model, class names)`.
+
+    config: in place of the workdir's. Raises UserError where the checkpoint does not fit it.
+    """
     from pf_keras.training.checkpoint import require_checkpoint
 
     classes = tuple(workdir.read_json(workdir.config_file)["classes"])
-    model = build_classifier(workdir.config(), len(classes))
+    model = build_classifier(config or workdir.config(), len(classes))
     require_checkpoint(workdir.checkpoints).load_into(model)
     return model, classes
 

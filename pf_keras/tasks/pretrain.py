@@ -33,7 +33,7 @@ def run(request):
     source = open_source(config.data)
     source, bad = leave_out_bad(source, config.data, workdir)
     workdir.start("pretrain", config)
-    workdir.write_bad(bad)
+    workdir.write_bad(bad, config.data)
     if source.held_out:
         print(f"validation: {source.held_out}, {source.validation.size} images", file=sys.stderr)
 

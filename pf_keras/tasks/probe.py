@@ -12,47 +12,38 @@ import numpy as np
 
 from pf_keras.models import Embedder, build_backbone
 from pf_keras.training.checkpoint import require_checkpoint
-from pf_keras.training.strategy import open_devices
 from pf_keras.training.transfer import load_backbone
 
 NEIGHBOURS = 20
 PIXELS = 32  # raw pixels are compared at this size, so that the linear probe stays tractable
 
 
-def probe(workdir, config, fractions, folder):
+def probe(workdir, config, devices, source, fractions, folder):
     """Score the frozen features of a pre-training workdir for each fraction of the labels.
 
     Writes `probes.csv` into `folder`; returns a flat dict of `{features}_{probe}_{fraction}` top-1
     accuracies, with the `steps` of pre-training that they are of.
     """
-    from pf_keras.data.bad import naming_bad_images
     from pf_keras.data.labels import labelled_subset, require_labels
-    from pf_keras.data.sources import open_source
 
-    devices = open_devices(config.run.precision)
-    source = open_source(config.data)
     require_labels(source.validation)
-    subsets = {fraction: labelled_subset(source.train, fraction, seed=config.run.seed) for fraction in fractions}
+    subsets = {fraction: labelled_subset(source.train, fraction) for fraction in fractions}
     extractors = {
         "pretrained": embedder(config, devices, str(workdir.path)),
         "untrained": embedder(config, devices),
         "pixels": None,
     }
-    steps = require_checkpoint(workdir.checkpoints).step
-    result = {"steps": steps, "images": source.validation.size, "data": config.data.source}
+    result = {"steps": require_checkpoint(workdir.checkpoints).step, "images": source.validation.size}
     rows = io.StringIO()
     table = csv.writer(rows, lineterminator="\n")
     table.writerow(["features", "label_fraction", "labels", "linear", "knn"])
-    with naming_bad_images(source):
-        for kind, model in extractors.items():
-            validation = features(model, source.validation, config)
-            for fraction, subset in subsets.items():
-                linear, knn = fit_probes(
-                    features(model, subset, config), subset.labels, validation, source.validation.labels
-                )
-                print(f"{kind}, {subset.size} labels: linear {linear:.4f}, kNN {knn:.4f}", file=sys.stderr)
-                table.writerow([kind, fraction, subset.size, f"{linear:.4f}", f"{knn:.4f}"])
-                result |= {f"{kind}_linear_{fraction:g}": linear, f"{kind}_knn_{fraction:g}": knn}
+    for kind, model in extractors.items():
+        validation = features(model, source.validation, config)
+        for fraction, subset in subsets.items():
+            linear, knn = fit_probes(features(model, subset, config), subset.labels, validation, source.validation.labels)
+            print(f"{kind}, {subset.size} labels: linear {linear:.4f}, kNN {knn:.4f}", file=sys.stderr)
+            table.writerow([kind, fraction, subset.size, f"{linear:.4f}", f"{knn:.4f}"])
+            result |= {f"{kind}_linear_{fraction:g}": linear, f"{kind}_knn_{fraction:g}": knn}
     workdir.write_text(folder / "probes.csv", rows.getvalue())
     return result
 

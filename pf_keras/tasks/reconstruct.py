@@ -13,22 +13,20 @@ EXAMPLES = 6
 
 
 def run(request):
-    """Draw `figures/reconstruction.png` of the workdir's newest checkpoint, on its own or the requested data."""
-    from pf_keras.data.bad import naming_bad_images
+    """Draw `figures/reconstruction.png` of a checkpoint of `request.workdir`, on the data of `request.config`."""
+    from pf_keras.data.bad import leave_out_bad, naming_bad_images
     from pf_keras.data.pipeline import evaluation_batches, pretrain_noise
     from pf_keras.data.sources import open_source
     from pf_keras.training.strategy import open_devices
 
     workdir = Workdir.of_run(request.workdir, "pretrain")
-    config = workdir.config()
-    if request.data:
-        config = config.override({"data.source": request.data})
-    devices = open_devices(config.run.precision)
+    config = request.config
+    devices = open_devices(config.run.precision, request.tpu)
     with devices.scope():
         model = build_pretrainer(config)
     checkpoint = require_checkpoint(workdir.checkpoints, request.checkpoint)
     checkpoint.load_into(model)
-    source = open_source(config.data)
+    source, _ = leave_out_bad(open_source(config.data), config.data, workdir)
     with naming_bad_images(source):
         shown = source.validation.sample(EXAMPLES)
         batch = next(iter(evaluation_batches(shown, config, EXAMPLES, pretrain_noise(config))))

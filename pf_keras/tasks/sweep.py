@@ -44,6 +44,7 @@ def run(request):
 
     sweep = Sweep(request, workdir)
     if chief:
+        workdir.write_bad(sweep.bad, request.config.data)
         workdir.write_labels(sweep.labelled)
     sweep.search(chief)
     if not chief:
@@ -52,7 +53,12 @@ def run(request):
     write_tables(workdir, rows)
     grid = {start: sweep.points(start) for start in sweep.starts}
     draw_grid(grid, request.config.sweep.batches, request.config.sweep.learning_rates, workdir.figures / "grid.png")
-    result = {"points": sum(map(len, grid.values())), "seeds": len(request.seeds), "labels": rows[0]["labels"]}
+    result = {
+        "points": sum(map(len, grid.values())),
+        "seeds": len(request.seeds),
+        "labels": rows[0]["labels"],
+        "bad_images": len(sweep.bad),
+    }
     for row in rows:
         result |= {f"{row['start']}_{name}": row[name] for name in ("batch", "learning_rate", "top1_mean", "top1_sd")}
     workdir.write_result(result)
@@ -63,6 +69,7 @@ class Sweep:
     """The runs of a sweep and where they lie: `grid/START-bBATCH-lrRATE/seed-S` and `final/START/seed-S`."""
 
     def __init__(self, request, workdir):
+        from pf_keras.data.bad import leave_out_bad, naming_bad_images
         from pf_keras.data.labels import class_names, hold_out, labelled_subset, require_labels
         from pf_keras.data.sources import open_source
 
@@ -71,15 +78,13 @@ class Sweep:
         self.starts = {"scratch": "scratch"}
         if request.init != "scratch":
             self.starts = {"pretrained": request.init, **self.starts}
-        self.source = open_source(self.config.data)
-        require_labels(self.source.validation)
-        self.classes = class_names(self.source)
-        # One seed chooses the labels for all points and seeds: these differ in training alone.
-        labelled = labelled_subset(
-            self.source.train, request.label_fraction, request.label_list, self.config.run.seed
-        )
-        self.train, self.held_out = hold_out(labelled, self.config.sweep.holdout, self.config.run.seed)
-        self.labelled = labelled
+        self.source, self.bad = leave_out_bad(open_source(self.config.data), self.config.data, workdir)
+        with naming_bad_images(self.source):
+            require_labels(self.source.validation)
+            self.classes = class_names(self.source)
+            # The same labels for all points and seeds: these differ in training alone.
+            self.labelled = labelled_subset(self.source.train, request.label_fraction, request.label_list)
+        self.train, self.held_out = hold_out(self.labelled, self.config.sweep.holdout, self.config.run.seed)
         self.runs = 0
 
     def search(self, chief):

@@ -123,9 +123,12 @@ class Workdir:
             kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
             self.write_text(self.metrics_file, "".join(kept))
 
-    def write_bad(self, images):
-        """Keep which images a run leaves out, so that it has the same examples when it goes on."""
-        if images:
+    def write_bad(self, images, config):
+        """Keep which images a run leaves out, so that it has the same examples when it goes on and need not look again.
+
+        config: its `DataConfig`. Nothing is kept of a run that leaves none out, and so looked for none.
+        """
+        if config.max_bad_fraction:
             self.write_text(self.bad_file, "".join(json.dumps(image) + "\n" for image in images))
 
     def write_labels(self, split):

@@ -70,12 +70,30 @@ def test_bad_images_are_left_out_by_name_and_remembered(folder, tmp_path):
     assert all(name.startswith(f"class{label}/good") for name, label in zip(source.train.names, source.train.labels))  # noqa: B905
     assert sum(len(batch) for batch in read_all(source, config)) == 24
 
-    workdir.path.mkdir()
-    workdir.write_bad(bad)
+    workdir.start("pretrain", config)
+    workdir.write_bad(bad, config.data)
     os.remove(folder / "train" / "class1" / "page.jpg")
     again, remembered = leave_out_bad(open_source(config.data), config_of(folder, 0.2).data, workdir)
     assert remembered == bad and again.train.names == source.train.names
     assert json.loads(workdir.bad_file.read_text().splitlines()[0]).keys() == {"split", "name", "reason"}
+
+
+def test_a_run_that_found_none_need_not_look_again(folder, tmp_path, monkeypatch):
+    config, workdir = config_of(folder, 0.2), Workdir(tmp_path / "run")
+    workdir.start("pretrain", config)
+    assert leave_out_bad(open_source(config.data), config.data, workdir)[1] == []
+    workdir.write_bad([], config.data)
+    monkeypatch.setattr("pf_keras.data.bad.bad_images", lambda *_: pytest.fail("it looked again"))
+    assert leave_out_bad(open_source(config.data), config.data, workdir)[1] == []
+
+
+def test_a_run_that_leaves_none_out_keeps_no_list_and_may_forgive_some_later(folder, tmp_path):
+    config, workdir = config_of(folder), Workdir(tmp_path / "run")
+    workdir.start("pretrain", config)
+    workdir.write_bad(leave_out_bad(open_source(config.data), config.data, workdir)[1], config.data)
+    spoil(folder)
+    forgiving = config_of(folder, 0.2)
+    assert len(leave_out_bad(open_source(forgiving.data), forgiving.data, workdir)[1]) == len(KINDS)
 
 
 def test_too_many_bad_images_are_an_error_that_counts_them(folder, tmp_path):

@@ -14,7 +14,13 @@ from experiments.benchmark.report import Row, write
 from experiments.benchmark.turns import ratio, spread, take_turns
 
 
-def test_every_alternative_has_its_turn_in_changing_order():
+@pytest.fixture
+def no_collection(monkeypatch):
+    """Beside what other tests leave in memory it takes seconds a turn."""
+    monkeypatch.setattr("experiments.benchmark.turns.gc.collect", lambda: None)
+
+
+def test_every_alternative_has_its_turn_in_changing_order(no_collection):
     calls = []
     works = {name: lambda name=name: calls.append(name) or float(len(calls)) for name in ("a", "b", "c")}
     seconds = take_turns(works, rounds=4, warm_up=1)
@@ -24,7 +30,7 @@ def test_every_alternative_has_its_turn_in_changing_order():
     assert all(a != b for a, b in zip(rounds, rounds[1:], strict=False))
 
 
-def test_what_a_work_returns_counts_instead_of_its_time():
+def test_what_a_work_returns_counts_instead_of_its_time(no_collection):
     seconds = take_turns({"a": lambda: 0.25, "b": lambda: None}, rounds=3, warm_up=0)
     assert seconds["a"] == [0.25] * 3 and all(0 <= t < 0.2 for t in seconds["b"])
 

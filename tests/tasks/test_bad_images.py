@@ -1,0 +1,58 @@
+"""Every mode leaves out the images that a run left out, as a user types it."""
+
+import json
+
+import pytest
+from commands import TINY, command
+
+from tests.data import images_made as made
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two classes, of each ten images to train and four to validate; one more of either split cannot be read."""
+    folder = tmp_path_factory.mktemp("photos")
+    for split, count in (("train", 10), ("val", 4)):
+        for number in range(2 * count):
+            place = folder / split / f"class{number % 2}"
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{number}.jpg").write_bytes(made.encoded(made.pixels(seed=number), "JPEG"))
+    (folder / "train" / "class1" / "page.jpg").write_bytes(made.HTML)
+    (folder / "val" / "class0" / "cut.jpg").write_bytes(made.jpeg()[:-600])
+    return folder
+
+
+def run(*flags):
+    done = command(*flags)
+    assert done.code == 0, done.err
+    assert "looking for it" not in done.err
+    return done.result
+
+
+def test_what_a_run_left_out_no_later_mode_meets(photos, tmp_path):
+    workdir = {name: f"--workdir={tmp_path / name}" for name in ("pretrain", "sweep", "sweep/final/scratch/seed-0")}
+    data = (f"--data=folder:{photos}", "--config.data.max_bad_fraction=0.1", "--config.run.eval_batch=8")
+    few = ("--config.pretrain.steps=2", "--config.pretrain.batch=8", "--config.target.size=2", "--config.augment.jitter_size=0")
+    assert run("--mode=pretrain", workdir["pretrain"], *TINY, *data, *few)["bad_images"] == 2
+    names = [json.loads(line)["name"] for line in (tmp_path / "pretrain" / "bad.jsonl").read_text().splitlines()]
+    assert names == ["class1/page.jpg", "class0/cut.jpg"]
+    run("--mode=reconstruct", workdir["pretrain"])
+    probed = run("--mode=evaluate", workdir["pretrain"])
+    assert (probed["images"], probed["bad_images"]) == (8, 2)
+
+    grid = ("--config.finetune.epochs=1", "--config.sweep.batches=(4,)", "--config.sweep.learning_rates=(1e-3,)", "--seeds=0")
+    swept = run("--mode=sweep", "--init=scratch", workdir["sweep"], *TINY, *data, *few, *grid)
+    assert (swept["labels"], swept["bad_images"]) == (20, 2)
+    assert (tmp_path / "sweep" / "bad.jsonl").read_text() == (tmp_path / "pretrain" / "bad.jsonl").read_text()
+
+    scored = run("--mode=evaluate", workdir["sweep/final/scratch/seed-0"])
+    assert (scored["images"], scored["bad_images"], scored["top1"]) == (8, 2, swept["scratch_top1_mean"])
+
+    refused = command("--mode=evaluate", workdir["pretrain"], "--config.data.max_bad_fraction=0")
+    assert refused.code == 2 and "max_bad_fraction=0.0 of 30 images to be unreadable, received 2" in refused.err
+
+
+def test_other_data_are_looked_through_for_themselves(photos, finetuned):
+    data = (f"--data=folder:{photos}", "--config.data.eval_crop=1.0")
+    refused = command("--mode=evaluate", f"--workdir={finetuned.workdir}", *data, "--config.data.max_bad_fraction=0.01")
+    assert refused.code == 2 and "max_bad_fraction=0.01 of 30 images to be unreadable, received 2" in refused.err
