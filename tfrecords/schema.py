@@ -144,41 +144,29 @@ def parse(serialized):
 
     `encoded` (string) is the image file's bytes, `label` (int64) as stored, counting from 1, or `NO_LABEL` where there
     is none, `filename` (string) empty where there is none. Files of the public converters are read too: of all the
-    keys only `image/encoded` has to be there. Raises tf.errors.InvalidArgumentError where it is not, where one of the
-    three has a value of another type, and tf.errors.DataLossError for bytes that are no Example.
+    keys only `image/encoded` has to be there, with one value. Raises tf.errors.InvalidArgumentError where it is not, where
+    one of the three has a value of another type, and for bytes that are no Example.
     """
     import tensorflow as tf
-    from google.protobuf import descriptor_pb2
 
-    source = b"bytes://" + descriptor_pb2.FileDescriptorSet(file=[_descriptors()]).SerializeToString()
-
-    # By protobuf's own reader, a message at a time: tf.io.parse_single_example is faster, but reads beyond the end of
-    # some damaged records and takes the process along.
-    def fields(message, data, **types):
-        """How often each field occurs, and its values, in the serialized messages `data`."""
-        sizes, values = tf.io.decode_proto(
-            data, f"{PACKAGE}.{message}", list(types), list(types.values()), descriptor_source=source
-        )
-        return sizes, *values
-
-    _, features = fields("Example", serialized, features=tf.string)
-    _, entries = fields("Features", features[0], feature=tf.string)
-    _, keys, values = fields("Features.FeatureEntry", entries, key=tf.string, value=tf.string)
-    # Of entries with the same key the last one counts, as in any map; an empty feature stands for none.
-    matches = tf.cast(keys[:, 0] == [[ENCODED], [FILENAME], [LABEL]], tf.int32)  # (3, entries)
-    places = tf.reduce_max(matches * tf.range(1, tf.shape(keys)[0] + 1), axis=1)
-    wanted = tf.gather(tf.concat([[""], values[:, 0]], 0), places)
-    kinds = {"bytes_list": tf.string, "int64_list": tf.string, "float_list": tf.string}
-    sizes, texts, numbers, _ = fields("Feature", wanted, **kinds)
-    counts, texts = fields("BytesList", texts[:2, 0], value=tf.string)
-    labels, numbers = fields("Int64List", numbers[2, 0], value=tf.int64)
-
-    others = tf.reduce_sum(sizes * [[0, 1, 1], [0, 1, 1], [1, 0, 1]])
-    right = tf.logical_and(counts[0, 0] > 0, others == 0)
-    check = tf.debugging.Assert(right, [f"expected a record with {ENCODED} as bytes, received the keys", keys[:, 0]])
-    with tf.control_dependencies([check]):
-        return {
-            "encoded": texts[0, 0],
-            "label": tf.where(labels[0] > 0, numbers[0], NO_LABEL),
-            "filename": texts[1, 0],  # what fills the place of none is empty
-        }
+    # By protobuf's own reader, which this older operation has: tf.io.parse_single_example and
+    # tf.io.parse_single_sequence_example have one that reads beyond the end of some damaged records and takes the process
+    # along. An Example is a SequenceExample that has a context alone: its features have the same place in both.
+    values = tf.raw_ops.ParseSingleSequenceExample(
+        serialized=serialized,
+        context_dense_keys=[ENCODED],
+        context_dense_shapes=[()],
+        context_dense_defaults=[tf.constant((), tf.string)],  # of no element: the key has to be there
+        context_sparse_keys=[FILENAME, LABEL],
+        context_sparse_types=[tf.string, tf.int64],
+        feature_list_sparse_keys=[],
+        feature_list_dense_keys=[],
+        feature_list_dense_missing_assumed_empty=[],
+        debug_name="record",
+    )
+    filename, label = values.context_sparse_values  # with as many elements as the record has
+    return {
+        "encoded": values.context_dense_values[0],
+        "label": tf.concat([label, [NO_LABEL]], 0)[0],
+        "filename": tf.concat([filename, [""]], 0)[0],
+    }

@@ -143,8 +143,11 @@ def _keys(split):
 
 def _reason(error):
     """What a TensorFlow error says, without the places in the program and the graph where it says so."""
-    text = re.split(r"\n\s*\n", _message(error).strip())[-1]
+    message = _message(error)
+    if "Could not parse example input" in message:  # and all bytes of the record
+        return "not a tf.train.Example"
+    text = re.split(r"\n\s*\n", message.strip())[-1].partition(" Feature is:")[0]
     text = re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", " ".join(text.split()))
     if "assertion failed: " in text:
         text = text.partition("assertion failed: ")[2].replace("] [", " ").strip("[] ")
-    return text.strip(" :")[:200] or type(error).__name__
+    return text.strip(" :.")[:200] or type(error).__name__

@@ -155,7 +155,7 @@ def test_errors_that_are_not_the_datas_pass():
         tf.reshape(tf.zeros(3), (2,))
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "other keys", "wrong label"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "other keys", "wrong label", "no example"])
 def test_damaged_records(tmp_path, damage):
     from tfrecords import records, schema
 
@@ -167,6 +167,8 @@ def test_damaged_records(tmp_path, damage):
                 example = schema.make_example(encoded=made.jpeg(), label=label, **fields)
                 if damage == "other keys" and number == 4:
                     example = example.replace(b"image/encoded", b"image/renamed")
+                if damage == "no example" and number == 4:
+                    example = b"\xff\n\n" + example
                 file.write(b"".join(records.frame(example)))
     shard = tmp_path / "train-00000-of-00001"
     content = bytearray(shard.read_bytes())
@@ -182,6 +184,8 @@ def test_damaged_records(tmp_path, damage):
             for _ in training_batches(source.train, config, 2, {"n": (1,)}, classes=2).take(9):
                 pass
     assert "\n" not in str(error.value)
+    said = {"other keys": "is required but could not be found: ", "no example": "record 4: not a tf.train.Example: "}
+    assert said.get(damage, "") in str(error.value)
 
 
 def test_folder_names_of_any_bytes_and_things_that_are_no_files(tmp_path, capsys):

@@ -50,7 +50,7 @@ def test_parse_gives_what_is_stored_and_defaults_for_what_is_not():
     assert [row["filename"] for row in rows] == [b"potter's wheel.JPEG", b"potter's wheel.JPEG", b""]
     assert [row["encoded"] for row in rows] == [b"\xff\xd8", b"\xff\xd8", b"jpeg"]
     empty = tf.data.Dataset.from_tensors(tf.train.Example().SerializeToString())
-    with pytest.raises(tf.errors.InvalidArgumentError, match="expected a record with image/encoded"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="'image/encoded' is required but could not be found"):
         list(empty.map(schema.parse))
 
 
@@ -77,7 +77,7 @@ def test_a_value_of_another_type_is_an_error(key, kind, value):
     example = tf.train.Example.FromString(schema.make_example(**FIELDS, label=7))
     example.features.feature[key].Clear()
     getattr(example.features.feature[key], kind).value.append(value)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="expected a record with image/encoded as bytes"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"feature: {key}. +Data types don't match"):
         schema.parse(tf.constant(example.SerializeToString()))
 
 
