@@ -89,7 +89,8 @@ def fit_and_score(config, devices, workdir, labelled, validation, classes, init,
             several,
             optimizer=optimizer,
             loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
-            metrics=["accuracy"],
+            # By its class: of its name Keras would make it while the first step is traced, and trace that a second time.
+            metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
         )
     print(f"{labelled.size} labelled images of {len(classes)} classes, {steps} steps of {settings.batch}", file=sys.stderr)
 

@@ -7,6 +7,7 @@ from commands import TINY, command
 from sklearn.metrics import top_k_accuracy_score
 
 from pf_keras.data.sources import open_source
+from pf_keras.models.classifier import Classifier
 from pf_keras.tasks.finetune import load_classifier
 from pf_keras.training.scores import top_k
 from pf_keras.training.workdir import Workdir
@@ -26,13 +27,32 @@ def test_the_report_says_what_was_loaded_and_what_is_new(finetuned):
     assert "backbone" in line and "head" in line and "residual" in line and "decoder" in line
 
 
-def test_the_rate_rises_over_the_share_that_warms_up(tmp_path):
-    done = command("--mode=finetune", *TINY, "--init=scratch", f"--workdir={tmp_path / 'run'}", "--label_fraction=0.1",
-                   "--config.finetune.epochs=2", "--config.finetune.batch=16", "--config.finetune.learning_rate=0.01",
-                   "--config.finetune.warmup=0.5", "--config.run.log_every=1")  # fmt: skip
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """The lines of a fine-tuning that logs each step, how many these are, and how often the step was traced."""
+    traced, original = [], Classifier.call
+
+    def call(self, inputs, training=False):
+        traced.append(training)
+        return original(self, inputs, training)
+
+    workdir = tmp_path_factory.mktemp("logged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "call", call)
+        done = command("--mode=finetune", *TINY, "--init=scratch", f"--workdir={workdir}", "--label_fraction=0.1",
+                       "--config.finetune.epochs=2", "--config.finetune.batch=16", "--config.finetune.learning_rate=0.01",
+                       "--config.finetune.warmup=0.5", "--config.run.log_every=1")  # fmt: skip
     assert done.code == 0, done.err
-    lines = Workdir(tmp_path / "run").metrics()
-    rates, steps = {line["step"]: line["learning_rate"] for line in lines}, done.result["steps"]
+    return Workdir(workdir).metrics(), done.result["steps"], traced.count(True)
+
+
+def test_the_step_is_traced_once(logged):
+    assert logged[2] == 1
+
+
+def test_the_rate_rises_over_the_share_that_warms_up(logged):
+    lines, steps, _ = logged
+    rates = {line["step"]: line["learning_rate"] for line in lines}
     highest = max(rates, key=rates.get)
     assert abs(highest - steps / 2) <= 1 and rates[highest] == pytest.approx(0.01, rel=0.05)
     assert all((rates[k + 1] > rates[k]) == (k < highest) for k in range(1, steps))
