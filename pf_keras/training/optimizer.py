@@ -26,7 +26,13 @@ class AdamW(keras.optimizers.AdamW):
         """
         self._rate_scales = {self._get_variable_index(variable): factor for variable, factor in scales}
 
+    def _apply_weight_decay(self, variables):
+        """Nothing: `update_step` decays. Keras works out the schedule here once for each variable."""
+
     def update_step(self, gradient, variable, learning_rate):
+        if self._use_weight_decay(variable):
+            decay, rate = ops.cast(self.weight_decay, variable.dtype), ops.cast(learning_rate, variable.dtype)
+            self.assign_sub(variable, variable * decay * rate)
         factor = self._rate_scales.get(self._get_variable_index(variable), 1.0)
         super().update_step(gradient, variable, learning_rate * factor)
 
