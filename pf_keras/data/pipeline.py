@@ -12,6 +12,7 @@ import tensorflow as tf
 from pf_keras.augment import NOISE
 from pf_keras.data.decode import CROP_NOISE, centre_window, decode_and_crop, random_window
 from pf_keras.data.mix import MIX_NOISE, mix_pairs
+from pf_keras.data.options import as_written
 from pf_keras.errors import UserError
 from pf_keras.masking import block_count
 
@@ -128,7 +129,5 @@ def _batched(keys, example, noise, batch, drop_remainder):
         inputs = {"image": images, **split_noise(drawn, noise)}
         return (inputs, *labels) if labels else inputs
 
-    options = tf.data.Options()
-    options.deterministic = True
     examples = keys.map(example, num_parallel_calls=THREADS)
-    return examples.batch(batch, drop_remainder=drop_remainder).map(name).with_options(options)
+    return as_written(examples.batch(batch, drop_remainder=drop_remainder).map(name))

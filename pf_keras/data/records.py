@@ -7,6 +7,7 @@ import sys
 import numpy as np
 
 from pf_keras.data.images import Images
+from pf_keras.data.options import as_written
 from pf_keras.errors import UserError
 from tfrecords.files import count_records, read_manifest, split_files
 from tfrecords.schema import parse
@@ -70,8 +71,8 @@ class Records:
             return record["filename"], record["label"], key["index"], tf.strings.length(record["encoded"])
 
         print(f"reading the labels of {self.size} records", file=sys.stderr)
-        rows = self.keys(shuffle=False).map(describe, num_parallel_calls=tf.data.AUTOTUNE).batch(4096)
-        parts = [tuple(part.numpy() for part in row) for row in rows]
+        rows = self.keys(shuffle=False).map(describe, num_parallel_calls=os.cpu_count()).batch(4096)
+        parts = [tuple(part.numpy() for part in row) for row in as_written(rows)]
         names, labels, indices, sizes = (np.concatenate(column) for column in zip(*parts, strict=True))
         places = [self.name_of(index) for index in indices.tolist()]
         return [n.decode() or p for n, p in zip(names.tolist(), places, strict=True)], labels, indices, sizes

@@ -1,5 +1,7 @@
 import keras
 
+from pf_keras.layers.fused import one_replica
+
 
 @keras.saving.register_keras_serializable("pf_keras")
 class BatchNormalization(keras.layers.BatchNormalization):
@@ -15,7 +17,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         super().__init__(synchronized=keras.backend.backend() == "tensorflow", **kwargs)
 
     def call(self, inputs, training=None, mask=None):
-        if not (training and self.trainable and _one_replica()):
+        if not (training and self.trainable and one_replica()):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
@@ -33,11 +35,3 @@ class BatchNormalization(keras.layers.BatchNormalization):
         config = super().get_config()
         del config["synchronized"]
         return config
-
-
-def _one_replica():
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync == 1

@@ -1,9 +1,13 @@
 """The small parts that several layers are made of, with the initial values used throughout."""
 
+import functools
+
 import keras
 from keras import ops
 
 from pf_keras.layers.batch_normalization import BatchNormalization
+from pf_keras.layers.fused import fused, one_replica
+from pf_keras.layers.layer_normalization import LayerNormalization
 
 
 def dense(units, parent, name, **kwargs):
@@ -35,7 +39,16 @@ def normalization(kind, channels, parent, name, gamma_initializer="ones"):
 
 
 def layer_norm(parent, name):
-    return keras.layers.LayerNormalization(epsilon=1e-6, dtype=parent.dtype_policy, name=name)
+    return LayerNormalization(epsilon=1e-6, dtype=parent.dtype_policy, name=name)
+
+
+def _gelu(x):
+    return ops.gelu(x, approximate=True)
+
+
+@functools.cache
+def _fused_gelu():
+    return fused(_gelu)
 
 
 @keras.saving.register_keras_serializable("pf_keras")
@@ -54,8 +67,9 @@ class Mlp(keras.layers.Layer):
         self.widen.build((None, None, width))
         self.narrow.build((None, None, self.ratio * width))
 
-    def call(self, x, training=False):
-        hidden = ops.gelu(self.widen(x), approximate=True)
+    def call(self, x, training=None):
+        gelu = _fused_gelu() if training and one_replica() else _gelu
+        hidden = gelu(self.widen(x))
         return self.drop(self.narrow(hidden), training=training)
 
     def compute_output_shape(self, input_shape):

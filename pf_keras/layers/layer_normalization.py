@@ -1,0 +1,24 @@
+import functools
+
+import keras
+from keras import ops
+
+from pf_keras.layers.fused import fused, one_replica
+
+
+@keras.saving.register_keras_serializable("pf_keras")
+class LayerNormalization(keras.layers.LayerNormalization):
+    """Keras's layer normalisation over the last axis, the same numbers, as one kernel where one replica trains.
+
+    The name is Keras's too, since checkpoints call a layer by its class: those of either are read as the other.
+    """
+
+    def call(self, inputs, training=None):
+        if not (training and one_replica()):
+            return super().call(inputs)
+        return ops.cast(_normalize(self.epsilon)(inputs, self.gamma.value, self.beta.value), self.compute_dtype)
+
+
+@functools.cache
+def _normalize(epsilon):
+    return fused(lambda x, gamma, beta: ops.layer_normalization(x, gamma, beta, axis=-1, epsilon=epsilon))
