@@ -22,7 +22,7 @@ CORE = [
     *sorted((PACKAGE / "models").glob("*.py")),
     PACKAGE.parent / "tfrecords" / "errors.py",  # the one exception of both packages
 ]
-KERNELS = {"batch_normalization.py": "tensorflow"}  # a backend's own kernel, imported only where that backend runs
+KERNELS = {"batch_normalization.py": "tensorflow", "fused.py": "tensorflow"}  # imported only where that backend runs
 
 
 def python(code, backend, *arguments):
