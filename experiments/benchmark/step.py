@@ -1,11 +1,14 @@
 """What a training step is made of, and what `Model.fit` and its callbacks add to it."""
 
+import contextlib
 import sys
 import tempfile
 import time
+import unittest.mock
 from dataclasses import replace
 from functools import partial
 
+import keras
 import numpy as np
 
 from experiments.benchmark.models import (
@@ -69,6 +72,8 @@ def part_rows(config, devices, options, rounds):
         "optimizer": updates(model),
         **{name: graph(with_gradients(part, part), *inputs) for name, (part, *inputs) in parts.items()},
     }
+    if keras.backend.backend() == "tensorflow":
+        works["step by Keras's operations"] = without_kernels(bare_loop(compiled_pretrainer(config, devices), devices, batch, 1))
     if not devices.jit_compile:
         other = compiled_pretrainer(config, devices)
         other.jit_compile = True
@@ -84,10 +89,20 @@ def part_rows(config, devices, options, rounds):
     for name in [*parts, "optimizer"]:
         note = f"{flops[name] / sum(flops.values()):.2f} of the FLOPs" if name in flops else "AdamW, clipping included"
         rows.append(Row(f"{name}, of a step", ratio(seconds, name, "step"), "x", note=note))
-    if "step by XLA" in works:
-        rows.append(Row("step by XLA / by TensorFlow's kernels", ratio(seconds, "step by XLA", "step"), "x",
-                        note=spread(seconds, "step by XLA", "step")))  # fmt: skip
+    for name, row in (("step by XLA", "step by XLA / by TensorFlow's kernels"),
+                      ("step by Keras's operations", "step without kernels of its own for norms and GELU / with")):  # fmt: skip
+        if name in works:
+            rows.append(Row(row, ratio(seconds, name, "step"), "x", note=spread(seconds, name, "step")))
     return rows
+
+
+def without_kernels(loop):
+    """The loop, whose step is traced as on several replicas, where batch norm, layer norm and GELU are Keras's operations."""
+    with contextlib.ExitStack() as patches:
+        for module in ("batch_normalization", "layer_normalization", "common"):
+            patches.enter_context(unittest.mock.patch(f"pf_keras.layers.{module}.one_replica", lambda: False))
+        loop()
+    return loop
 
 
 def updates(model):
