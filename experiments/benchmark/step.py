@@ -73,7 +73,8 @@ def part_rows(config, devices, options, rounds):
         **{name: graph(with_gradients(part, part), *inputs) for name, (part, *inputs) in parts.items()},
     }
     if keras.backend.backend() == "tensorflow":
-        works["step by Keras's operations"] = without_kernels(bare_loop(compiled_pretrainer(config, devices), devices, batch, 1))
+        plain = compiled_pretrainer(config, devices)
+        works["step by Keras's operations"] = without_kernels(bare_loop(plain, devices, batch, 1))
     if not devices.jit_compile:
         other = compiled_pretrainer(config, devices)
         other.jit_compile = True
