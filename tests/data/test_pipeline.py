@@ -119,3 +119,9 @@ def test_an_examples_numbers_are_its_crops_then_its_noise_and_the_fifth_mirrors_
             mirrored += drawn[4] < 0.5
             np.testing.assert_array_equal(batch["image"][place], np.flip(image, 1) if drawn[4] < 0.5 else image)
     assert 16 < mirrored < 48
+
+
+def test_no_tuning_thread_that_can_hold_up_the_end_of_an_iterator(train):
+    for batches in (training_batches(train, CONFIG, 8, pretrain_noise(CONFIG)), evaluation_batches(train, CONFIG, 8)):
+        options = batches.take(3).options()
+        assert options.autotune.enabled is False and options.deterministic is True
