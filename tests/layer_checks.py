@@ -119,3 +119,34 @@ def gradients(layer, inputs):
         return weighed_sum(stateless(layer, [values[id(v)] for v in layer.variables], *inputs, **arguments))
 
     return jax.jit(jax.grad(loss))([weight.value for weight in layer.trainable_variables])
+
+
+def twins(ours, theirs, shape, **options):
+    """A layer of each class, ours and Keras's, with the same weights."""
+    pair = [kind(**options) for kind in (ours, theirs)]
+    for layer in pair:
+        layer.build(shape)
+        rng = np.random.default_rng(1)
+        for weight in layer.weights:
+            weight.assign(rng.uniform(0.5, 2, weight.shape))
+    return pair
+
+
+def check_checkpoints_of_twins(ours, theirs, shape, tmp_path):
+    """Each reads the other's weights: a model finds the layers of a list by the name of their class."""
+
+    class Parts(keras.Model):
+        def __init__(self, kind):
+            super().__init__()
+            self.parts, self.built = [kind(), kind()], True
+
+    models = [Parts(kind) for kind in (ours, theirs)]
+    for seed, model in enumerate(models):
+        for part in model.parts:
+            part.build(shape)
+            part.gamma.assign(np.random.default_rng(seed).standard_normal(shape[-1]))
+    for model, other in (models, models[::-1]):
+        other.save_weights(tmp_path / "parts.weights.h5")
+        model.load_weights(tmp_path / "parts.weights.h5")
+        for part, expected in zip(model.parts, other.parts, strict=True):
+            np.testing.assert_array_equal(part.gamma, expected.gamma)

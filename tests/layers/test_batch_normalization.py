@@ -6,22 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
-from layer_checks import check_layer, gradients
+from layer_checks import check_checkpoints_of_twins, check_layer, gradients, twins
 
 from pf_keras.layers.batch_normalization import BatchNormalization
 
 SHAPES = st.tuples(st.integers(2, 9), st.integers(1, 5), st.integers(1, 5), st.integers(1, 12))
 
 
-def twins(shape, **options):
-    """Ours and Keras's, with the same weights."""
-    pair = [kind(epsilon=1e-5, momentum=0.9, **options) for kind in (BatchNormalization, keras.layers.BatchNormalization)]
-    for layer in pair:
-        layer.build(shape)
-        rng = np.random.default_rng(1)
-        for weight in layer.weights:
-            weight.assign(rng.uniform(0.5, 2, weight.shape))
-    return pair
+def both(shape):
+    return twins(BatchNormalization, keras.layers.BatchNormalization, shape, epsilon=1e-5, momentum=0.9)
 
 
 def test_it_passes_what_any_layer_has_to(tmp_path):
@@ -33,7 +26,7 @@ def test_it_passes_what_any_layer_has_to(tmp_path):
 @given(SHAPES, st.integers(0, 99))
 def test_outputs_and_moving_statistics_are_those_of_numpy(shape, seed):
     x = (3 * np.random.default_rng(seed).standard_normal(shape) + 2).astype("float32")
-    layer, _ = twins(shape)
+    layer, _ = both(shape)
     gamma, beta, moving_mean, moving_variance = map(ops.convert_to_numpy, layer.weights)
     mean, variance = x.mean(axis=(0, 1, 2), dtype="float64"), x.var(axis=(0, 1, 2), dtype="float64")
     found = ops.convert_to_numpy(layer(x, training=True))
@@ -45,36 +38,19 @@ def test_outputs_and_moving_statistics_are_those_of_numpy(shape, seed):
 @pytest.mark.parametrize("shape", [(7, 4, 4, 12), (5, 1, 1, 3)])
 def test_gradients_are_those_of_keras(shape):
     x = np.random.default_rng(0).standard_normal(shape).astype("float32")
-    ours, theirs = (gradients(layer, [x]) for layer in twins(shape))
+    ours, theirs = (gradients(layer, [x]) for layer in both(shape))
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_checkpoints_of_kerass_own_are_read_and_the_other_way_round(tmp_path):
-    """A model finds the layers of a list by the name of their class."""
-
-    class Parts(keras.Model):
-        def __init__(self, kind):
-            super().__init__()
-            self.parts, self.built = [kind(), kind()], True
-
-    shape = (4, 2, 2, 3)
-    models = [Parts(kind) for kind in (BatchNormalization, keras.layers.BatchNormalization)]
-    for seed, model in enumerate(models):
-        for part in model.parts:
-            part.build(shape)
-            part.gamma.assign(np.random.default_rng(seed).standard_normal(3))
-    for model, other in (models, models[::-1]):
-        other.save_weights(tmp_path / "parts.weights.h5")
-        model.load_weights(tmp_path / "parts.weights.h5")
-        for part, expected in zip(model.parts, other.parts, strict=True):
-            np.testing.assert_array_equal(part.gamma, expected.gamma)
+    check_checkpoints_of_twins(BatchNormalization, keras.layers.BatchNormalization, (4, 2, 2, 3), tmp_path)
 
 
 def test_frozen_or_at_evaluation_it_keeps_its_statistics():
     shape = (4, 2, 2, 3)
     x = np.random.default_rng(0).standard_normal(shape).astype("float32")
-    layer, keras_own = twins(shape)
+    layer, keras_own = both(shape)
     expected = ops.convert_to_numpy(keras_own(x, training=False))
     np.testing.assert_allclose(layer(x, training=False), expected, rtol=1e-5, atol=1e-6)
     layer.trainable = False

@@ -6,24 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
-from layer_checks import check_layer, gradients
+from layer_checks import check_checkpoints_of_twins, check_layer, gradients, twins
 from tiny import randomize
 
 from pf_keras.layers import Mlp
 from pf_keras.layers.layer_normalization import LayerNormalization
 
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(2, 12))
-
-
-def twins(shape):
-    """Ours and Keras's, with the same weights."""
-    pair = [kind(epsilon=1e-6) for kind in (LayerNormalization, keras.layers.LayerNormalization)]
-    for layer in pair:
-        layer.build(shape)
-        rng = np.random.default_rng(1)
-        for weight in layer.weights:
-            weight.assign(rng.uniform(0.5, 2, weight.shape))
-    return pair
 
 
 def input_gradient(call, x):
@@ -51,7 +40,7 @@ def test_layer_norm_passes_what_any_layer_has_to(tmp_path):
 @given(SHAPES, st.integers(0, 99), st.booleans())
 def test_layer_norm_is_that_of_numpy(shape, seed, training):
     x = (3 * np.random.default_rng(seed).standard_normal(shape) + 2).astype("float32")
-    layer, _ = twins(shape)
+    layer, _ = twins(LayerNormalization, keras.layers.LayerNormalization, shape, epsilon=1e-6)
     gamma, beta = map(ops.convert_to_numpy, layer.weights)
     wide = x.astype("float64")
     deviation = wide - wide.mean(axis=-1, keepdims=True)
@@ -62,7 +51,7 @@ def test_layer_norm_is_that_of_numpy(shape, seed, training):
 def test_layer_norm_has_keras_own_gradients():
     shape = (3, 5, 8)
     x = np.random.default_rng(0).standard_normal(shape).astype("float32")
-    ours, theirs = twins(shape)
+    ours, theirs = twins(LayerNormalization, keras.layers.LayerNormalization, shape, epsilon=1e-6)
     for a, b in zip(gradients(ours, [x]), gradients(theirs, [x]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     found, expected = input_gradient(lambda x: ours(x, training=True), x), input_gradient(theirs, x)
@@ -98,20 +87,4 @@ def test_only_a_training_step_is_compiled(make):
 
 
 def test_checkpoints_of_kerass_own_layer_norm_are_read_and_the_other_way_round(tmp_path):
-    """A model finds the layers of a list by the name of their class."""
-
-    class Parts(keras.Model):
-        def __init__(self, kind):
-            super().__init__()
-            self.parts, self.built = [kind(), kind()], True
-
-    models = [Parts(kind) for kind in (LayerNormalization, keras.layers.LayerNormalization)]
-    for seed, model in enumerate(models):
-        for part in model.parts:
-            part.build((None, 3))
-            part.gamma.assign(np.random.default_rng(seed).standard_normal(3))
-    for model, other in (models, models[::-1]):
-        other.save_weights(tmp_path / "parts.weights.h5")
-        model.load_weights(tmp_path / "parts.weights.h5")
-        for part, expected in zip(model.parts, other.parts, strict=True):
-            np.testing.assert_array_equal(part.gamma, expected.gamma)
+    check_checkpoints_of_twins(LayerNormalization, keras.layers.LayerNormalization, (4, 3), tmp_path)
