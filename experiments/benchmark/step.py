@@ -100,7 +100,7 @@ def part_rows(config, devices, options, rounds):
 def without_kernels(loop):
     """The loop, whose step is traced as on several replicas, where batch norm, layer norm and GELU are Keras's operations."""
     with contextlib.ExitStack() as patches:
-        for module in ("batch_normalization", "layer_normalization", "common"):
+        for module in ("batch_normalization", "fused"):
             patches.enter_context(unittest.mock.patch(f"pf_keras.layers.{module}.one_replica", lambda: False))
         loop()
     return loop

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from pf_keras.layers.batch_normalization import BatchNormalization
-from pf_keras.layers.fused import fused, one_replica
+from pf_keras.layers.fused import fused
 from pf_keras.layers.layer_normalization import LayerNormalization
 
 
@@ -42,13 +42,7 @@ def layer_norm(parent, name):
     return LayerNormalization(epsilon=1e-6, dtype=parent.dtype_policy, name=name)
 
 
-def _gelu(x):
-    return ops.gelu(x, approximate=True)
-
-
-@functools.cache
-def _fused_gelu():
-    return fused(_gelu)
+_gelu = fused(functools.partial(ops.gelu, approximate=True))
 
 
 @keras.saving.register_keras_serializable("pf_keras")
@@ -68,8 +62,7 @@ class Mlp(keras.layers.Layer):
         self.narrow.build((None, None, self.ratio * width))
 
     def call(self, x, training=None):
-        gelu = _fused_gelu() if training and one_replica() else _gelu
-        hidden = gelu(self.widen(x))
+        hidden = _gelu(self.widen(x), training=training)
         return self.drop(self.narrow(hidden), training=training)
 
     def compute_output_shape(self, input_shape):

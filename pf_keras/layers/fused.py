@@ -1,5 +1,7 @@
 """Element-wise work as one pass over memory, where TensorFlow's kernels would make one for each operation."""
 
+import functools
+
 import keras
 
 
@@ -13,23 +15,32 @@ def one_replica():
 
 
 def fused(function):
-    """`function` of tensors to a tensor, compiled by XLA into one kernel, and its gradient into another.
+    """`function` of tensors to a tensor, with an argument `training`: while training on one replica it is compiled by XLA
+    into one kernel, and its gradient into another.
 
-    For use within a training step where `one_replica()`: a graph with it can only be saved for a TensorFlow with XLA.
+    A graph traced while training can only be loaded by a TensorFlow with XLA; one that is served has `function` as it is.
     """
-    import tensorflow as tf
 
-    @tf.function(jit_compile=True, autograph=False)
-    def gradient(upstream, *inputs):
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            outputs = function(*inputs)
-        return tape.gradient(outputs, inputs, output_gradients=upstream)
+    @functools.cache
+    def compiled():
+        import tensorflow as tf
 
-    forward = tf.function(function, jit_compile=True, autograph=False)
+        forward = tf.function(function, jit_compile=True, autograph=False)
 
-    @tf.custom_gradient
-    def call(*inputs):
-        return forward(*inputs), lambda upstream: gradient(upstream, *inputs)
+        @tf.function(jit_compile=True, autograph=False)
+        def gradient(upstream, *inputs):
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                outputs = function(*inputs)
+            return tape.gradient(outputs, inputs, output_gradients=upstream)
+
+        @tf.custom_gradient
+        def both(*inputs):
+            return forward(*inputs), lambda upstream: gradient(upstream, *inputs)
+
+        return both
+
+    def call(*inputs, training):
+        return (compiled() if training and one_replica() else function)(*inputs)
 
     return call

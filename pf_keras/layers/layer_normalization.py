@@ -3,7 +3,7 @@ import functools
 import keras
 from keras import ops
 
-from pf_keras.layers.fused import fused, one_replica
+from pf_keras.layers.fused import fused
 
 
 @keras.saving.register_keras_serializable("pf_keras")
@@ -14,9 +14,8 @@ class LayerNormalization(keras.layers.LayerNormalization):
     """
 
     def call(self, inputs, training=None):
-        if not (training and one_replica()):
-            return super().call(inputs)
-        return ops.cast(_normalize(self.epsilon)(inputs, self.gamma.value, self.beta.value), self.compute_dtype)
+        outputs = _normalize(self.epsilon)(inputs, self.gamma.value, self.beta.value, training=training)
+        return ops.cast(outputs, self.compute_dtype)
 
 
 @functools.cache
