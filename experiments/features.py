@@ -16,9 +16,9 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from pf_keras.data.bad import naming_bad_images, open_readable
 from pf_keras.data.labels import labelled_subset
 from pf_keras.data.pipeline import evaluation_batches
-from pf_keras.data.sources import open_source
 from pf_keras.errors import UserError
 from pf_keras.tasks.probe import embedder, features, fit_probes
 from pf_keras.training.strategy import open_devices
@@ -40,9 +40,15 @@ def main(arguments):
     if not folders:
         parser.error("expected a workdir among --runs, whose config says how images are read, received none")
 
-    config = Workdir.of_run(folders[0], "pretrain").config().override({"data.source": options.data})
-    source = open_source(config.data)
-    lists = [labelled_subset(source.train, None, file) for file in filter(None, options.labels.split(","))]
+    config = config_of(folders[0], options.data)
+    source, _ = open_readable(config.data, Workdir(folders[0]))
+    with naming_bad_images(source):
+        tables(runs, config, source, [file for file in options.labels.split(",") if file])
+
+
+def tables(runs, config, source, files):
+    """Print a row of each run: what its features tell of `source`, and of the classes from each file of labelled images."""
+    lists = [labelled_subset(source.train, None, file) for file in files]
     images = np.concatenate([batch["image"] for batch in evaluation_batches(source.validation, config, config.run.eval_batch)])
     found = statistics(images[: source.validation.size].astype("float64"))
 
@@ -50,7 +56,7 @@ def main(arguments):
     probed = [f"| linear probe, kNN | {' | '.join(f'{part.size} labels' for part in lists)} |"]
     probed.append("|---" * (len(lists) + 1) + "|")
     for run in runs:
-        read = reader(run, options.data)
+        read = reader(run, config.data.source)
         validation = read(source.validation, "test")
         told.append(f"| {run} | {' | '.join(f'{r2(validation, values):.2f}' for values in found.values())} |")
         scores = [fit_probes(read(part, "train"), part.labels, validation, source.validation.labels) for part in lists]
@@ -70,9 +76,14 @@ def reader(run, data):
             return kept[f"{part}_features"][[place[name] for name in split.names]]
 
         return look_up
-    config = Workdir.of_run(run, "pretrain").config().override({"data.source": data})
+    config = config_of(run, data)
     model = embedder(config, open_devices(config.run.precision), run)
     return lambda split, _: features(model, split, config)
+
+
+def config_of(run, data):
+    """The config of a pre-training workdir, with other data in it."""
+    return Workdir.of_run(run, "pretrain").config().override({"data.source": data})
 
 
 def statistics(images):

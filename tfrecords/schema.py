@@ -18,6 +18,8 @@ TEXT = "image/class/text"
 
 PACKAGE = "pf_keras"  # of the messages' names
 
+_KINDS = {ENCODED: "bytes_list", FILENAME: "bytes_list", LABEL: "int64_list"}  # of the keys that `parse` reads
+
 NO_LABEL = -1  # what `parse` gives where a record carries no label; stored labels begin at 1
 
 
@@ -123,7 +125,7 @@ def _serialized(values: dict[str, int | str]) -> bytes:
 
 
 def read_example(serialized: bytes) -> dict[str, bytes | int]:
-    """The first value of each key of a serialized Example. Raises ValueError for bytes that are none."""
+    """The first value of each key of a serialized Example. Raises ValueError for all that `parse` refuses."""
     from google.protobuf.message import DecodeError
 
     try:
@@ -134,8 +136,14 @@ def read_example(serialized: bytes) -> dict[str, bytes | int]:
     for key, feature in example.features.feature.items():
         kind = feature.WhichOneof("kind")
         value = getattr(feature, kind).value if kind else ()
+        if kind and kind != _KINDS.get(key, kind):
+            raise ValueError(f"{key} has a {kind}, not a {_KINDS[key]}")
+        if key == ENCODED and len(value) > 1:
+            raise ValueError(f"{key} has {len(value)} values, not one")
         if len(value):
             values[key] = value[0]
+    if ENCODED not in values:
+        raise ValueError(f"{ENCODED} is not there")
     return values
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from pf_keras.data.sources import open_source
 from pf_keras.errors import UserError
 
 CHUNK = 1024  # examples handed to the threads at a time
@@ -40,13 +41,15 @@ def naming_bad_images(source):
         ) from error
 
 
-def leave_out_bad(source, config, workdir):
-    """The source without the images that cannot be read, and these as a list of dicts, for `workdir.bad_file`.
+def open_readable(config, workdir):
+    """The `Source` of a `DataConfig` without the images that cannot be read, and these as a list of dicts, for
+    `workdir.bad_file`.
 
-    config: the `DataConfig`. With a `max_bad_fraction` above 0 every image is read once before the run begins; a run
-    that goes on takes the list of its workdir, and so has its examples in the same order, as has what reads its data
-    later. Raises UserError where more images are bad than that.
+    With a `max_bad_fraction` above 0 every image is read once before the run begins; a run that goes on takes the list of
+    its workdir, and so has its examples in the same order, as has what reads its data later. Raises UserError where the
+    config names nothing that can be opened, and where more images are bad than that.
     """
+    source = open_source(config)
     if workdir.bad_file.exists() and workdir.config().data.source == config.source:
         bad = [json.loads(line) for line in workdir.bad_file.read_text().splitlines()]
     elif config.max_bad_fraction:

@@ -18,15 +18,16 @@ def run(request):
 
     Writes `evaluate/result.json` and what belongs to it into the workdir; returns the result.
     """
-    from pf_keras.data.bad import leave_out_bad, naming_bad_images
-    from pf_keras.data.sources import open_source
+    from pf_keras.data.bad import naming_bad_images, open_readable
 
     workdir = Workdir.of_run(request.workdir, "finetune", "pretrain")
+    if workdir.mode() == "finetune" and request.label_fractions != (1.0,):
+        raise UserError("expected --label_fraction to evaluate a pre-training, received it with a fine-tuned run: leave it out")
     config = request.config
     folder = workdir.path / "evaluate"
     folder.mkdir(parents=True, exist_ok=True)
     devices = open_devices(config.run.precision, request.tpu)
-    source, bad = leave_out_bad(open_source(config.data), config.data, workdir)
+    source, bad = open_readable(config.data, workdir)
     with naming_bad_images(source):
         if workdir.mode() == "pretrain":
             result = probe(workdir, config, devices, source, request.label_fractions, folder)

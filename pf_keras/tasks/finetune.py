@@ -19,16 +19,14 @@ from pf_keras.training.workdir import Workdir
 
 def run(request):
     """Fine-tune in `request.workdir`; returns what `result.json` holds."""
-    from pf_keras.data.bad import leave_out_bad, naming_bad_images
+    from pf_keras.data.bad import naming_bad_images, open_readable
     from pf_keras.data.labels import class_names, labelled_subset, require_labels
-    from pf_keras.data.sources import open_source
 
     check_init(request.init)
     config = request.config
     devices = open_devices(config.run.precision, request.tpu)
     workdir = devices.workdir(request.workdir)
-    source = open_source(config.data)
-    source, bad = leave_out_bad(source, config.data, workdir)
+    source, bad = open_readable(config.data, workdir)
     with naming_bad_images(source):
         labelled = labelled_subset(source.train, request.label_fraction, request.label_list)
         require_labels(source.validation)

@@ -20,9 +20,8 @@ IMAGES_EVERY = 20  # logged windows between the pictures for TensorBoard
 
 def run(request):
     """Pre-train in `request.workdir` with `request.config`; returns what `result.json` holds."""
-    from pf_keras.data.bad import leave_out_bad, naming_bad_images
+    from pf_keras.data.bad import naming_bad_images, open_readable
     from pf_keras.data.pipeline import evaluation_batches, pretrain_noise, training_batches
-    from pf_keras.data.sources import open_source
 
     config = request.config
     devices = open_devices(config.run.precision, request.tpu)
@@ -30,8 +29,7 @@ def run(request):
     devices.check_batch(config.pretrain.batch)
     devices.check_batch(config.run.eval_batch)
     check_steps(config.run, config.pretrain.steps)
-    source = open_source(config.data)
-    source, bad = leave_out_bad(source, config.data, workdir)
+    source, bad = open_readable(config.data, workdir)
     workdir.start("pretrain", config)
     workdir.write_bad(bad, config.data)
     if source.held_out:

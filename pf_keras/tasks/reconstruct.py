@@ -14,9 +14,8 @@ EXAMPLES = 6
 
 def run(request):
     """Draw `figures/reconstruction.png` of a checkpoint of `request.workdir`, on the data of `request.config`."""
-    from pf_keras.data.bad import leave_out_bad, naming_bad_images
+    from pf_keras.data.bad import naming_bad_images, open_readable
     from pf_keras.data.pipeline import evaluation_batches, pretrain_noise
-    from pf_keras.data.sources import open_source
     from pf_keras.training.strategy import open_devices
 
     workdir = Workdir.of_run(request.workdir, "pretrain")
@@ -26,7 +25,7 @@ def run(request):
         model = build_pretrainer(config)
     checkpoint = require_checkpoint(workdir.checkpoints, request.checkpoint)
     checkpoint.load_into(model)
-    source, _ = leave_out_bad(open_source(config.data), config.data, workdir)
+    source, _ = open_readable(config.data, workdir)
     with naming_bad_images(source):
         shown = source.validation.sample(EXAMPLES)
         batch = next(iter(evaluation_batches(shown, config, EXAMPLES, pretrain_noise(config))))

@@ -69,16 +69,15 @@ class Sweep:
     """The runs of a sweep and where they lie: `grid/START-bBATCH-lrRATE/seed-S` and `final/START/seed-S`."""
 
     def __init__(self, request, workdir):
-        from pf_keras.data.bad import leave_out_bad, naming_bad_images
+        from pf_keras.data.bad import naming_bad_images, open_readable
         from pf_keras.data.labels import class_names, hold_out, labelled_subset, require_labels
-        from pf_keras.data.sources import open_source
 
         self.request, self.workdir, self.config = request, workdir, request.config
         self.devices = open_devices(request.config.run.precision, request.tpu)
         self.starts = {"scratch": "scratch"}
         if request.init != "scratch":
             self.starts = {"pretrained": request.init, **self.starts}
-        self.source, self.bad = leave_out_bad(open_source(self.config.data), self.config.data, workdir)
+        self.source, self.bad = open_readable(self.config.data, workdir)
         with naming_bad_images(self.source):
             require_labels(self.source.validation)
             self.classes = class_names(self.source)

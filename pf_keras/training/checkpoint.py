@@ -49,8 +49,10 @@ class Checkpoint:
             print(f"{self.path} was removed meanwhile: reading {newer.path}", file=sys.stderr)
             return newer.load_into(model)
         except ValueError as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"expected {self.path} to fit the model, received: {reason}") from error
+            reason = " ".join(str(error).split()).partition(" List of objects")[0]  # which names every layer
+            raise UserError(
+                f"expected {self.path} to fit the model, received: {reason}: use the sizes of the run's config"
+            ) from error
 
 
 def save_checkpoint(directory, step, model, state=None, keep=3):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pf_keras.config import Config
-from pf_keras.data.bad import bad_images, leave_out_bad, naming_bad_images
+from pf_keras.data.bad import bad_images, naming_bad_images, open_readable
 from pf_keras.data.folder import open_folder
 from pf_keras.data.pipeline import evaluation_batches, training_batches
 from pf_keras.data.sources import Source, open_source
@@ -64,7 +64,7 @@ def test_a_bad_image_is_an_error_that_names_it(folder, kind):
 def test_bad_images_are_left_out_by_name_and_remembered(folder, tmp_path):
     spoil(folder)
     config, workdir = config_of(folder, 0.2), Workdir(tmp_path / "run")
-    source, bad = leave_out_bad(open_source(config.data), config.data, workdir)
+    source, bad = open_readable(config.data, workdir)
     assert sorted(image["name"] for image in bad) == sorted(f"class1/{name}" for name in KINDS)
     assert (source.train.size, source.validation.size) == (12, 12)
     assert all(name.startswith(f"class{label}/good") for name, label in zip(source.train.names, source.train.labels))  # noqa: B905
@@ -73,7 +73,7 @@ def test_bad_images_are_left_out_by_name_and_remembered(folder, tmp_path):
     workdir.start("pretrain", config)
     workdir.write_bad(bad, config.data)
     os.remove(folder / "train" / "class1" / "page.jpg")
-    again, remembered = leave_out_bad(open_source(config.data), config_of(folder, 0.2).data, workdir)
+    again, remembered = open_readable(config_of(folder, 0.2).data, workdir)
     assert remembered == bad and again.train.names == source.train.names
     assert json.loads(workdir.bad_file.read_text().splitlines()[0]).keys() == {"split", "name", "reason"}
 
@@ -81,26 +81,26 @@ def test_bad_images_are_left_out_by_name_and_remembered(folder, tmp_path):
 def test_a_run_that_found_none_need_not_look_again(folder, tmp_path, monkeypatch):
     config, workdir = config_of(folder, 0.2), Workdir(tmp_path / "run")
     workdir.start("pretrain", config)
-    assert leave_out_bad(open_source(config.data), config.data, workdir)[1] == []
+    assert open_readable(config.data, workdir)[1] == []
     workdir.write_bad([], config.data)
     monkeypatch.setattr("pf_keras.data.bad.bad_images", lambda *_: pytest.fail("it looked again"))
-    assert leave_out_bad(open_source(config.data), config.data, workdir)[1] == []
+    assert open_readable(config.data, workdir)[1] == []
 
 
 def test_a_run_that_leaves_none_out_keeps_no_list_and_may_forgive_some_later(folder, tmp_path):
     config, workdir = config_of(folder), Workdir(tmp_path / "run")
     workdir.start("pretrain", config)
-    workdir.write_bad(leave_out_bad(open_source(config.data), config.data, workdir)[1], config.data)
+    workdir.write_bad(open_readable(config.data, workdir)[1], config.data)
     spoil(folder)
     forgiving = config_of(folder, 0.2)
-    assert len(leave_out_bad(open_source(forgiving.data), forgiving.data, workdir)[1]) == len(KINDS)
+    assert len(open_readable(forgiving.data, workdir)[1]) == len(KINDS)
 
 
 def test_too_many_bad_images_are_an_error_that_counts_them(folder, tmp_path):
     spoil(folder)
     config = config_of(folder, 0.1)
     with pytest.raises(UserError, match=r"max_bad_fraction=0.1 of 28 images .* received 4 \(class1/bomb.png: .*; \.\.\.\)"):
-        leave_out_bad(open_source(config.data), config.data, Workdir(tmp_path / "run"))
+        open_readable(config.data, Workdir(tmp_path / "run"))
 
 
 def test_a_file_removed_while_it_is_read_is_named(folder):

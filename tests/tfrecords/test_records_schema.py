@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tfrecords import schema
 
@@ -64,6 +66,35 @@ def test_importing_everything_loads_no_tensorflow(helpers):
     code = f"import sys, {', '.join('tfrecords.' + m for m in modules)}; print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=helpers.root, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
+
+
+VALUES = {"bytes_list": st.binary(max_size=3), "int64_list": st.integers(-2, 9), "float_list": st.just(0.5)}
+FEATURE = st.sampled_from(list(VALUES)).flatmap(lambda kind: st.tuples(st.just(kind), st.lists(VALUES[kind], max_size=2)))
+KEYS = st.sampled_from(["image/encoded", "image/filename", "image/class/label", "image/height"])
+
+
+@given(st.dictionaries(KEYS, st.none() | FEATURE))
+def test_the_verifier_refuses_what_training_refuses_and_reads_what_it_reads(features):
+    import tensorflow as tf
+
+    example = tf.train.Example()
+    for key, feature in features.items():
+        example.features.feature[key].SetInParent()  # there, without any list
+        if feature:
+            kind, values = feature
+            getattr(example.features.feature[key], kind).SetInParent()
+            getattr(example.features.feature[key], kind).value.extend(values)
+    data = example.SerializeToString()
+    try:
+        parsed = schema.parse(tf.constant(data))
+    except tf.errors.InvalidArgumentError:
+        with pytest.raises(ValueError):
+            schema.read_example(data)
+        return
+    found = schema.read_example(data)
+    assert found["image/encoded"] == parsed["encoded"].numpy()
+    assert found.get("image/filename", b"") == parsed["filename"].numpy()
+    assert found.get("image/class/label", schema.NO_LABEL) == parsed["label"].numpy()
 
 
 @pytest.mark.parametrize(
