@@ -63,7 +63,7 @@ def test_a_flag_that_the_mode_does_not_read_is_refused(flags, words):
         assert word in done.err
 
 
-def test_an_earlier_run_is_read_with_what_is_to_be_different(pretrained, finetuned):
+def test_an_earlier_run_is_read_with_what_is_to_be_different(pretrained):
     from commands import command
 
     run = f"--workdir={pretrained.workdir}"
@@ -74,9 +74,8 @@ def test_an_earlier_run_is_read_with_what_is_to_be_different(pretrained, finetun
     before = (pretrained.workdir / "figures" / "reconstruction.png").read_bytes()
     assert command("--mode=reconstruct", run, "--config.mask.ratio=0.8").code == 0
     assert (pretrained.workdir / "figures" / "reconstruction.png").read_bytes() != before
-    for field, word in (("width", "to fit the model"), ("wdth", "unknown model.wdth")):
-        refused = command("--mode=evaluate", f"--workdir={finetuned.workdir}", f"--config.model.{field}=32")
-        assert refused.code == 2 and word in refused.err and "Traceback" not in refused.err, refused.err
+    refused = command("--mode=evaluate", run, "--config.model.wdth=32")
+    assert refused.code == 2 and "unknown model.wdth" in refused.err and "Traceback" not in refused.err, refused.err
 
 
 def test_native_libraries_add_nothing_to_the_one_line(tmp_path):

@@ -39,8 +39,11 @@ def alone(weights):
     return answer(start("tests/replicas_run.py", weights, "1", KERAS_BACKEND="tensorflow"))
 
 
-# TensorFlow's two replicas have the test below.
-@pytest.mark.parametrize("backend, replicas", [("tensorflow", 8), ("jax", 1), ("jax", 2), ("jax", 8)])
+# Two replicas of TensorFlow have the test below. It traces a step for each replica: eight take a minute.
+SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in (("tensorflow", 8), ("jax", 2))]
+
+
+@pytest.mark.parametrize("backend, replicas", [("jax", 1), ("jax", 8), *SLOW])
 def test_replicas_and_backends_agree(alone, weights, backend, replicas):
     # JAX's devices; and a quick compilation, since five steps run for no time at all.
     flags = f"--xla_force_host_platform_device_count={replicas} --xla_backend_optimization_level=0"

@@ -193,7 +193,8 @@ def test_bad_input_is_one_line(pretrained, finetuned, tmp_path):
     check_refused(command("--mode=evaluate", "--workdir=/no/such/run"), "/no/such/run")
     scored = f"--workdir={finetuned.workdir}"
     check_refused(command("--mode=evaluate", scored, "--label_fraction=0.5"), "--label_fraction", "leave it out")
-    check_refused(command("--mode=evaluate", scored, "--config.model.width=32"), "step-", "sizes of the run's config")
+    wider = command("--mode=evaluate", scored, "--config.model.width=32")
+    check_refused(wider, "step-", "to fit the model", "sizes of the run's config")
     check_refused(
         command("--mode=finetune", new, init, "--config.model.width=32"), "(16, 32)", "(16, 16)"
     )
