@@ -15,6 +15,8 @@ def labelled_subset(split, fraction, list_file=""):
     """
     require_labels(split)
     if list_file:
+        if fraction not in (None, 1):
+            raise UserError(f"expected --label_list or --label_fraction, received both, {list_file} and {fraction}: use one")
         return split.subset(sorted(match_list(read_list(list_file), split.names)))
     if fraction == 1:
         return split
@@ -22,16 +24,20 @@ def labelled_subset(split, fraction, list_file=""):
 
 
 def hold_out(split, share, seed=0):
-    """Two parts of a labelled split, `(train, held out)`: of each class `share` is held out, at least one example.
+    """Two parts of a labelled split, `(train, held out)`: of each class `share` is held out, at least one example and
+    not the last one.
 
     Raises UserError where a class has a single example.
     """
     labels = np.asarray(split.labels)
-    smallest = np.bincount(labels)[np.unique(labels)].min()
-    if smallest < 2:
-        raise UserError("expected two labelled images of each class to hold one out, received a class with one: use more")
-    share = max(share, 1 / smallest)
-    chosen = set(stratified_subset(split.names, labels, share, seed))
+    chosen = set()
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) < 2:
+            raise UserError("expected two labelled images of each class to hold one out, received a class with one: use more")
+        kept_in = np.clip(share, 1 / len(members), 1 - 1 / len(members))
+        names = [split.names[i] for i in members]
+        chosen |= {int(members[i]) for i in stratified_subset(names, [0] * len(names), kept_in, seed)}
     return split.subset([i for i in range(split.size) if i not in chosen]), split.subset(sorted(chosen))
 
 
@@ -40,6 +46,12 @@ def require_labels(split):
     if (np.asarray(split.labels) < 0).any():
         missing = split.names[int(np.argmax(np.asarray(split.labels) < 0))]
         raise UserError(f"expected labelled images, received {missing} without a label: put images in class folders")
+
+
+def require_classes(names):
+    """Raises UserError where there are fewer than two classes to tell apart."""
+    if len(names) < 2:
+        raise UserError(f"expected images of two classes or more, received {len(names)}: put them in folders by class")
 
 
 def class_names(source):

@@ -5,7 +5,7 @@ from pf_keras import __version__
 
 def write_card(workdir, config, folder, exported):
     """Write `model_card.md` from the run's own files; returns its path. Text from data is escaped."""
-    definition = workdir.read_json(workdir.config_file)
+    definition = workdir.definition()
     mode = definition["mode"]
     scores = workdir.read_json(workdir.result_file) if workdir.result_file.exists() else {}
     evaluation = workdir.path / "evaluate" / "result.json"

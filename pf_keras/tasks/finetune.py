@@ -13,14 +13,14 @@ from pf_keras.training.loop import train
 from pf_keras.training.optimizer import build_optimizer, layer_rates
 from pf_keras.training.scores import predict_logits, top_k
 from pf_keras.training.strategy import open_devices
-from pf_keras.training.transfer import load_backbone
+from pf_keras.training.transfer import NO_WEIGHTS, load_backbone
 from pf_keras.training.workdir import Workdir
 
 
 def run(request):
     """Fine-tune in `request.workdir`; returns what `result.json` holds."""
     from pf_keras.data.bad import naming_bad_images, open_readable
-    from pf_keras.data.labels import class_names, labelled_subset, require_labels
+    from pf_keras.data.labels import class_names, labelled_subset, require_classes, require_labels
 
     check_init(request.init)
     config = request.config
@@ -31,6 +31,7 @@ def run(request):
         labelled = labelled_subset(source.train, request.label_fraction, request.label_list)
         require_labels(source.validation)
         classes = class_names(source)
+        require_classes(classes)
     definition = {
         "init": request.init,
         "label_fraction": request.label_fraction,
@@ -80,7 +81,7 @@ def fit_and_score(config, devices, workdir, labelled, validation, classes, init,
             clip_norm=settings.clip_norm,
         )
         if init != "scratch":
-            load_backbone(model, init)
+            load_backbone(model, init, config)
             optimizer.scale_rates(layer_rates(model.backbone, settings.layer_decay))
         devices.compile(
             model,
@@ -119,12 +120,14 @@ def fit_and_score(config, devices, workdir, labelled, validation, classes, init,
 def load_classifier(workdir, config=None):
     """The classifier of a fine-tuned workdir with its newest checkpoint, uncompiled: `(model, class names)`.
 
-    config: in place of the workdir's. Raises UserError where the checkpoint does not fit it.
+    config: in place of the workdir's. Raises UserError where it has another network.
     """
     from pf_keras.training.checkpoint import require_checkpoint
 
-    classes = tuple(workdir.read_json(workdir.config_file)["classes"])
-    model = build_classifier(config or workdir.config(), len(classes))
+    config = config or workdir.config()
+    workdir.require_same(config, "model", "finetune.head", free=NO_WEIGHTS)
+    classes = tuple(workdir.definition()["classes"])
+    model = build_classifier(config, len(classes))
     require_checkpoint(workdir.checkpoints).load_into(model)
     return model, classes
 

@@ -24,9 +24,10 @@ def probe(workdir, config, devices, source, fractions, folder):
     Writes `probes.csv` into `folder`; returns a flat dict of `{features}_{probe}_{fraction}` top-1
     accuracies, with the `steps` of pre-training that they are of.
     """
-    from pf_keras.data.labels import labelled_subset, require_labels
+    from pf_keras.data.labels import class_names, labelled_subset, require_classes, require_labels
 
     require_labels(source.validation)
+    require_classes(class_names(source))
     subsets = {fraction: labelled_subset(source.train, fraction) for fraction in fractions}
     extractors = {
         "pretrained": embedder(config, devices, str(workdir.path)),
@@ -55,7 +56,7 @@ def embedder(config, devices, init=None):
         model = Embedder(build_backbone(config.model))
         model.build()
         if init:
-            load_backbone(model, init)
+            load_backbone(model, init, config)
         model.compile(jit_compile=devices.jit_compile)
     return model
 
@@ -75,12 +76,16 @@ def features(model, split, config):
 
 
 def fit_probes(train, labels, validation, truth):
-    """Top-1 of logistic regression on standardised features, and of the nearest neighbours by cosine distance."""
+    """Top-1 of logistic regression on standardised features, and of the nearest neighbours by cosine distance.
+
+    No more neighbours vote than the rarest class has labels: of few labels all would, whatever the features.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(train, labels)
-    neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(train)), metric="cosine").fit(train, labels)
+    rarest = np.unique(labels, return_counts=True)[1].min()
+    neighbours = KNeighborsClassifier(min(NEIGHBOURS, rarest), metric="cosine").fit(train, labels)
     return float(linear.score(validation, truth)), float(neighbours.score(validation, truth))

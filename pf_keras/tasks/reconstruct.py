@@ -13,19 +13,23 @@ EXAMPLES = 6
 
 
 def run(request):
-    """Draw `figures/reconstruction.png` of a checkpoint of `request.workdir`, on the data of `request.config`."""
+    """Draw `figures/reconstruction.png` of a checkpoint of `request.workdir`, on the data of `request.config`.
+
+    Raises UserError where that config has another model or target.
+    """
     from pf_keras.data.bad import naming_bad_images, open_readable
     from pf_keras.data.pipeline import evaluation_batches, pretrain_noise
     from pf_keras.training.strategy import open_devices
 
     workdir = Workdir.of_run(request.workdir, "pretrain")
     config = request.config
+    workdir.require_same(config, "model", "target")
     devices = open_devices(config.run.precision, request.tpu)
     with devices.scope():
         model = build_pretrainer(config)
     checkpoint = require_checkpoint(workdir.checkpoints, request.checkpoint)
     checkpoint.load_into(model)
-    source, _ = open_readable(config.data, workdir)
+    source, _ = open_readable(config.data, workdir, whole=config.data.source != workdir.config().data.source)
     with naming_bad_images(source):
         shown = source.validation.sample(EXAMPLES)
         batch = next(iter(evaluation_batches(shown, config, EXAMPLES, pretrain_noise(config))))

@@ -70,7 +70,7 @@ class Sweep:
 
     def __init__(self, request, workdir):
         from pf_keras.data.bad import naming_bad_images, open_readable
-        from pf_keras.data.labels import class_names, hold_out, labelled_subset, require_labels
+        from pf_keras.data.labels import class_names, hold_out, labelled_subset, require_classes, require_labels
 
         self.request, self.workdir, self.config = request, workdir, request.config
         self.devices = open_devices(request.config.run.precision, request.tpu)
@@ -81,6 +81,7 @@ class Sweep:
         with naming_bad_images(self.source):
             require_labels(self.source.validation)
             self.classes = class_names(self.source)
+            require_classes(self.classes)
             # The same labels for all points and seeds: these differ in training alone.
             self.labelled = labelled_subset(self.source.train, request.label_fraction, request.label_list)
         self.train, self.held_out = hold_out(self.labelled, self.config.sweep.holdout, self.config.run.seed)
@@ -126,7 +127,7 @@ class Sweep:
         for seed in self.request.seeds[: self.config.sweep.point_seeds or None]:
             run = Workdir(self.point_folder(start, batch, rate) / f"seed-{seed}")
             if not run.result_file.exists():
-                run.start("finetune", self.config_of(batch, rate, seed), {"init": self.starts[start]})
+                run.start("finetune", self.config_of(batch, rate, seed), self.definition_of(start))
                 try:
                     result = self.fit(run, batch, rate, seed, start)
                 except NonFiniteLoss as error:
@@ -147,6 +148,9 @@ class Sweep:
         return finetune.fit_and_score(
             config, self.devices, run, self.train, self.held_out, self.classes, self.starts[start], self.source
         )
+
+    def definition_of(self, start):
+        return {"init": self.starts[start], "classes": list(self.classes)}
 
     def config_of(self, batch, rate, seed):
         settings = replace(self.config.finetune, batch=batch, learning_rate=rate)
@@ -174,7 +178,7 @@ class Sweep:
             run = Workdir(self.workdir.path / "final" / start / f"seed-{seed}")
             if not run.result_file.exists():
                 config = self.config_of(batch, rate, seed)
-                run.start("finetune", config, {"init": self.starts[start], "classes": list(self.classes)})
+                run.start("finetune", config, self.definition_of(start))
                 keras.backend.clear_session()
                 run.write_result(
                     finetune.fit_and_score(

@@ -66,7 +66,7 @@ class Workdir:
                 f"expected --workdir to be new or of --mode={mode}, received {self.path} of --mode={self.mode()}: "
                 "choose another"
             )
-        known = self.read_json(self.config_file)
+        known = self.definition()
         changed = [f"{k}: {known.get(k)} -> {v}" for k, v in (extra or {}).items() if known.get(k) != v]
         changed += [f for f in differing_fields(self.config(), config) if f.split(":")[0] not in CHANGEABLE]
         if changed:
@@ -100,11 +100,39 @@ class Workdir:
         file.flush()
         self._locked = file
 
+    def definition(self):
+        """What `config.json` holds: `mode`, `config` as dicts, what `start` was given. Raises UserError for another file."""
+        content = self.read_json(self.config_file)
+        if not isinstance(content, dict) or not {"mode", "config"} <= set(content):
+            raise UserError(f"expected {self.config_file} of a run, received a file without its mode and config: see --workdir")
+        return content
+
     def mode(self):
-        return self.read_json(self.config_file).get("mode")
+        return self.definition()["mode"]
 
     def config(self):
-        return Config.from_dict(self.read_json(self.config_file)["config"])
+        return Config.from_dict(self.definition()["config"])
+
+    def require_same(self, config, *names, free=()):
+        """Raises UserError where `config` differs from the run's in one of these sections or fields, but for those `free`.
+
+        Weights of a network fit many others, of as many heads or another stem, which make something else of them.
+        """
+        changed = [
+            change
+            for change in differing_fields(self.config(), config)
+            if (field := change.split(":")[0]) not in free and (field in names or field.split(".")[0] in names)
+        ]
+        if changed:
+            raise UserError(
+                f"expected the model of the run in {self.path}, received another ({'; '.join(changed)}): use the run's config"
+            )
+
+    def folder(self, name):
+        """The path of a folder in the workdir, which is made if it is not there."""
+        with writing(self.path):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+        return self.path / name
 
     def log(self, line):
         """Add a line to `metrics.jsonl`."""
@@ -132,8 +160,14 @@ class Workdir:
             self.write_text(self.bad_file, "".join(json.dumps(image) + "\n" for image in images))
 
     def write_labels(self, split):
-        """Keep the names of the images whose labels a run uses: a file that `--label_list` takes."""
-        self.write_text(self.path / "labels.txt", "".join(f"{name}\n" for name in split.names))
+        """Keep the names of the images whose labels a run uses: a file that `--label_list` takes.
+
+        Raises UserError where the run has begun with others, as after a change of its list.
+        """
+        file, names = self.path / "labels.txt", "".join(f"{name}\n" for name in split.names)
+        if file.exists() and file.read_text() != names:
+            raise UserError(f"expected the labelled images of {file}, with which the run began, received others: use another")
+        self.write_text(file, names)
 
     def write_result(self, result):
         self.write_json(self.result_file, result)

@@ -1,5 +1,6 @@
 """Exports are loaded in processes that cannot import pf_keras."""
 
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from commands import command
 from PIL import Image
+from tiny import tiny_config
 
 from pf_keras.tasks.finetune import load_classifier
 from pf_keras.training.workdir import Workdir
@@ -143,6 +145,20 @@ def test_onnx_agrees_with_the_model(finetuned, exported):
     (found,) = session.run(None, {session.get_inputs()[0].name: images})
     ours, _ = load_classifier(Workdir(finetuned.workdir))
     np.testing.assert_allclose(found, np.array(ours(images)), atol=1e-4)
+
+
+def test_images_and_encoded_images_are_cropped_as_at_evaluation():
+    from pf_keras.data.decode import centre_window, decode_and_crop
+    from pf_keras.tasks.serving import croppers
+
+    config = tiny_config({"data.eval_crop": "1.0"})  # 32 px
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype="uint8")  # every other mean ends in a half
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG")
+    crop, decode = croppers(config)
+    expected = decode_and_crop(out.getvalue(), centre_window(1.0), 32)
+    np.testing.assert_array_equal(crop(image[None])[0], expected)
+    np.testing.assert_array_equal(decode(np.array([out.getvalue()], object))[0], expected)
 
 
 def test_the_card_tells_of_the_run(finetuned, exported):

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 from commands import TINY, command
+from tiny import tiny_config
 from sklearn.metrics import top_k_accuracy_score
 
 from pf_keras.data.sources import open_source
@@ -77,13 +78,47 @@ def test_the_backbone_moves_over_whole(pretrained, monkeypatch):
 
     workdir = Workdir(pretrained.workdir)
     model = build_classifier(workdir.config(), 10)
-    load_backbone(model, str(pretrained.workdir))
+    load_backbone(model, str(pretrained.workdir), workdir.config())
     pretrainer = build_pretrainer(workdir.config())
     latest_checkpoint(workdir.checkpoints).load_into(pretrainer)
     pairs = list(zip(model.backbone.variables, pretrainer.backbone.variables, strict=True))
     assert len(pairs) > 20
     for left, right in pairs:
         np.testing.assert_array_equal(left.numpy(), right.numpy())
+
+
+@pytest.mark.parametrize(("before", "now"), [("0.1", "0.1"), ("0.1", "0"), ("0", "0.1")])
+def test_a_backbone_with_dropout_moves_over_too(tmp_path, before, now):
+    from pf_keras.models import build_classifier, build_pretrainer
+    from pf_keras.training.checkpoint import save_checkpoint
+    from pf_keras.training.transfer import load_backbone
+
+    config = tiny_config({"model.dropout": before})
+    workdir = Workdir(tmp_path)
+    workdir.start("pretrain", config)
+    pretrainer = build_pretrainer(config)
+    save_checkpoint(workdir.checkpoints, 1, pretrainer)
+    config = tiny_config({"model.dropout": now})
+    model = build_classifier(config, 3)
+    load_backbone(model, str(tmp_path), config)
+    for left, right in zip(model.backbone.weights, pretrainer.backbone.weights, strict=True):
+        np.testing.assert_array_equal(left.numpy(), right.numpy())
+
+
+@pytest.mark.parametrize("field", ["heads=4", "stem=imagenet", "norm_order=pre_norm", "width=32", "stacks=(2,)"])
+def test_weights_go_into_no_other_network_even_where_they_fit(pretrained, finetuned, tmp_path, field):
+    change, name = f"--config.model.{field}", f"model.{field.split('=')[0]}"
+    before, after = f"--workdir={pretrained.workdir}", f"--workdir={finetuned.workdir}"
+    check_refused(command("--mode=finetune", f"--init={pretrained.workdir}", f"--workdir={tmp_path}", change), name)
+    check_refused(command("--mode=reconstruct", before, change), name)
+    check_refused(command("--mode=evaluate", after, change), name)
+
+
+def test_heads_and_targets_are_those_of_the_run(pretrained, finetuned):
+    before, after = f"--workdir={pretrained.workdir}", f"--workdir={finetuned.workdir}"
+    check_refused(command("--mode=evaluate", before, "--config.model.heads=4"), "model.heads")
+    check_refused(command("--mode=evaluate", after, "--config.finetune.head=linear"), "finetune.head")
+    check_refused(command("--mode=reconstruct", before, "--config.target.crop=subsample"), "target.crop")
 
 
 def test_subsets_are_nested_stratified_and_of_the_train_split():
@@ -169,6 +204,10 @@ def test_a_published_list_is_used_as_it_is(pretrained, tmp_path):
     assert done.code == 0, done.err
     assert done.result["labels"] == 12
     assert (tmp_path / "run" / "labels.txt").read_text() == listed.read_text()
+    listed.write_text("".join(f"digit-{i:04d}.png\n" for i in range(21, 39) if i % 5))
+    again = command("--mode=finetune", f"--workdir={tmp_path / 'run'}", f"--init={pretrained.workdir}",
+                    f"--label_list={listed}", "--config.finetune.epochs=1", "--config.finetune.batch=4")
+    check_refused(again, "labels.txt", "received others")
 
 
 def check_refused(done, *words):
@@ -193,11 +232,30 @@ def test_bad_input_is_one_line(pretrained, finetuned, tmp_path):
     check_refused(command("--mode=evaluate", "--workdir=/no/such/run"), "/no/such/run")
     scored = f"--workdir={finetuned.workdir}"
     check_refused(command("--mode=evaluate", scored, "--label_fraction=0.5"), "--label_fraction", "leave it out")
-    wider = command("--mode=evaluate", scored, "--config.model.width=32")
-    check_refused(wider, "step-", "to fit the model", "sizes of the run's config")
-    check_refused(
-        command("--mode=finetune", new, init, "--config.model.width=32"), "(16, 32)", "(16, 16)"
-    )
+    listed = tmp_path / "listed.txt"
+    listed.write_text("digit-0001.png\ndigit-0002.png\n")
+    check_refused(command("--mode=finetune", new, init, f"--label_list={listed}", "--label_fraction=0.1"), "both", "use one")
+
+
+def test_other_data_without_a_split_are_scored_whole(finetuned, tmp_path):
+    from PIL import Image
+
+    for number in range(12):
+        place = tmp_path / str(number % 10)
+        place.mkdir(exist_ok=True)
+        Image.new("RGB", (20, 20), (20 * number,) * 3).save(place / f"{number}.png")
+    done = command("--mode=evaluate", f"--workdir={finetuned.workdir}", f"--data=folder:{tmp_path}")
+    assert done.code == 0, done.err
+    assert done.result["images"] == 12 and "validation: all of" in done.err
+
+
+def test_probing_data_of_one_class_is_one_line(pretrained, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "album").mkdir()
+    for number in range(4):
+        Image.new("RGB", (20, 20), (20 * number,) * 3).save(tmp_path / "album" / f"{number}.png")
+    check_refused(command("--mode=evaluate", f"--workdir={pretrained.workdir}", f"--data=folder:{tmp_path}"), "two classes")
 
 
 def test_data_with_other_classes_than_the_head_is_refused(finetuned, tmp_path):

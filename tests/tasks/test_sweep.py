@@ -72,6 +72,8 @@ def test_points_are_compared_on_held_out_training_images_alone(swept):
     assert len(list(workdir.glob("grid/*/point.json"))) == 2
     for run in workdir.glob("grid/*/seed-*/result.json"):
         assert json.loads(run.read_text())["images"] < 72  # of the 5% labelled; the validation split has 360
+    done = command("--mode=evaluate", f"--workdir={run.parent}")
+    assert done.code == 0 and done.result["images"] == 360, done.err
 
 
 def test_the_winner_is_the_best_of_the_grid_and_trains_with_all_labels(tmp_path):
@@ -98,6 +100,19 @@ def test_held_out_and_training_images_are_disjoint_and_stratified():
     assert not set(train.names) & set(held.names) and train.size + held.size == labelled.size
     assert np.bincount(held.labels, minlength=10).min() >= 1
     assert np.bincount(hold_out(labelled, 0.001)[1].labels).tolist() == [1] * 10  # however small the share
+
+
+def test_a_rare_class_does_not_make_the_others_hold_out_more():
+    import numpy as np
+
+    from pf_keras.data.images import Images
+    from pf_keras.data.labels import hold_out
+
+    labels = [0] * 100 + [1] * 2 + [2] * 3
+    split = Images([f"{i}.jpg" for i in range(len(labels))], labels, [b""] * len(labels))
+    for share, counts in ((0.2, [20, 1, 1]), (0.9, [90, 1, 2])):
+        train, held = hold_out(split, share)
+        assert np.bincount(held.labels).tolist() == counts and train.size + held.size == split.size
 
 
 def process(flags, tuner=None, port=None):

@@ -57,6 +57,13 @@ def test_what_was_cut_short_or_will_be_done_again_leaves_the_metrics(tmp_path):
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [5, 10]
 
 
+@pytest.mark.parametrize("content", ["[]", '{"architectures": ["ViT"]}', '{"mode": "pretrain"}'])
+def test_a_config_of_another_program_is_no_run(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="config.json of a run, received a file without"):
+        Workdir.of_run(tmp_path, "pretrain")
+
+
 def test_damaged_files_are_named(tmp_path):
     workdir = started(tmp_path)
     (tmp_path / "config.json").write_text('{"mode": "pre')
