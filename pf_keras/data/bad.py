@@ -29,7 +29,7 @@ def naming_bad_images(source):
         if "IteratorGetNext" not in _message(error):  # not the pipeline's
             raise
         print("an image cannot be read: looking for it", file=sys.stderr)
-        for split in (source.train, source.validation):
+        for split in source.splits().values():
             for name, reason in bad_images(split, len(source.classes)):
                 raise UserError(
                     f"expected every image to be readable, received {name}: {reason}: repair or remove it, or leave it "
@@ -41,34 +41,36 @@ def naming_bad_images(source):
         ) from error
 
 
-def open_readable(config, workdir):
+def open_readable(config, workdir, whole=False):
     """The `Source` of a `DataConfig` without the images that cannot be read, and these as a list of dicts, for
     `workdir.bad_file`.
 
     With a `max_bad_fraction` above 0 every image is read once before the run begins; a run that goes on takes the list of
     its workdir, and so has its examples in the same order, as has what reads its data later. Raises UserError where the
-    config names nothing that can be opened, and where more images are bad than that.
+    config names nothing that can be opened, and where more images are bad than that. `whole` is that of `open_source`.
     """
-    source = open_source(config)
+    source = open_source(config, whole)
+    if source.held_out:
+        print(f"validation: {source.held_out}, {source.validation.size} images", file=sys.stderr)
     if workdir.bad_file.exists() and workdir.config().data.source == config.source:
         bad = [json.loads(line) for line in workdir.bad_file.read_text().splitlines()]
     elif config.max_bad_fraction:
         bad = [
             {"split": split, "name": name, "reason": reason}
-            for split in ("train", "validation")
-            for name, reason in bad_images(getattr(source, split), len(source.classes))
+            for split, examples in source.splits().items()
+            for name, reason in bad_images(examples, len(source.classes))
         ]
     else:
         return source, []
-    size = source.train.size + source.validation.size
+    size = sum(examples.size for examples in source.splits().values())
     if len(bad) > config.max_bad_fraction * size:
         first = "; ".join(f"{image['name']}: {image['reason']}" for image in bad[:3])
         raise UserError(
             f"expected at most data.max_bad_fraction={config.max_bad_fraction} of {size} images to be unreadable, "
             f"received {len(bad)} ({first}{'; ...' if len(bad) > 3 else ''}): repair or remove them"
         )
-    names = {split: {image["name"] for image in bad if image["split"] == split} for split in ("train", "validation")}
-    parts = {split: getattr(source, split).without(names[split]) for split in names if names[split]}
+    names = {split: {image["name"] for image in bad if image["split"] == split} for split in source.splits()}
+    parts = {split: examples.without(names[split]) for split, examples in source.splits().items() if names[split]}
     for split, part in parts.items():
         if not part.size:
             raise UserError(f"expected images for {split}, received only ones that cannot be read: repair them")

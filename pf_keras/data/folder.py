@@ -8,32 +8,50 @@ from pf_keras.data.images import Images
 from pf_keras.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
-VALIDATION = ("val", "validation", "test")
+VALIDATION = ("val", "valid", "validation", "test")
 
 
-def open_folder(place, config):
+def open_folder(place, config, whole=False):
     """`(train, validation, classes, held_out)` of a directory.
 
-    With a `train` folder in it, that and `val` (or `validation`, `test`) are the splits, else all images form one,
-    of which `config.holdout` is kept for validation. Subfolders of a split are its classes, in sorted order; images
-    directly in it are unlabelled. Raises UserError where there is no image.
+    With a `train` folder in it, that and the first of `val`, `valid`, `validation` and `test` are the splits, else all
+    images form one, of which `config.holdout` is kept for validation, or all where `whole`. Subfolders of a split are its
+    classes, in sorted order. Where images lie directly in it, there are no labels: in `train` and the like not beside
+    class folders. Raises UserError where there is no image.
     """
-    root = Path(place)
+    root = Path(place).expanduser()
     if not root.is_dir():
         raise UserError(f"expected folder:DIR to name a directory, received {place}, which is none: check the path")
-    train_root = root / "train" if (root / "train").is_dir() else root
-    train, classes = _read_split(train_root, None)
-    if train_root != root:
-        for name in VALIDATION:
-            if (root / name).is_dir():
-                return train, _read_split(root / name, classes)[0], classes, ""
-    if train.size < 2:
-        raise UserError(f"expected at least 2 images in {train_root}, received {train.size}: add images or a val folder")
-    return *train.held_out(config.holdout), classes, f"{config.holdout:.0%} of {train_root}"
+    if not (root / "train").is_dir():
+        images, classes = _read_split(root, None, mixed=True)
+        return _held_out(images, root, config, whole, classes)
+    train, classes = _read_split(root / "train", None)
+    used = next((name for name in VALIDATION if (root / name).is_dir()), None)
+    others = [path.name for path in sorted(root.iterdir()) if path.name not in ("train", used) and _is_shown_folder(path)]
+    if others:
+        print(f"{root}: of its folders {', '.join(others)} are not read", file=sys.stderr)
+    if used:
+        return train, _read_split(root / used, classes)[0], classes, ""
+    return _held_out(train, root / "train", config, whole, classes)
 
 
-def _read_split(root, classes):
-    """The images below `root` and the class names; `classes` are the known ones, or None to take the folders'."""
+def _held_out(images, root, config, whole, classes):
+    if whole:
+        return images, images, classes, f"all of {root}, which has no split for it"
+    if images.size < 2:
+        raise UserError(f"expected at least 2 images in {root}, received {images.size}: add images or a val folder")
+    return *images.held_out(config.holdout), classes, f"{config.holdout:.0%} of {root}"
+
+
+def _is_shown_folder(path):
+    return path.is_dir() and not path.name.startswith(".")
+
+
+def _read_split(root, classes, mixed=False):
+    """The images below `root` and the class names; `classes` are the known ones, or None to take the folders'.
+
+    mixed: whether images may lie directly in `root` beside folders of others, as unlabelled ones do.
+    """
     files, other = _images_below(root)
     if not files:
         raise UserError(f"expected images ({', '.join(SUFFIXES)}) in {root}, received none: check the path")
@@ -42,12 +60,13 @@ def _read_split(root, classes):
 
     names = [_as_text(os.path.relpath(f, root)) for f in files]
     files = [os.fsencode(f) for f in files]
-    labelled = [os.sep in name for name in names]
-    if not any(labelled):
+    strays = [name for name in names if os.sep not in name]
+    if 0 < len(strays) < len(names):
+        if not mixed:
+            raise UserError(f"expected every image of {root} in a class folder, received {strays[0]} beside them: move it")
+        print(f"{root}: taken as images without labels, since {strays[0]} lies in no folder", file=sys.stderr)
+    if strays:
         return Images(names, [-1] * len(names), files, paths=True), ()
-    if not all(labelled):
-        stray = names[labelled.index(False)]
-        raise UserError(f"expected every image of {root} in a class folder, received {stray} beside them: move it")
     folders = [name.split(os.sep)[0] for name in names]
     classes = classes or tuple(sorted(set(folders)))
     number = {name: i for i, name in enumerate(classes)}
@@ -79,7 +98,9 @@ def _images_below(root):
             elif not entry.is_dir():
                 others.append(_as_text(entry.path))
         for entry in entries:
-            if entry.is_dir():
+            if entry.is_dir() and entry.name.startswith("."):  # thumbnails, what was thrown away
+                others.append(_as_text(entry.path))
+            elif entry.is_dir():
                 visit(entry.path)
 
     try:

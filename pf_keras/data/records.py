@@ -16,15 +16,34 @@ FILE = 2**32  # an example's index is its file's number times this plus its plac
 IN_MEMORY = 2 * 2**30  # bytes of a labelled subset that are kept in memory rather than filtered out of the stream
 
 
+class FirstLabel:
+    """The stored label of the first class, one for all splits of a source: as told, else 0 if that occurs and 1 if not.
+
+    Found out when it is first asked for, from the labels of `splits`: of one split alone it would be wrong where that
+    happens to lack the first class.
+    """
+
+    def __init__(self, told=None):
+        self.told, self.splits = told, []
+
+    def find(self, asking):
+        """The label; `asking`, a split, is looked at first, and the others only if it has no 0."""
+        if self.told is None:
+            others = (split for split in self.splits if split is not asking)
+            self.told = 0 if any(split.has_stored(0) for split in (asking, *others)) else 1
+            print(f"labels are taken to begin at {self.told}: data.first_label sets it", file=sys.stderr)
+        return self.told
+
+
 class Records:
     """A split of TFRecord files.
 
     files: their paths; counts: how many records each holds. parse: a graph function of a serialized record to a dict
-    of `encoded`, `label` and `filename`. first_label: the label of the first class as stored, or None to find out.
+    of `encoded`, `label` and `filename`. first_label: a `FirstLabel`, shared with the other splits of the source.
     config: a `DataConfig`. wanted: the indices that belong to the split, ascending, or None for all.
     """
 
-    def __init__(self, files, counts, parse, config, first_label=None, wanted=None):
+    def __init__(self, files, counts, parse, config, first_label, wanted=None):
         self.files, self.counts, self.parse, self.config = list(files), list(counts), parse, config
         self.first_label, self.wanted = first_label, wanted
 
@@ -34,12 +53,11 @@ class Records:
 
     def sample(self, count):
         """The split of the first `count` records, which converters have shuffled, or of all where there are no more."""
-        if count >= self.size or self.wanted is not None:
+        if count >= self.size:
             return self
-        files = next(n for n in range(1, len(self.files) + 1) if sum(self.counts[:n]) >= count)
-        places = [file * FILE + place for file in range(files) for place in range(self.counts[file])]
-        return Records(self.files[:files], self.counts[:files], self.parse, self.config, self.first_label,
-                       np.array(places[:count]))
+        wanted = self._indices()[:count]
+        files = int(wanted[-1] // FILE) + 1
+        return Records(self.files[:files], self.counts[:files], self.parse, self.config, self.first_label, wanted)
 
     @property
     def names(self):
@@ -50,16 +68,11 @@ class Records:
     def labels(self):
         """int64 (size,), from 0; -1 for none. Reads every record once."""
         labels = self._contents[1]
-        return np.where(labels < 0, labels, labels - self.label_base)
+        return np.where(labels < 0, labels, labels - self.first_label.find(self))
 
-    @property
-    def label_base(self):
-        """The stored label of class 0: as told, else 0 if that occurs and 1 if not."""
-        if self.first_label is None:
-            labels = self._contents[1]
-            self.first_label = 0 if (labels == 0).any() else 1
-            print(f"labels are taken to begin at {self.first_label}: data.first_label sets it", file=sys.stderr)
-        return self.first_label
+    def has_stored(self, label):
+        """Whether a record has this label, as it is stored. Reads every record once."""
+        return bool((self._contents[1] == label).any())
 
     @functools.cached_property
     def _contents(self):
@@ -86,7 +99,7 @@ class Records:
         names, _, indices, sizes = self._contents
         positions = np.asarray(positions)
         wanted = indices[positions]
-        chosen = Records(self.files, self.counts, self.parse, self.config, self.label_base, np.sort(wanted))
+        chosen = Records(self.files, self.counts, self.parse, self.config, self.first_label, np.sort(wanted))
         if sizes[positions].sum() > IN_MEMORY:
             print(f"{len(wanted)} labelled records are filtered out of all {self.size} each epoch", file=sys.stderr)
             return chosen
@@ -101,11 +114,17 @@ class Records:
 
     def without(self, names):
         """The split of all records but those of these names (`name_of`)."""
-        every = self.wanted
-        if every is None:
-            every = np.concatenate([number * FILE + np.arange(count) for number, count in enumerate(self.counts)])
-        kept = np.asarray([index for index in every.tolist() if self.name_of(index) not in names], "int64")
-        return Records(self.files, self.counts, self.parse, self.config, self.first_label, kept)
+        kept = np.asarray([index for index in self._indices().tolist() if self.name_of(index) not in names], "int64")
+        left = Records(self.files, self.counts, self.parse, self.config, self.first_label, kept)
+        # What is left out may not even be read, to find the first label.
+        self.first_label.splits = [left if split is self else split for split in self.first_label.splits]
+        return left
+
+    def _indices(self):
+        """int64 (size,): the indices of the split, ascending."""
+        if self.wanted is not None:
+            return self.wanted
+        return np.concatenate([number * FILE + np.arange(count) for number, count in enumerate(self.counts)])
 
     def keys(self, start=0, seed=0, shuffle=True, batch=1, host=0, hosts=1):
         """The records in order: forever, in shuffled files and a shuffle buffer, or once through.
@@ -181,7 +200,7 @@ class Records:
         """A function for tf.data from a key to `(encoded, label)`."""
         import tensorflow as tf
 
-        base = 0 if self.first_label is None else self.first_label
+        base = self.first_label.told or 0  # not known before any label was asked for: then none is wanted
 
         def load(key):
             record = self.parse(key["serialized"])
@@ -191,38 +210,50 @@ class Records:
         return load
 
 
-def open_tfrecords(place, config):
+def open_tfrecords(place, config, whole=False):
     """`(train, validation, classes, held_out)` of a directory of shards, named as the public converters do.
 
-    Where there is no validation split its last train shard is kept for it. Raises UserError for a directory without
-    shards, an incomplete set of them, and a damaged file.
+    Where there is no validation split the last train shard is kept for it, or all of them serve as both where `whole`.
+    Raises UserError for a directory without shards, an incomplete set of them, and a damaged file.
     """
     files = split_files(place)
     manifest = read_manifest(place)
     known = {shard["file"]: shard["records"] for shard in manifest["shards"]} if manifest else {}
-    first_label = config.first_label if config.first_label >= 0 else (1 if manifest else None)
-    classes = tuple(c["text"] or c["synset"] for c in manifest["classes"]) if manifest else ()
+    first_label = FirstLabel(config.first_label if config.first_label >= 0 else (1 if manifest else None))
+    classes = _class_names(manifest["classes"]) if manifest else ()
 
     def split(paths):
         names = [path.rsplit("/", 1)[-1] for path in paths]
         counts = [known[name] for name in names] if set(names) <= set(known) else count_records(paths)
-        return Records(paths, counts, parse, config, first_label)
+        first_label.splits.append(Records(paths, counts, parse, config, first_label))
+        return first_label.splits[-1]
 
     train, validation, held_out = files["train"], files["validation"], ""
     if not train:
         raise UserError(f"expected train-* shards in {place}, received only others: python -m tfrecords.build makes them")
     if not validation:
+        if whole:
+            every = split(train)
+            return every, every, classes, f"all train shards of {place}, which has none for it"
         if len(train) < 2:
             raise UserError(f"expected validation-* shards or two train shards in {place}, received {train[0]} alone")
         train, validation, held_out = train[:-1], train[-1:], f"the last shard, {train[-1]}"
     return split(train), split(validation), classes, held_out
 
 
-def open_tfds(place, config):
+def _class_names(classes):
+    """The names of a manifest's classes for people; with their synset where two share a name, as ImageNet's cranes do."""
+    texts = [entry["text"] or entry["synset"] for entry in classes]
+    return tuple(
+        f"{text} ({entry['synset']})" if texts.count(text) > 1 else text for text, entry in zip(texts, classes, strict=True)
+    )
+
+
+def open_tfds(place, config, whole=False):
     """`(train, validation, classes, held_out)` of a data set of tensorflow-datasets, prepared if it is not yet.
 
-    Raises UserError where the data set is unknown, cannot be had, is stored otherwise than as TFRecord files, or has
-    no image.
+    Without a validation or test split the last file is kept for it, or all serve as both where `whole`. Raises UserError
+    where the data set is unknown, cannot be had, is stored otherwise than as TFRecord files, or has no image.
     """
     import tensorflow_datasets as tfds
 
@@ -252,11 +283,13 @@ def open_tfds(place, config):
             "filename": name if name.dtype == tf.string else tf.constant(""),
         }
 
+    zero = FirstLabel(0)
+
     def split(names):
         for name in names:
             if name in info.splits:
                 known = info.splits[name]
-                return Records([str(path) for path in known.filepaths], known.shard_lengths, read, config, 0)
+                return Records([str(path) for path in known.filepaths], known.shard_lengths, read, config, zero)
         return None
 
     train, validation = split(["train"]), split(["validation", "test"])
@@ -265,7 +298,9 @@ def open_tfds(place, config):
     classes = tuple(info.features[label].names) if label else ()
     if validation is not None:
         return train, validation, classes, ""
+    if whole:
+        return train, train, classes, f"all of {place}'s train split, which has none for it"
     if len(train.files) < 2:
         raise UserError(f"expected {place} to have a validation or test split or two files, received {train.files[0]}")
-    parts = [Records(train.files[s], train.counts[s], read, config, 0) for s in (slice(-1), slice(-1, None))]
+    parts = [Records(train.files[s], train.counts[s], read, config, zero) for s in (slice(-1), slice(-1, None))]
     return *parts, classes, f"the last file, {train.files[-1]}"

@@ -30,9 +30,17 @@ class Source:
     classes: tuple[str, ...] = ()
     held_out: str = ""
 
+    def splits(self):
+        """The splits by name; where both are one, as `open_source` makes them `whole`, that one alone."""
+        both = {"train": self.train, "validation": self.validation}
+        return {"validation": self.validation} if self.train is self.validation else both
 
-def open_source(config):
-    """The `Source` of a `DataConfig`. Raises UserError where it names nothing readable."""
+
+def open_source(config, whole=False):
+    """The `Source` of a `DataConfig`. Raises UserError where it names nothing readable.
+
+    whole: for data that nothing is trained on. Where they have no validation split, both splits are all images there are.
+    """
     kind, colon, place = config.source.partition(":")
     if config.source == "digits":
         return Source(*open_digits())
@@ -41,4 +49,4 @@ def open_source(config):
             "expected --data to be digits, folder:DIR, tfrecord:DIR or tfds:NAME, "
             f"received {config.source!r}: name one of these"
         )
-    return Source(*KINDS[kind](place, config))
+    return Source(*KINDS[kind](place, config, whole))

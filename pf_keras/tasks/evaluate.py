@@ -24,10 +24,11 @@ def run(request):
     if workdir.mode() == "finetune" and request.label_fractions != (1.0,):
         raise UserError("expected --label_fraction to evaluate a pre-training, received it with a fine-tuned run: leave it out")
     config = request.config
-    folder = workdir.path / "evaluate"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = workdir.folder("evaluate")
     devices = open_devices(config.run.precision, request.tpu)
-    source, bad = open_readable(config.data, workdir)
+    # What it never met is scored whole where it has no split for that; a probe learns from the training split.
+    other = workdir.mode() == "finetune" and config.data.source != workdir.config().data.source
+    source, bad = open_readable(config.data, workdir, whole=other)
     with naming_bad_images(source):
         if workdir.mode() == "pretrain":
             result = probe(workdir, config, devices, source, request.label_fractions, folder)
@@ -72,11 +73,11 @@ def score_classifier(workdir, config, devices, source, folder):
 
 
 def labels_of_head(labels, names, classes):
-    """The labels as the classifier's head counts them: by name where the data's classes have names.
+    """The labels as the classifier's head counts them: by name where the data's classes have names of their own.
 
     Raises UserError for a class that the head does not know.
     """
-    if not names:
+    if not names or tuple(names) == tuple(classes):
         if labels.max() >= len(classes):
             raise UserError(f"expected labels of the head's {len(classes)} classes, received label {labels.max()}")
         return labels

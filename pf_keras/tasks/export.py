@@ -25,8 +25,7 @@ def run(request):
     if keras.backend.backend() != "tensorflow":
         return export_elsewhere(request.workdir)
     keras.config.set_dtype_policy("float32")  # the served model is float32, whatever it was trained in
-    folder = workdir.path / "export"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = workdir.folder("export")
     config = workdir.config()
     if workdir.mode() == "finetune":
         result = export_classifier(workdir, config, folder)

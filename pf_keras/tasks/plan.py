@@ -31,7 +31,7 @@ def run(request):
     workdir = Workdir(request.workdir)
     if workdir.config_file.exists() and workdir.mode() != "plan":
         raise UserError(f"expected --workdir to be new or of --mode=plan, received {workdir.path} of {workdir.mode()}")
-    workdir.figures.mkdir(parents=True, exist_ok=True)
+    workdir.folder("figures")
     workdir.write_json(workdir.config_file, {"mode": "plan", "config": config.to_dict()})
 
     result = estimate(config, slice_)

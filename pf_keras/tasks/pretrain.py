@@ -9,7 +9,7 @@ import numpy as np
 from pf_keras.figures import draw_loss
 from pf_keras.models import PretrainScores, build_pretrainer
 from pf_keras.tasks.reconstruct import EXAMPLES, draw, panels_of
-from pf_keras.training.callbacks import RunCallback
+from pf_keras.training.callbacks import RunCallback, writing_events
 from pf_keras.training.execution import check_steps
 from pf_keras.training.loop import train
 from pf_keras.training.optimizer import build_optimizer
@@ -32,8 +32,6 @@ def run(request):
     source, bad = open_readable(config.data, workdir)
     workdir.start("pretrain", config)
     workdir.write_bad(bad, config.data)
-    if source.held_out:
-        print(f"validation: {source.held_out}, {source.validation.size} images", file=sys.stderr)
 
     keras.utils.set_random_seed(config.run.seed)
     with devices.scope():
@@ -117,9 +115,10 @@ class Pictures(RunCallback):
             return
         import tensorflow as tf
 
-        self.writer = self.writer or tf.summary.create_file_writer(str(self.workdir.tensorboard))
         image, hidden, decoded, truth = panels_of(self.model, {k: np.asarray(v) for k, v in self.sample.items()})
-        with self.writer.as_default(step=self.step):
-            tf.summary.image("images", np.concatenate([image, hidden], axis=2), max_outputs=EXAMPLES)
-            tf.summary.image("decoded and true", np.concatenate([decoded, truth], axis=2), EXAMPLES)
-        self.writer.flush()
+        with writing_events(self.workdir.path):
+            self.writer = self.writer or tf.summary.create_file_writer(str(self.workdir.tensorboard))
+            with self.writer.as_default(step=self.step):
+                tf.summary.image("images", np.concatenate([image, hidden], axis=2), max_outputs=EXAMPLES)
+                tf.summary.image("decoded and true", np.concatenate([decoded, truth], axis=2), EXAMPLES)
+            self.writer.flush()

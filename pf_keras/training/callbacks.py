@@ -35,6 +35,18 @@ class RunCallback(keras.callbacks.Callback):
         self.step = self.epoch_start + batch + 1
 
 
+@contextlib.contextmanager
+def writing_events(place):
+    """`writing` for TensorBoard's files: what TensorFlow makes of a disk that is full is an error of its own."""
+    import tensorflow as tf
+
+    with writing(place):
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise OSError(error.message) from error
+
+
 class Log(RunCallback):
     """At the end of each window: a line of `metrics.jsonl`, a line on the terminal, scalars for TensorBoard."""
 
@@ -74,16 +86,13 @@ class Log(RunCallback):
     def _scalars(self, line):
         import tensorflow as tf
 
-        with writing(self.workdir.path):
-            try:
-                self.writer = self.writer or tf.summary.create_file_writer(str(self.workdir.tensorboard))
-                with self.writer.as_default(step=line["step"]):
-                    for name, value in line.items():
-                        if name != "step":
-                            tf.summary.scalar(name, value)
-                self.writer.flush()
-            except tf.errors.OpError as error:  # what TensorFlow makes of a disk that is full
-                raise OSError(error.message) from error
+        with writing_events(self.workdir.path):
+            self.writer = self.writer or tf.summary.create_file_writer(str(self.workdir.tensorboard))
+            with self.writer.as_default(step=line["step"]):
+                for name, value in line.items():
+                    if name != "step":
+                        tf.summary.scalar(name, value)
+            self.writer.flush()
 
 
 class Guard(RunCallback):

@@ -9,11 +9,12 @@ from PIL import Image
 
 from pf_keras.config import Config, DataConfig, ModelConfig
 from pf_keras.data.pipeline import pretrain_noise, training_batches
-from pf_keras.data.records import Records
+from pf_keras.data.records import FirstLabel, Records
 from pf_keras.data.sources import open_source
 from pf_keras.errors import UserError
+from tfrecords import build as tfrecords_build
 from tfrecords.files import count_records
-from tfrecords.schema import parse
+from tfrecords.schema import make_example, parse
 
 
 def picture(number, size=(24, 20)):
@@ -68,6 +69,42 @@ def test_folder_with_classes_and_splits(tmp_path):
     assert not source.held_out
 
 
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "test"])
+def test_folder_names_of_validation_and_what_is_not_read(tmp_path, capsys, name):
+    write_folder(tmp_path, splits=("train", name, "extra"))
+    (tmp_path / "train" / ".trash").mkdir()
+    picture(1).save(tmp_path / "train" / ".trash" / "thrown_away.png")
+    source = open_source(DataConfig(source=f"folder:{tmp_path}"))
+    assert (source.train.size, source.validation.size, source.classes) == (6, 6, ("ant", "bee"))
+    said = capsys.readouterr().err
+    assert "of its folders extra are not read" in said and ".trash" in said
+
+
+def test_albums_beside_images_are_unlabelled_but_not_in_a_split(tmp_path, capsys):
+    write_folder(tmp_path / "library", splits=("2019",))
+    picture(1).save(tmp_path / "library" / "a.png")
+    source = open_source(DataConfig(source=f"folder:{tmp_path / 'library'}"))
+    assert source.train.size + source.validation.size == 7 and source.classes == ()
+    assert set(source.train.labels) == {-1} and "a.png lies in no folder" in capsys.readouterr().err
+    write_folder(tmp_path / "split")
+    picture(1).save(tmp_path / "split" / "train" / "a.png")
+    with pytest.raises(UserError, match="in a class folder, received a.png"):
+        open_source(DataConfig(source=f"folder:{tmp_path / 'split'}"))
+
+
+def test_data_that_nothing_is_trained_on_are_whole(tmp_path):
+    for i in range(3):
+        picture(i).save(tmp_path / f"{i}.jpg")
+    source = open_source(DataConfig(source=f"folder:{tmp_path}"), whole=True)
+    assert source.validation.size == 3 and source.train is source.validation and list(source.splits()) == ["validation"]
+    write_records(tmp_path, "train", 2, 3, first_label=1)
+    records = open_source(DataConfig(source=f"tfrecord:{tmp_path}"), whole=True)
+    assert records.validation.size == 6 and records.held_out
+    write_folder(tmp_path / "own")
+    own = open_source(DataConfig(source=f"folder:{tmp_path / 'own'}"), whole=True)
+    assert (own.train.size, own.validation.size, own.held_out) == (6, 6, "")
+
+
 def test_folder_of_unlabelled_images_keeps_a_fixed_part_for_validation(tmp_path):
     for i in range(20):
         picture(i).save(tmp_path / f"{i}.jpg")
@@ -90,6 +127,32 @@ def test_records_of_any_converter(tmp_path, first_label, capsys):
     assert int(label) == 7 % 3
 
 
+@pytest.mark.parametrize(("train", "validation"), [((0, 1, 2), (1, 2)), ((1, 2), (0, 1, 2))])
+def test_the_first_label_is_that_of_all_splits(tmp_path, train, validation):
+    for split, labels in (("train", train), ("validation", validation)):
+        with tf.io.TFRecordWriter(str(tmp_path / f"{split}-00000-of-00001")) as writer:
+            for label in labels:
+                writer.write(make_example(encoded=b"", height=1, width=1, channels=3, colorspace="RGB", format="JPEG",
+                                          filename=f"{split}{label}", label=label))  # fmt: skip
+    for asked in ("train", "validation"):  # whichever is asked first
+        source = open_source(DataConfig(source=f"tfrecord:{tmp_path}"))
+        getattr(source, asked).labels  # noqa: B018
+        assert (tuple(source.train.labels), tuple(source.validation.labels)) == (train, validation)
+
+
+def test_classes_of_one_name_are_told_apart(tmp_path):
+    for synset in ("n02012849", "n03126707", "n01440764"):
+        (tmp_path / "in" / "train" / synset).mkdir(parents=True)
+        for i in range(2):
+            picture(i).save(tmp_path / "in" / "train" / synset / f"{synset}_{i}.JPEG")
+    names = {"n02012849": "crane", "n03126707": "crane", "n01440764": "tench"}
+    (tmp_path / "in" / "LOC_synset_mapping.txt").write_text("".join(f"{k} {v}\n" for k, v in names.items()))
+    build = ["--source=folder", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--train_shards=2"]
+    tfrecords_build.main(build)
+    source = open_source(DataConfig(source=f"tfrecord:{tmp_path / 'out'}"))
+    assert source.classes == ("tench", "crane (n02012849)", "crane (n03126707)")
+
+
 def test_first_label_can_be_said(tmp_path):
     write_records(tmp_path, "train", 2, 3, first_label=1)
     source = open_source(DataConfig(source=f"tfrecord:{tmp_path}", first_label=0))
@@ -99,7 +162,15 @@ def test_first_label_can_be_said(tmp_path):
 
 def stream(root, buffer=6):
     paths = sorted(str(p) for p in root.glob("train-*"))
-    return Records(paths, count_records(paths), parse, DataConfig(shuffle_buffer=buffer, parallel_files=2), 0)
+    return Records(paths, count_records(paths), parse, DataConfig(shuffle_buffer=buffer, parallel_files=2), FirstLabel(0))
+
+
+def test_a_sample_is_of_the_first_records_that_are_left(tmp_path):
+    write_records(tmp_path, "train", 3, 5, 0)
+    split = stream(tmp_path)
+    left = split.without({split.name_of(0), split.name_of(2)})
+    assert [list(part.sample(5).names) for part in (split, left)] == [list(split.names)[:5], list(left.names)[:5]]
+    assert left.sample(5).size == 5 and len(left.sample(5).files) == 2 and left.sample(99) is left
 
 
 def test_a_stream_has_every_record_once_an_epoch_and_goes_on_anywhere(tmp_path):
