@@ -89,9 +89,9 @@ def _build(options, beam_options: list[str], index: Index) -> None:
         "quality": (options.quality or 90) if options.resize_shorter else None,
         "encoder": images.encoder(),
     }
-    done = manifest.begin(options.output, settings)
     if not options.skip_bad:
         _refuse([f"{split}/{name}: {problem}" for split, name, problem in index.problems()])
+    done = manifest.begin(options.output, settings)
     counts = {split: sum(classes.values()) for split, classes in index.counts().items()}
     tasks = _tasks(options, settings, listing.classes, index, counts, done)
     if options.runner:
@@ -151,7 +151,7 @@ def _refuse(bad: list[str]) -> None:
         more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
         raise UserError(
             f"expected images only, received {len(bad)} damaged or other files: {'; '.join(sorted(bad)[:_NAMED])}{more}"
-            f"; replace them, or list them in {manifest.BAD} with --skip_bad"
+            f"; replace or remove them and start again, or list them in {manifest.BAD} with --skip_bad"
         )
 
 

@@ -71,7 +71,10 @@ def prepare(data: bytes, name: str, resize_shorter: int | None = None, quality: 
         return Prepared(
             data, height, width, channels, "Grayscale" if grey else "RGB", "JPEG" if jpeg else "PNG", tuple(oddities)
         )
-    pixels = _decode(image).convert("L" if resize and grey and not convert else "RGB")
+    pixels = _decode(image)
+    if pixels.mode.startswith("I"):  # 16 bits, of which `convert` would cut what is above 255
+        pixels = pixels.point(lambda value: value / 256).convert("L")
+    pixels = pixels.convert("L" if resize and grey and not convert else "RGB")
     if resize:
         oddities.append(RESIZED)
         scale = resize_shorter / min(width, height)

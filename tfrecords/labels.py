@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"_(\d{8})\.\w+$")
 _SYNSETS = ("synsets.txt",)
 _NAMES = ("wnid_to_name.tsv", "LOC_synset_mapping.txt", "wnids.txt", "words.txt")
 _VALIDATION = ("imagenet_2012_validation_synset_labels.txt", "ILSVRC2012_devkit_t12.tar.gz")
-_SPLITS = {"train", "val", "validation", "test"}
+_SPLITS = {"train", "val", "valid", "validation", "test"}
 _LARGEST = 64 << 20  # bytes of a table, or of the devkit unpacked; the real ones have a few
 MAX_TEXT = 1000  # characters of a class's name
 

@@ -16,6 +16,7 @@ from tfrecords.shards import WORK, note_path
 
 BAD = "bad.txt"
 _SETTINGS = "settings.json"
+_SOURCE = "source_fingerprint"
 
 
 def source_fingerprint(index: Index, classes: list[tuple[str, str]]) -> str:
@@ -26,14 +27,16 @@ def source_fingerprint(index: Index, classes: list[tuple[str, str]]) -> str:
 def begin(output: str, settings: dict) -> dict[str, dict]:
     """Opens an output directory for a build and returns the notes of a finished build's shards by file.
 
-    Raises UserError where the directory belongs to a build with other settings, or holds shards that nobody noted.
+    Where the build is unfinished its source may have changed since, as where a damaged file was replaced: each shard's
+    note knows what it was made of. Raises UserError where the directory belongs to a build with other settings, or holds
+    shards that nobody noted.
     """
     manifest = read_manifest(output)
     unfinished = fs.join(output, WORK, _SETTINGS)
     if manifest:
         earlier = manifest["settings"]
     elif fs.exists(unfinished):
-        earlier = fs.read_json(unfinished)
+        earlier = {**fs.read_json(unfinished), _SOURCE: settings[_SOURCE]}
     else:
         earlier = settings
         try:

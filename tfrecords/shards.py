@@ -32,20 +32,30 @@ def make_shard(task: dict) -> dict:
 
     A task is JSON: `output`, `file`, `resize_shorter`, `quality`, `skip_bad`, `items` as rows of `Index.part`,
     `classes` as `{synset: [label, text]}`, and `done`, an earlier note or None.
-    A note is JSON: `file`, `records`, `bytes`, `sha256`, `odd` (counts) and `bad` (`[name, reason, synset]` rows).
+    A note is JSON: `file`, `records`, `bytes`, `sha256`, `odd` (counts) and `bad` (`[name, reason, synset]` rows); while
+    the build is unfinished also `made_of`, a digest of the items, so that a shard is made again where they have changed.
     Where there are bad files and `skip_bad` is not set, no shard is written and `sha256` is None.
     """
     path = fs.join(task["output"], task["file"])
     temporary = fs.join(task["output"], WORK, f"{task['file']}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-    note = task["done"]
-    if not (note and (task["skip_bad"] or not note["bad"]) and _is_whole(path, note)):
+    made_of = _digest_of(task["items"], task["classes"])
+    note = dict(task["done"] or {})
+    same = note.pop("made_of", made_of) == made_of
+    if not (note and same and (task["skip_bad"] or not note["bad"]) and _is_whole(path, note)):
         note = _write(task, temporary)
         if note["sha256"] is None:
             fs.remove(temporary)
         else:
             fs.replace(temporary, path)
-    fs.write_whole(note_path(task["output"], task["file"]), json.dumps(note).encode(), temporary)
+    noted = json.dumps({**note, "made_of": made_of}).encode()
+    fs.write_whole(note_path(task["output"], task["file"]), noted, temporary)
     return note
+
+
+def _digest_of(items: list, classes: dict) -> str:
+    """sha256 over all that goes into a shard's records but the pixels: names, sizes, labels, the classes' names."""
+    named = [(name, size, synset) for name, _, _, size, synset in items]
+    return hashlib.sha256(json.dumps([named, classes], sort_keys=True).encode()).hexdigest()
 
 
 def _is_whole(path: str, note: dict) -> bool:

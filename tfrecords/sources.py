@@ -14,7 +14,7 @@ from tfrecords.index import Index, Item
 from tfrecords.labels import WNID, Tables
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-_FOLDERS = {"train": TRAIN, "val": VALIDATION, "validation": VALIDATION, "test": TEST}
+_FOLDERS = {"train": TRAIN, "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION, "test": TEST}
 _TRAIN_TAR, _VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 _LISTED = 100_000  # files of a folder held in memory; the tars named by wnid are at most some thousands
 _DEEPEST = 32  # folders inside folders; a circle of links would have no end
@@ -69,7 +69,7 @@ def list_imagenet(directory: str, index: Index, seed: int, validation_labels: st
 
 
 def list_folder(directory: str, index: Index, seed: int) -> Listing:
-    """Lists `train/<class>/…` and `val/<class>/…` (or `validation`, `test`), or one folder of unlabelled images.
+    """Lists `train/<class>/…` and `val/<class>/…` (or `valid`, `validation`, `test`), or one folder of unlabelled images.
 
     Names are relative to the split's folder, or to `directory` without splits. Images that lie in a split's folder
     itself, or in a directory without such folders, get no label. Arranges the index. Raises UserError for a split that
@@ -77,12 +77,17 @@ def list_folder(directory: str, index: Index, seed: int) -> Listing:
     """
     _expect_directory(directory)
     tables = Tables(directory)
-    splits = [name for name in fs.names_in(directory) if name in _FOLDERS and fs.is_directory(fs.join(directory, name))]
-    if {"val", "validation"} <= set(splits):
-        raise UserError(f"expected one folder of validation images in {directory}, received both val and validation")
+    shown = sorted(name for name, is_folder, _ in fs.entries(directory) if is_folder and not name.startswith("."))
+    splits = [name for name in shown if name in _FOLDERS]
+    validation = [name for name in splits if _FOLDERS[name] == VALIDATION]
+    if len(validation) > 1:
+        raise UserError(f"expected one folder of validation images in {directory}, received {' and '.join(validation)}")
     for name in splits:
         path = fs.join(directory, name)
         folders, loose = _contents(path)
+        hidden = [entry for entry in (*folders, *loose) if entry.startswith(".")]
+        index.add([Item(_FOLDERS[name], entry, "", 0, 0, None, "it is hidden") for entry in hidden], seed)
+        folders, loose = ([entry for entry in entries if entry not in hidden] for entries in (folders, loose))
         if folders and loose:
             raise UserError(
                 f"expected either class folders or images in {path}, received {len(folders)} folders and files such as "
@@ -93,7 +98,8 @@ def list_folder(directory: str, index: Index, seed: int) -> Listing:
                 index.add(_files(fs.join(path, folder), folder + "/", _FOLDERS[name], folder), seed)
         else:
             index.add(_files(path, "", _FOLDERS[name], None), seed)
-    note = ""
+    others = [name for name in shown if name not in _FOLDERS]
+    note = f"of the folders in {directory} {', '.join(others)} are not read" if others else ""
     if not splits:
         index.add(_files(directory, "", TRAIN, None), seed)
         note = f"no folder train or val in {directory}: all its files are taken as unlabelled training images"
@@ -135,7 +141,9 @@ def _files(directory: str, prefix: str, split: str, label: str | None, depth: in
         raise UserError(f"expected at most {_DEEPEST} folders inside each other, received more at {directory}")
     for name, is_folder, size in fs.entries(directory):
         path = fs.join(directory, name)
-        if is_folder:
+        if is_folder and name.startswith("."):
+            yield Item(split, prefix + name, path, 0, 0, label, "it is a hidden folder")
+        elif is_folder:
             yield from _files(path, f"{prefix}{name}/", split, label, depth + 1)
         else:
             problem = "" if size is not None else "it is no regular file"

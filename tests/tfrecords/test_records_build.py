@@ -93,9 +93,9 @@ def folder(helpers, root, splits=("train", "val")):
     return root
 
 
-@pytest.mark.parametrize("names, prefix", [(("train", "val"), "validation"), (("train", "test"), "test")])
-def test_folder_with_classes(helpers, tmp_path, names, prefix):
-    root = folder(helpers, tmp_path / "in", names)
+@pytest.mark.parametrize("name, prefix", [("val", "validation"), ("valid", "validation"), ("test", "test")])
+def test_folder_with_classes(helpers, tmp_path, name, prefix):
+    root = folder(helpers, tmp_path / "in", ("train", name))
     shards = ("--train_shards=2", "--validation_shards=1")
     helpers.build("--source=folder", f"--input={root}", f"--output={tmp_path / 'o'}", *shards)
     rows = helpers.records(tmp_path / "o", "train") + helpers.records(tmp_path / "o", prefix)
@@ -145,6 +145,40 @@ def test_bad_files_are_named_and_then_skipped_and_listed(helpers, tmp_path):
     assert manifest["odd"]["bad_skipped"] == 3 and manifest["images"] == 12
     assert manifest["splits"]["train"]["classes"] == {"1": 3, "2": 3}
     assert helpers.command("verify", tmp_path / "o", "--decode").returncode == 0
+
+
+def test_what_is_hidden_or_no_split_is_not_passed_over_in_silence(helpers, tmp_path):
+    root = folder(helpers, tmp_path / "in")
+    helpers.write(root / "train/.DS_Store", b"?")
+    helpers.write(root / "train/.thumbnails/0.jpg", helpers.image("small"))
+    helpers.write(root / "val/cat/.thumbnails/0.jpg", helpers.image("small"))
+    helpers.write(root / "more/cat/0.jpg", helpers.image("more"))
+    arguments = ("--source=folder", f"--input={root}", f"--output={tmp_path / 'o'}", "--train_shards=2")
+    done = helpers.command("build", *arguments)
+    helpers.fails(done, "3 damaged or other files", "train/.DS_Store: it is hidden", "train/.thumbnails", "cat/.thumbnails")
+    done = helpers.command("build", *arguments, "--skip_bad")
+    assert done.returncode == 0 and "of the folders in" in done.stderr and "more are not read" in done.stderr, done.stderr
+    manifest = json.loads((tmp_path / "o" / "manifest.json").read_text())
+    assert manifest["images"] == 12 and [entry["synset"] for entry in manifest["classes"]] == ["cat", "dog's"]
+
+
+def test_after_a_damaged_file_is_replaced_the_build_goes_on(helpers, tmp_path):
+    root = folder(helpers, tmp_path / "in")
+    damaged = root / "train/cat/0.jpg"
+    whole = damaged.read_bytes()
+    arguments = ("--source=folder", f"--input={root}", "--train_shards=3", "--validation_shards=1", "--processes=1")
+    helpers.build(*arguments, f"--output={tmp_path / 'expected'}")
+    damaged.write_bytes(b"<html>404</html>")
+    helpers.fails(helpers.command("build", *arguments, f"--output={tmp_path / 'o'}"), "train/cat/0.jpg", "start again")
+    made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "o").glob("*-of-*")}
+    assert len(made) == 3  # but for the one of four that it would be in
+    helpers.write(damaged, whole)
+    helpers.build(*arguments, f"--output={tmp_path / 'o'}")
+    assert helpers.hashes(tmp_path / "o") == helpers.hashes(tmp_path / "expected")
+    assert {name: (tmp_path / "o" / name).stat().st_mtime_ns for name in made} == made  # not made again
+    helpers.write(damaged, helpers.image("another"))
+    done = helpers.command("build", *arguments, f"--output={tmp_path / 'o'}")
+    helpers.fails(done, "source_fingerprint")
 
 
 def test_resized_build_is_smaller_and_of_its_own_settings(helpers, tmp_path):

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -52,6 +53,18 @@ def test_cmyk_becomes_rgb_with_tensorflows_colours(helpers):
 def test_other_formats_become_rgb_jpeg(helpers, format):
     prepared = prepare(helpers.image(3, format=format), f"a.{format.lower()}")
     assert (opened(prepared).format, opened(prepared).mode, prepared.oddities[0]) == ("JPEG", "RGB", images.OTHER)
+
+
+@pytest.mark.parametrize("name, shorter", [("a.png", 20), ("a.jpg", None)])
+def test_16_bits_become_their_high_8(name, shorter):
+    ramp = np.linspace(0, 65535, 40 * 30, dtype="uint16").reshape(30, 40)
+    out = io.BytesIO()
+    Image.fromarray(ramp).save(out, "PNG")
+    prepared = prepare(out.getvalue(), name, shorter, 95 if shorter else None)
+    pixels = np.asarray(opened(prepared).convert("L"), int)
+    rows = np.linspace(0, 29, len(pixels))
+    expected = np.interp(rows, np.arange(30), (ramp >> 8).mean(axis=1))
+    assert np.abs(pixels.mean(axis=1) - expected).max() < 6 and images.GREY in prepared.oddities
 
 
 def test_exif_orientation_is_ignored_and_counted(helpers):
