@@ -17,7 +17,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         super().__init__(synchronized=keras.backend.backend() == "tensorflow", **kwargs)
 
     def call(self, inputs, training=None, mask=None):
-        if not (training and self.trainable and one_replica()):
+        plain = self.axis in (-1, 3) and self.scale and self.center and mask is None and not self.renorm
+        if not (training and self.trainable and plain and len(inputs.shape) == 4 and one_replica()):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 

@@ -43,6 +43,16 @@ def test_gradients_are_those_of_keras(shape):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("options", [{"axis": 1}, {"center": False}, {"scale": False}, {"axis": 3}])
+@pytest.mark.parametrize("shape", [(6, 4, 4, 3), (6, 5, 4, 3)])
+def test_other_kinds_are_keras_own(options, shape):
+    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    ours, theirs = twins(BatchNormalization, keras.layers.BatchNormalization, shape, **options)
+    np.testing.assert_allclose(ours(x, training=True), theirs(x, training=True), rtol=1e-4, atol=1e-4)
+    for a, b in zip(ours.weights, theirs.weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_checkpoints_of_kerass_own_are_read_and_the_other_way_round(tmp_path):
     check_checkpoints_of_twins(BatchNormalization, keras.layers.BatchNormalization, (4, 2, 2, 3), tmp_path)
 

@@ -58,6 +58,14 @@ def test_layer_norm_has_keras_own_gradients():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{"axis": 1}, {"axis": [1, 2]}, {"center": False}, {"scale": False}, {"axis": 2}])
+def test_layer_norm_of_other_kinds_is_keras_own(options):
+    shape = (3, 5, 8)
+    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    ours, theirs = twins(LayerNormalization, keras.layers.LayerNormalization, shape, **options)
+    np.testing.assert_allclose(ours(x, training=True), theirs(x), rtol=1e-4, atol=1e-5)
+
+
 def test_gelu_and_its_gradient_are_the_same_in_training_and_out_of_it():
     mlp = Mlp(ratio=3)
     mlp.build((None, None, 8))
