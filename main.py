@@ -146,9 +146,10 @@ def read_request(overrides):
 
     if not FLAGS.workdir and FLAGS.mode not in NEW_RUNS:
         raise UserError(f"expected --workdir to name an earlier run for --mode={FLAGS.mode}, received none: add it")
+    workdir = FLAGS.workdir or f"runs/{FLAGS.mode}"
     return Request(
-        workdir=FLAGS.workdir or f"runs/{FLAGS.mode}",
-        config=read_config().override(overrides),
+        workdir=workdir,
+        config=read_config(workdir).override(overrides),
         checkpoint=FLAGS.checkpoint,
         init=FLAGS.init,
         label_fractions=numbers("label_fraction", float),
@@ -169,14 +170,14 @@ def numbers(flag, kind):
         raise UserError(f"expected --{flag} as numbers such as 1 or 0,1, received {FLAGS[flag].value}") from error
 
 
-def read_config():
-    """The config to start from: of --config, else of the run in --workdir, else of the pre-training of --init, else the
+def read_config(workdir):
+    """The config to start from: of --config, else of the run in the workdir, else of the pre-training of --init, else the
     digits'."""
     from pf_keras.config import load_config
     from pf_keras.training.workdir import Workdir
 
-    if FLAGS.config is None and FLAGS.workdir:
-        begun = Workdir(FLAGS.workdir)
+    if FLAGS.config is None:
+        begun = Workdir(workdir)
         if begun.config_file.exists() and (begun.mode() == FLAGS.mode or FLAGS.mode not in NEW_RUNS):
             return begun.config()
     if FLAGS.config is None and FLAGS.init not in ("", "scratch"):

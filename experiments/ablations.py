@@ -41,7 +41,8 @@ CHANGES = {
 
 def main(arguments):
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.ablations", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m experiments.ablations", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # what is not known goes to the commands, --seed too
     )
     parser.add_argument("--config", required=True)
     parser.add_argument("--data", required=True)

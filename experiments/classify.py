@@ -1,6 +1,6 @@
 """Classify images with an exported model; it needs TensorFlow alone, not pf_keras.
 
-    python experiments/classify.py runs/demo/pretrained-0.1/export/saved_model IMAGE [IMAGE ...]
+    python experiments/classify.py runs/demo/pretrained-0.2/export/saved_model IMAGE [IMAGE ...]
 """
 
 import os

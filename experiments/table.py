@@ -26,7 +26,8 @@ from pf_keras.training.workdir import Workdir
 
 def main(arguments):
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m experiments.table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # what is not known goes to the commands, --seed too
     )
     parser.add_argument("--config", required=True)
     parser.add_argument("--data", required=True)

@@ -32,6 +32,19 @@ def _positive(section, *names):
         _expect(value > 0, f"{name} above 0", value, f"set {name} to a positive number")
 
 
+def _crop_scale(name, value):
+    low, high = value if len(value) == 2 else (0, 0)
+    _expect(0 < low <= high <= 1, f"{name} as (low, high) in (0, 1]", value, "e.g. (0.2, 1.0)")
+
+
+def _optimizer(name, section):
+    """Check what both kinds of training have."""
+    _expect(0 <= section.label_smoothing < 1, f"{name}.label_smoothing in [0, 1)", section.label_smoothing, "e.g. 0.1")
+    _expect(section.weight_decay >= 0, f"{name}.weight_decay of 0 or more", section.weight_decay, "0 is off")
+    _expect(0 <= section.beta_2 < 1, f"{name}.beta_2 in [0, 1)", section.beta_2, "e.g. 0.999")
+    _expect(section.clip_norm >= 0, f"{name}.clip_norm of 0 or more", section.clip_norm, "0 is off")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The backbone: patch encoder, positions, transformer, attention pooling (paper, 2.1)."""
@@ -144,8 +157,7 @@ class DataConfig:
     max_bad_fraction: float = 0.0  # share of unreadable images that is left out rather than an error
 
     def __post_init__(self):
-        low, high = self.crop_scale if len(self.crop_scale) == 2 else (0, 0)
-        _expect(0 < low <= high <= 1, "data.crop_scale as (low, high) in (0, 1]", self.crop_scale, "e.g. (0.2, 1.0)")
+        _crop_scale("data.crop_scale", self.crop_scale)
         low, high = self.crop_ratio if len(self.crop_ratio) == 2 else (0, 0)
         _expect(0 < low <= high, "data.crop_ratio as (low, high) above 0", self.crop_ratio, "e.g. (0.75, 1.33)")
         _expect(0 < self.eval_crop <= 1, "data.eval_crop in (0, 1]", self.eval_crop, "1 is the whole shorter side")
@@ -169,7 +181,7 @@ class PretrainConfig:
 
     def __post_init__(self):
         _positive(self, "steps", "batch", "learning_rate")
-        _expect(0 <= self.label_smoothing < 1, "label_smoothing in [0, 1)", self.label_smoothing, "e.g. 0.01")
+        _optimizer("pretrain", self)
         _expect(self.warmup_steps >= 0, "warmup_steps of 0 or more", self.warmup_steps, "0 is no warm-up")
 
 
@@ -199,7 +211,9 @@ class FinetuneConfig:
         _expect(0 <= self.mask_ratio < 1, "finetune.mask_ratio in [0, 1)", self.mask_ratio, "0 is off")
         _expect(0 <= self.mix <= 1, "finetune.mix in [0, 1]", self.mix, "0 is off")
         _expect(0 < self.layer_decay <= 1, "finetune.layer_decay in (0, 1]", self.layer_decay, "e.g. 0.75; 1 is off")
-        _expect(0 <= self.label_smoothing < 1, "label_smoothing in [0, 1)", self.label_smoothing, "e.g. 0.1")
+        _expect(0 <= self.dropout < 1, "finetune.dropout in [0, 1)", self.dropout, "0 is off")
+        _crop_scale("finetune.crop_scale", self.crop_scale)
+        _optimizer("finetune", self)
 
 
 @dataclass(frozen=True)

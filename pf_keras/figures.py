@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from pf_keras.errors import writing
+
 
 def draw_loss(metrics, path, marginal_entropy=None):
     """The loss over the steps, from the lines of `metrics.jsonl`; a predictor without context as a dashed line."""
@@ -90,5 +92,6 @@ def save_figure(figure, path):
     """Write a figure as PNG, wherever `epath` writes."""
     from etils import epath
 
-    with epath.Path(path).open("wb") as file:
+    path = epath.Path(path)
+    with writing(path.parent), path.open("wb") as file:
         figure.savefig(file, dpi=110, bbox_inches="tight", format="png")

@@ -1,5 +1,6 @@
 """The command line as a user types it: errors are one line and exit code 2."""
 
+import json
 import os
 import subprocess
 import sys
@@ -146,6 +147,24 @@ def test_a_run_goes_on_by_its_workdir_alone(pretrained):
     assert done.code == 0, done.err
     assert "going on from" in done.err and done.result["steps"] == 20
     assert done.result["loss"] == pytest.approx(pretrained.result["loss"])
+
+
+def test_the_default_workdir_has_its_own_config_too(tmp_path, monkeypatch):
+    from commands import TINY, command
+
+    monkeypatch.chdir(tmp_path)
+    first = command("--mode=plan", *TINY, "--topology=v3-8", "--config.run.seed=7")
+    assert first.code == 0, first.err
+    again = command("--mode=plan", "--topology=v3-8")
+    assert again.result["parameters"] == first.result["parameters"]
+    assert json.loads((tmp_path / "runs" / "plan" / "config.json").read_text())["config"]["run"]["seed"] == 7
+
+
+def test_a_place_that_is_no_folder_is_one_line():
+    from commands import command
+
+    done = command("--mode=plan", "--topology=v3-8", "--workdir=/dev/null/plan")
+    assert done.code == 2 and done.err.startswith("error: expected to write in /dev/null/plan"), done.err
 
 
 def test_another_config_on_a_workdir_is_refused_naming_the_field(pretrained):

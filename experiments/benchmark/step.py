@@ -70,7 +70,7 @@ def part_rows(config, devices, options, rounds):
         "encoder, whole": graph(with_gradients(model, encode), pixels),
         "augmentation": graph(partial(augment_patches, config=everywhere), visible, batch["augment_noise"]),
         "optimizer": updates(model),
-        **{name: graph(with_gradients(part, part), *inputs) for name, (part, *inputs) in parts.items()},
+        **{name: graph(with_gradients(part, partial(part, training=True)), *inputs) for name, (part, *inputs) in parts.items()},
     }
     if keras.backend.backend() == "tensorflow":
         plain = compiled_pretrainer(config, devices)

@@ -8,7 +8,7 @@ from pf_keras.patches import extract_patches
 class Embedder(keras.Model):
     """A pre-trained backbone's features of whole images: uint8 (B, H, W, 3) -> float32 (B, width); nothing is masked.
 
-    They are the mean of the context over the patches, behind the transformer's final norm. Attention pooling has met
+    They are the mean of the context, the transformer's output, over the patches. Attention pooling has met
     its query only with a target's position added, until fine-tuning trains it: its vectors probe worse (docs/paper.md).
     The input may be a dict with the images as `image`.
     """

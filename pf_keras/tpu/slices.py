@@ -66,7 +66,7 @@ class Slice:
 
 
 def find_slice(name):
-    """The `Slice` of a name. Raises UserError for one that does not exist."""
+    """The `Slice` of a name. Raises UserError for one that is none of those above."""
     family, _, number = name.lower().partition("-")
     kind = KINDS.get(OTHER_NAMES.get(family, family))
     if kind is None or not number.isdigit():
@@ -76,5 +76,5 @@ def find_slice(name):
     chips = [chips for chips in (CUBES if kind.cube else SQUARES) if chips >= 4 or kind.counted == 1]
     if int(number) not in [n * kind.counted for n in chips]:
         known = ", ".join(f"{family}-{n * kind.counted}" for n in chips)
-        raise UserError(f"expected --topology to be a slice that exists ({known}), received {name}: choose one")
+        raise UserError(f"expected --topology to be a slice that is known here ({known}), received {name}: choose one")
     return Slice(name.lower(), kind, int(number) // kind.counted)
