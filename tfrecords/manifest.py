@@ -9,7 +9,7 @@ from collections import Counter
 
 from tfrecords import filesystem as fs
 from tfrecords.errors import UserError
-from tfrecords.files import MANIFEST, read_manifest, shards_in
+from tfrecords.files import MANIFEST, read_manifest, shard_names, shards_in
 from tfrecords.images import ODDITIES
 from tfrecords.index import Index
 from tfrecords.shards import WORK, note_path
@@ -64,7 +64,8 @@ def begin(output: str, settings: dict) -> dict[str, dict]:
 def earlier_note(output: str, file: str) -> dict | None:
     """What an unfinished build noted about a shard, or None. A note is written whole or not at all."""
     path = note_path(output, file)
-    return fs.read_json(path) if fs.exists(path) else None
+    note = fs.read_json(path) if fs.exists(path) else {}
+    return note if "made_of" in note else None
 
 
 def finish(output: str, settings: dict, source: dict, classes: list[tuple[str, str]], index: Index, notes: list[dict]):
@@ -98,6 +99,8 @@ def finish(output: str, settings: dict, source: dict, classes: list[tuple[str, s
         "classes": [{"label": n, "synset": synset, "text": text} for n, (synset, text) in enumerate(classes, 1)],
         "shards": notes,
     }
+    for name in set(shard_names(output)) - {note["file"] for note in notes}:  # of a split that the source no longer has
+        fs.remove(fs.join(output, name))
     temporary = fs.join(output, WORK, MANIFEST + ".partial")
     if bad:
         fs.write_whole(fs.join(output, BAD), "".join(line + "\n" for line in sorted(bad)).encode(), temporary)

@@ -17,6 +17,7 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 _FOLDERS = {"train": TRAIN, "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION, "test": TEST}
 _TRAIN_TAR, _VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 _LISTED = 100_000  # files of a folder held in memory; the tars named by wnid are at most some thousands
+_HIDDEN = "it is hidden"
 _DEEPEST = 32  # folders inside folders; a circle of links would have no end
 
 
@@ -86,14 +87,14 @@ def list_folder(directory: str, index: Index, seed: int) -> Listing:
         path = fs.join(directory, name)
         folders, loose = _contents(path)
         hidden = [entry for entry in (*folders, *loose) if entry.startswith(".")]
-        index.add([Item(_FOLDERS[name], entry, "", 0, 0, None, "it is hidden") for entry in hidden], seed)
-        folders, loose = ([entry for entry in entries if entry not in hidden] for entries in (folders, loose))
+        folders, loose = ([entry for entry in entries if not entry.startswith(".")] for entries in (folders, loose))
         if folders and loose:
             raise UserError(
                 f"expected either class folders or images in {path}, received {len(folders)} folders and files such as "
                 f"{loose[0]!r}; move the files into the folder of their class"
             )
         if folders:
+            index.add([Item(_FOLDERS[name], entry, "", 0, 0, None, _HIDDEN) for entry in hidden], seed)
             for folder in folders:
                 index.add(_files(fs.join(path, folder), folder + "/", _FOLDERS[name], folder), seed)
         else:
@@ -141,8 +142,8 @@ def _files(directory: str, prefix: str, split: str, label: str | None, depth: in
         raise UserError(f"expected at most {_DEEPEST} folders inside each other, received more at {directory}")
     for name, is_folder, size in fs.entries(directory):
         path = fs.join(directory, name)
-        if is_folder and name.startswith("."):
-            yield Item(split, prefix + name, path, 0, 0, label, "it is a hidden folder")
+        if name.startswith("."):  # thumbnails, what was thrown away, notes of the system
+            yield Item(split, prefix + name, path, 0, 0, label, _HIDDEN)
         elif is_folder:
             yield from _files(path, f"{prefix}{name}/", split, label, depth + 1)
         else:

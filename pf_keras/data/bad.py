@@ -10,7 +10,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from pf_keras.data.sources import open_source
+from pf_keras.data.sources import open_source, same_data
 from pf_keras.errors import UserError
 
 CHUNK = 1024  # examples handed to the threads at a time
@@ -52,7 +52,7 @@ def open_readable(config, workdir, whole=False):
     source = open_source(config, whole)
     if source.held_out:
         print(f"validation: {source.held_out}, {source.validation.size} images", file=sys.stderr)
-    if workdir.bad_file.exists() and workdir.config().data.source == config.source:
+    if workdir.bad_file.exists() and same_data(workdir.config().data.source, config.source):
         bad = [json.loads(line) for line in workdir.bad_file.read_text().splitlines()]
     elif config.max_bad_fraction:
         bad = [

@@ -1,5 +1,7 @@
 """Which training examples keep their labels while fine-tuning."""
 
+import hashlib
+
 import numpy as np
 
 from pf_keras.errors import UserError
@@ -21,6 +23,13 @@ def labelled_subset(split, fraction, list_file=""):
     if fraction == 1:
         return split
     return split.subset(stratified_subset(split.names, split.labels, fraction, seed=0))
+
+
+def labels_definition(fraction, list_file):
+    """What `Workdir.start` keeps of a run's labels: the fraction, or the file with what it holds, which may change."""
+    lines = read_list(list_file) if list_file else []
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest() if list_file else ""
+    return {"label_fraction": fraction, "label_list": list_file, "label_list_sha256": digest}
 
 
 def hold_out(split, share, seed=0):

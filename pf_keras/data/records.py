@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+from collections import Counter
 
 import numpy as np
 
@@ -244,9 +245,8 @@ def open_tfrecords(place, config, whole=False):
 def _class_names(classes):
     """The names of a manifest's classes for people; with their synset where two share a name, as ImageNet's cranes do."""
     texts = [entry["text"] or entry["synset"] for entry in classes]
-    return tuple(
-        f"{text} ({entry['synset']})" if texts.count(text) > 1 else text for text, entry in zip(texts, classes, strict=True)
-    )
+    count = Counter(texts)
+    return tuple(f"{text} ({entry['synset']})" if count[text] > 1 else text for text, entry in zip(texts, classes, strict=True))
 
 
 def open_tfds(place, config, whole=False):

@@ -8,6 +8,7 @@ A split is one of two kinds. `Images` can be read in any order (`digits`, `folde
 TensorFlow is imported when a source is opened.
 """
 
+import os
 from dataclasses import dataclass
 
 from pf_keras.data.digits import open_digits
@@ -34,6 +35,17 @@ class Source:
         """The splits by name; where both are one, as `open_source` makes them `whole`, that one alone."""
         both = {"train": self.train, "validation": self.validation}
         return {"validation": self.validation} if self.train is self.validation else both
+
+
+def same_data(one, other):
+    """Whether two `data.source` name the same data, however their paths are spelled."""
+
+    def resolved(source):
+        kind, _, place = source.partition(":")
+        local = kind in ("folder", "tfrecord") and "://" not in place
+        return kind, os.path.realpath(os.path.expanduser(place)) if local else place
+
+    return resolved(one) == resolved(other)
 
 
 def open_source(config, whole=False):

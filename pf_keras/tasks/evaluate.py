@@ -19,6 +19,7 @@ def run(request):
     Writes `evaluate/result.json` and what belongs to it into the workdir; returns the result.
     """
     from pf_keras.data.bad import naming_bad_images, open_readable
+    from pf_keras.data.sources import same_data
 
     workdir = Workdir.of_run(request.workdir, "finetune", "pretrain")
     if workdir.mode() == "finetune" and request.label_fractions != (1.0,):
@@ -27,7 +28,7 @@ def run(request):
     folder = workdir.folder("evaluate")
     devices = open_devices(config.run.precision, request.tpu)
     # What it never met is scored whole where it has no split for that; a probe learns from the training split.
-    other = workdir.mode() == "finetune" and config.data.source != workdir.config().data.source
+    other = workdir.mode() == "finetune" and not same_data(config.data.source, workdir.config().data.source)
     source, bad = open_readable(config.data, workdir, whole=other)
     with naming_bad_images(source):
         if workdir.mode() == "pretrain":
@@ -73,11 +74,11 @@ def score_classifier(workdir, config, devices, source, folder):
 
 
 def labels_of_head(labels, names, classes):
-    """The labels as the classifier's head counts them: by name where the data's classes have names of their own.
+    """The labels as the classifier's head counts them: by name, or by number where names do not tell its classes apart.
 
     Raises UserError for a class that the head does not know.
     """
-    if not names or tuple(names) == tuple(classes):
+    if not names or tuple(names) == tuple(classes) or len(set(classes)) < len(classes) == len(names):
         if labels.max() >= len(classes):
             raise UserError(f"expected labels of the head's {len(classes)} classes, received label {labels.max()}")
         return labels

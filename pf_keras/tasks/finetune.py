@@ -20,7 +20,7 @@ from pf_keras.training.workdir import Workdir
 def run(request):
     """Fine-tune in `request.workdir`; returns what `result.json` holds."""
     from pf_keras.data.bad import naming_bad_images, open_readable
-    from pf_keras.data.labels import class_names, labelled_subset, require_classes, require_labels
+    from pf_keras.data.labels import class_names, labelled_subset, labels_definition, require_classes, require_labels
 
     check_init(request.init)
     config = request.config
@@ -32,12 +32,8 @@ def run(request):
         require_labels(source.validation)
         classes = class_names(source)
         require_classes(classes)
-    definition = {
-        "init": request.init,
-        "label_fraction": request.label_fraction,
-        "label_list": request.label_list,
-        "classes": list(classes),
-    }
+    labels = labels_definition(request.label_fraction, request.label_list)
+    definition = {"init": request.init, **labels, "classes": list(classes)}
     workdir.start("finetune", config, definition)
     workdir.write_bad(bad, config.data)
     workdir.write_labels(labelled)

@@ -78,7 +78,7 @@ def features(model, split, config):
 def fit_probes(train, labels, validation, truth):
     """Top-1 of logistic regression on standardised features, and of the nearest neighbours by cosine distance.
 
-    No more neighbours vote than the rarest class has labels: of few labels all would, whatever the features.
+    No more neighbours vote than a class has labels, on average: of few labels all would, whatever the features.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
@@ -86,6 +86,6 @@ def fit_probes(train, labels, validation, truth):
     from sklearn.preprocessing import StandardScaler
 
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(train, labels)
-    rarest = np.unique(labels, return_counts=True)[1].min()
-    neighbours = KNeighborsClassifier(min(NEIGHBOURS, rarest), metric="cosine").fit(train, labels)
+    votes = min(NEIGHBOURS, len(labels) // len(np.unique(labels)))
+    neighbours = KNeighborsClassifier(votes, metric="cosine").fit(train, labels)
     return float(linear.score(validation, truth)), float(neighbours.score(validation, truth))

@@ -19,6 +19,7 @@ def run(request):
     """
     from pf_keras.data.bad import naming_bad_images, open_readable
     from pf_keras.data.pipeline import evaluation_batches, pretrain_noise
+    from pf_keras.data.sources import same_data
     from pf_keras.training.strategy import open_devices
 
     workdir = Workdir.of_run(request.workdir, "pretrain")
@@ -29,7 +30,8 @@ def run(request):
         model = build_pretrainer(config)
     checkpoint = require_checkpoint(workdir.checkpoints, request.checkpoint)
     checkpoint.load_into(model)
-    source, _ = open_readable(config.data, workdir, whole=config.data.source != workdir.config().data.source)
+    other = not same_data(config.data.source, workdir.config().data.source)
+    source, _ = open_readable(config.data, workdir, whole=other)
     with naming_bad_images(source):
         shown = source.validation.sample(EXAMPLES)
         batch = next(iter(evaluation_batches(shown, config, EXAMPLES, pretrain_noise(config))))

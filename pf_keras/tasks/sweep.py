@@ -27,17 +27,15 @@ METRIC = "held_out_top1"
 
 def run(request):
     """Search the grid, run the winners, write `table.md`, `table.csv` and `figures/grid.png`; returns the result."""
+    from pf_keras.data.labels import labels_definition
+
     finetune.check_init(request.init)
     workdir = Workdir(request.workdir)
     if not request.seeds:
         raise UserError("expected --seeds to name one at least, received none: use --seeds=0,1,2")
     worker = os.environ.get("KERASTUNER_TUNER_ID", "chief")
-    definition = {
-        "init": request.init,
-        "label_fraction": request.label_fraction,
-        "label_list": request.label_list,
-        "seeds": list(request.seeds),
-    }
+    labels = labels_definition(request.label_fraction, request.label_list)
+    definition = {"init": request.init, **labels, "seeds": list(request.seeds)}
     chief = "chief" in worker
     if chief:
         workdir.start("sweep", request.config, definition)

@@ -39,8 +39,10 @@ class Checkpoint:
         """
         try:
             model.load_weights(_Memory((self.path / WEIGHTS).read_bytes()))
-            for variable, value in zip(_seeds(model), self.state["seeds"], strict=True):
-                variable.assign(np.asarray(value, variable.dtype))
+            seeds = _seeds(model)
+            if len(seeds) == len(self.state["seeds"]):  # else dropout is on or off that was not: no run that goes on
+                for variable, value in zip(seeds, self.state["seeds"], strict=True):
+                    variable.assign(np.asarray(value, variable.dtype))
             return self
         except FileNotFoundError as error:
             newer = None if self.asked else latest_checkpoint(self.path.parent)

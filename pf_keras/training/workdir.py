@@ -67,7 +67,8 @@ class Workdir:
                 "choose another"
             )
         known = self.definition()
-        changed = [f"{k}: {known.get(k)} -> {v}" for k, v in (extra or {}).items() if known.get(k) != v]
+        known = {**(extra or {}), **known}  # a run begun before something came to be kept goes on
+        changed = [f"{k}: {known[k]} -> {v}" for k, v in (extra or {}).items() if known[k] != v]
         changed += [f for f in differing_fields(self.config(), config) if f.split(":")[0] not in CHANGEABLE]
         if changed:
             raise UserError(
@@ -160,14 +161,8 @@ class Workdir:
             self.write_text(self.bad_file, "".join(json.dumps(image) + "\n" for image in images))
 
     def write_labels(self, split):
-        """Keep the names of the images whose labels a run uses: a file that `--label_list` takes.
-
-        Raises UserError where the run has begun with others, as after a change of its list.
-        """
-        file, names = self.path / "labels.txt", "".join(f"{name}\n" for name in split.names)
-        if file.exists() and file.read_text() != names:
-            raise UserError(f"expected the labelled images of {file}, with which the run began, received others: use another")
-        self.write_text(file, names)
+        """Keep the names of the images whose labels a run uses: a file that `--label_list` takes."""
+        self.write_text(self.path / "labels.txt", "".join(f"{name}\n" for name in split.names))
 
     def write_result(self, result):
         self.write_json(self.result_file, result)

@@ -10,7 +10,7 @@ from PIL import Image
 from pf_keras.config import Config, DataConfig, ModelConfig
 from pf_keras.data.pipeline import pretrain_noise, training_batches
 from pf_keras.data.records import FirstLabel, Records
-from pf_keras.data.sources import open_source
+from pf_keras.data.sources import open_source, same_data
 from pf_keras.errors import UserError
 from tfrecords import build as tfrecords_build
 from tfrecords.files import count_records
@@ -90,6 +90,17 @@ def test_albums_beside_images_are_unlabelled_but_not_in_a_split(tmp_path, capsys
     picture(1).save(tmp_path / "split" / "train" / "a.png")
     with pytest.raises(UserError, match="in a class folder, received a.png"):
         open_source(DataConfig(source=f"folder:{tmp_path / 'split'}"))
+
+
+def test_data_are_the_same_however_their_path_is_spelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    for other in ("folder:photos", "folder:photos/", f"folder:{tmp_path}/photos", "folder:../" + tmp_path.name + "/link"):
+        assert same_data("folder:photos", other), other
+    for other in ("folder:pictures", "tfrecord:photos", "digits", "tfds:photos"):
+        assert not same_data("folder:photos", other), other
+    assert same_data("tfrecord:gs://a/b", "tfrecord:gs://a/b") and not same_data("tfrecord:gs://a/b", "tfrecord:gs://a//b")
 
 
 def test_data_that_nothing_is_trained_on_are_whole(tmp_path):

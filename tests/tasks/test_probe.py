@@ -22,7 +22,7 @@ def test_neighbours_are_those_of_the_smallest_angle():
     assert fit_probes(train, labels, validation, truth)[1] == (voted == truth).mean()
 
 
-def test_of_few_labels_no_more_vote_than_the_rarest_class_has():
+def test_of_few_labels_no_more_vote_than_a_class_has():
     rng = np.random.default_rng(1)
     train, (validation, truth) = np.eye(8)[:3], examples(50, rng)
     nearest = validation[:, :3].argmax(axis=1)  # of three unit vectors

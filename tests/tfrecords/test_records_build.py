@@ -162,6 +162,31 @@ def test_what_is_hidden_or_no_split_is_not_passed_over_in_silence(helpers, tmp_p
     assert manifest["images"] == 12 and [entry["synset"] for entry in manifest["classes"]] == ["cat", "dog's"]
 
 
+def test_hidden_files_among_images_are_left_out_once(helpers, tmp_path):
+    for name in ("0.jpg", "1.jpg", ".hidden.jpg", ".thumbnails/0.jpg"):
+        helpers.write(tmp_path / "in" / "train" / name, helpers.image(name))
+    arguments = ("--source=folder", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'o'}", "--train_shards=1")
+    helpers.fails(helpers.command("build", *arguments), "2 damaged or other files")
+    helpers.build(*arguments, "--skip_bad")
+    assert sorted(row["image/filename"] for row in helpers.records(tmp_path / "o", "train")) == [b"0.jpg", b"1.jpg"]
+    lines = (tmp_path / "o" / "bad.txt").read_text().splitlines()
+    assert lines == ["train/.hidden.jpg\tit is hidden", "train/.thumbnails\tit is hidden"]
+
+
+def test_a_split_that_has_gone_before_the_build_ended_leaves_no_shard(helpers, tmp_path):
+    root = folder(helpers, tmp_path / "in")
+    arguments = ("--source=folder", f"--input={root}", f"--output={tmp_path / 'o'}")
+    arguments += ("--train_shards=1", "--validation_shards=1")
+    helpers.write(root / "train/cat/page.jpg", b"<html>404</html>")
+    helpers.fails(helpers.command("build", *arguments), "page.jpg")
+    assert (tmp_path / "o" / "validation-00000-of-00001").exists()
+    shutil.rmtree(root / "val")
+    (root / "train/cat/page.jpg").unlink()
+    helpers.build(*arguments)
+    assert helpers.command("verify", tmp_path / "o").returncode == 0
+    assert [path.name for path in (tmp_path / "o").glob("*-of-*")] == ["train-00000-of-00001"]
+
+
 def test_after_a_damaged_file_is_replaced_the_build_goes_on(helpers, tmp_path):
     root = folder(helpers, tmp_path / "in")
     damaged = root / "train/cat/0.jpg"

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfrecords import schema
@@ -73,6 +73,7 @@ FEATURE = st.sampled_from(list(VALUES)).flatmap(lambda kind: st.tuples(st.just(k
 KEYS = st.sampled_from(["image/encoded", "image/filename", "image/class/label", "image/height"])
 
 
+@settings(deadline=None)
 @given(st.dictionaries(KEYS, st.none() | FEATURE))
 def test_the_verifier_refuses_what_training_refuses_and_reads_what_it_reads(features):
     import tensorflow as tf
