@@ -9,6 +9,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pf_keras.training.workdir import Workdir
+
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = "TF_NUM_INTRAOP_THREADS"
 
@@ -21,11 +23,13 @@ def commands(*lines):
 
 def probes(workdir, fractions, steps):
     """The probes of a pre-trained workdir with those shares of the labels: those of an earlier time, where it has them."""
-    kept = ROOT / workdir / "evaluate" / "result.json"
+    run = Workdir(ROOT / workdir)
+    kept = run.path / "evaluate" / "result.json"
     if kept.exists():
-        result = json.loads(kept.read_text())
+        result = run.read_json(kept)
         wanted = [f"pretrained_linear_{float(fraction):g}" for fraction in fractions.split(",")]
-        if result.get("steps") == steps and all(name in result for name in wanted):
+        own = (result.get("steps"), result.get("data")) == (steps, run.config().data.source)
+        if own and all(name in result for name in wanted):
             return result
     (result,) = commands(("--mode=evaluate", f"--workdir={workdir}", f"--label_fraction={fractions}"))
     return result

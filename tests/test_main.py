@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -29,11 +28,12 @@ def check_one_line(done, *words):
         assert word in lines[0], lines[0]
 
 
-def test_help_answers_at_once_without_loading_keras():
-    started = time.monotonic()
-    done = shell("--help")
-    assert time.monotonic() - started < 5  # a second on a quiet machine; TensorFlow alone takes more than this
+def test_help_answers_without_loading_keras():
+    line = [sys.executable, "-X", "importtime", str(ROOT / "main.py"), "--help"]
+    done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 0 and "--mode" in done.stdout and "pretrain" in done.stdout
+    loaded = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "absl" in loaded and not loaded & {"keras", "tensorflow", "jax", "numpy", "pf_keras"}
 
 
 def test_an_unknown_mode_is_named_before_anything_is_loaded():
@@ -68,10 +68,8 @@ def test_an_earlier_run_is_read_with_what_is_to_be_different(pretrained):
     from commands import command
 
     run = f"--workdir={pretrained.workdir}"
-    whole, middle = (
-        command("--mode=evaluate", run, "--label_fraction=0.05", f"--config.data.eval_crop={share}") for share in (1, 0.25)
-    )
-    assert whole.result["pixels_linear_0.05"] > middle.result["pixels_linear_0.05"] + 0.2  # the middle of a digit says less
+    middle = command("--mode=evaluate", run, "--label_fraction=0.05", "--config.data.eval_crop=0.25").result
+    assert 0.1 < middle["pixels_linear_0.05"] < 0.6  # of whole digits raw pixels tell more than 0.8 (test_finetune.py)
     before = (pretrained.workdir / "figures" / "reconstruction.png").read_bytes()
     assert command("--mode=reconstruct", run, "--config.mask.ratio=0.8").code == 0
     assert (pretrained.workdir / "figures" / "reconstruction.png").read_bytes() != before
@@ -153,6 +151,7 @@ def test_the_default_workdir_has_its_own_config_too(tmp_path, monkeypatch):
     from commands import TINY, command
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pf_keras.tasks.plan.has_compiler", lambda: False)  # which compiles for minutes
     first = command("--mode=plan", *TINY, "--topology=v3-8", "--config.run.seed=7")
     assert first.code == 0, first.err
     again = command("--mode=plan", "--topology=v3-8")

@@ -8,7 +8,8 @@
     python -m experiments.benchmark guard                        ratios that must hold, in a few minutes; exits with 1 if not
 
 Each prints a table and writes it as JSON to runs/benchmark/NAME.json (--output). Alternatives take turns, so that work
-beside this one slows all of them, and a ratio is the median over the turns. PERFORMANCE.md has the results.
+beside this one slows all of them, and a ratio is the median over the turns; the points of growth are measured one after
+the other, each in a process of its own. PERFORMANCE.md has the results.
 """
 
 import argparse

@@ -9,6 +9,7 @@ import tempfile
 import time
 
 from experiments.benchmark.report import Row
+from pf_keras.errors import UserError
 
 LIMIT = 300  # seconds
 
@@ -45,6 +46,8 @@ def first_step():
         for text in process.stderr:
             if text.startswith("step 1/"):
                 break
+        else:
+            raise UserError(f"expected a line of the first step, received the end of {' '.join(line)}: run it by itself")
         taken = time.perf_counter() - began
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=LIMIT)

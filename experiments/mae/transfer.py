@@ -13,6 +13,7 @@ it goes on with what is left.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import statistics
@@ -32,7 +33,8 @@ MEAN, SD = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.2
 SIZE = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "num_heads": 4}
 WARM_UP = 1 / 12  # of the steps, as ours
 PRETRAIN_CROP = 0.4
-SETTINGS = ("minutes", "images_per_second", "depth", "pretrain_rate", "batch", "crop", "compare")  # of all that RUNS keeps
+# Of all that RUNS keeps.
+SETTINGS = ("images", "minutes", "images_per_second", "depth", "pretrain_rate", "batch", "crop", "compare")
 
 
 def main():
@@ -57,7 +59,7 @@ def main():
     parser.add_argument("--seeds", default="0,1,2")
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
-    settings = {name: getattr(options, name) for name in SETTINGS}
+    settings = {name: getattr(options, name) for name in SETTINGS} | {"images": str(options.images)}
     if (before := kept(options.runs / "settings.json", lambda: settings)) != settings:
         parser.error(f"expected the settings of --runs, {before}; received {settings}; use another --runs")
     mae, vit, decay = open_clone(options.clone, "models_mae", "models_vit", "util.lr_decay")
@@ -75,11 +77,15 @@ def main():
         write(kept_features, lambda aside: savez(aside, found))
     seeds = [int(seed) for seed in options.seeds.split(",")]
     for file, epochs in zip(options.labels.split(","), options.epochs.split(","), strict=True):
-        listed = np.isin(names, Path(file).read_text().splitlines())
+        wanted = sorted(set(Path(file).read_text().split("\n")) - {""})
+        listed = np.isin(names, wanted)
+        if listed.sum() != len(wanted):
+            parser.error(f"expected images of all {len(wanted)} names in {file}, received {listed.sum()}: use our labels.txt")
+        digest = hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:8]
         others = np.random.default_rng(0).permutation(np.flatnonzero(~listed))[: options.compare]
         labelled, compare = ((images[i], classes[i]) for i in (listed, others))
         for start in options.starts.split(","):
-            row = f"{listed.sum()}-{start}-{epochs}-epochs"
+            row = f"{listed.sum()}-{digest}-{start}-{epochs}-epochs"
 
             def tune(examples, scored, point, seed, start=start, epochs=float(epochs)):
                 return finetune(vit, decay, weights["model"] if start == "pretrained" else None, examples, scored,

@@ -10,7 +10,9 @@ def write_card(workdir, config, folder, exported):
     scores = workdir.read_json(workdir.result_file) if workdir.result_file.exists() else {}
     evaluation = workdir.path / "evaluate" / "result.json"
     if evaluation.exists():
-        scores |= {f"evaluate: {k}": v for k, v in workdir.read_json(evaluation).items()}
+        found = workdir.read_json(evaluation)
+        same = found.get("data") == config.data.source
+        scores |= {f"evaluate{'' if same else ' on other data'}: {k}": v for k, v in found.items()}
     lines = [
         f"# PatchFormer, {'classifier' if mode == 'finetune' else 'pre-trained by decoding masked patches'}",
         "",
@@ -38,7 +40,8 @@ def write_card(workdir, config, folder, exported):
         *[f"| {escape(str(k))} | {escape(_figure(v))} |" for k, v in scores.items()],
         *([] if scores else ["| none recorded: the run has not ended | |"]),
         "",
-        "Scores are on the validation images of the source above and say nothing of others.",
+        "Scores are on the validation images of the source above, or of the other data that a row names, and say nothing of"
+        " more.",
         "",
         "## Files",
         "",

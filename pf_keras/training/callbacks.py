@@ -50,9 +50,9 @@ def writing_events(place):
 class Log(RunCallback):
     """At the end of each window: a line of `metrics.jsonl`, a line on the terminal, scalars for TensorBoard."""
 
-    def __init__(self, workdir, steps, images_per_step, out=sys.stderr):
+    def __init__(self, workdir, steps, images_per_step):
         super().__init__()
-        self.workdir, self.steps, self.images_per_step, self.out = workdir, steps, images_per_step, out
+        self.workdir, self.steps, self.images_per_step, self.out = workdir, steps, images_per_step, sys.stderr
         self.timed, self.writer = False, None
 
     def on_epoch_begin(self, epoch, logs=None):

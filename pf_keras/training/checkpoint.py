@@ -70,6 +70,7 @@ def save_checkpoint(directory, step, model, state=None, keep=3):
     model.save_weights(weights)
     seeds = [np.asarray(variable).tolist() for variable in _seeds(model)]
     state = {"step": step, "bytes": len(weights), "sha256": _digest(weights), "seeds": seeds, **(state or {})}
+    state["state_sha256"] = _digest_of_state(state)
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         _remove(*(p for p in directory.iterdir() if p.name.startswith(".step-")))  # left by a run that was killed
@@ -135,6 +136,8 @@ def _examine(path):
     """The state of a checkpoint and what is wrong with it, or an empty string. What is read is read once."""
     try:
         state = json.loads((path / STATE).read_text())
+        if state.pop("state_sha256") != _digest_of_state(state):
+            return {}, f"{STATE} has another checksum"
         size, digest = state["bytes"], state["sha256"]
         received = (path / WEIGHTS).stat().length
         if received != size:
@@ -143,7 +146,7 @@ def _examine(path):
             whole = _digest(file) == digest
     except OSError as error:
         return {}, error.strerror or str(error)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return {}, f"{STATE} is cut short or altered"
     return state, "" if whole else f"{WEIGHTS} has another checksum"
 
@@ -173,6 +176,10 @@ def _write(path, content):
 def _digest(file):
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of_state(state):
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 class _Memory(io.BytesIO):

@@ -86,10 +86,13 @@ def test_noise_belongs_to_the_example_not_to_its_place(train):
 
 
 def test_labels_go_with_their_images(train):
-    batches = training_batches(train, CONFIG, 50, finetune_noise(CONFIG), crop_scale=(1.0, 1.0), classes=10)
-    _, labels = next(iter(batches))
-    counts = labels.numpy().sum(0)
-    np.testing.assert_array_equal(counts, np.bincount(train.labels, minlength=10))
+    config = CONFIG.override({"data.flip": "false", "data.crop_ratio": "(1.0, 1.0)", "data.eval_crop": "1.0"})
+    whole = {"crop_scale": (1.0, 1.0), "classes": 10}
+    inputs, labels = next(iter(training_batches(train, config, 50, finetune_noise(config), **whole)))
+    shown = [b["image"].numpy().tobytes() for b in evaluation_batches(train, config, 1)]
+    label_of = dict(zip(shown, train.labels.tolist(), strict=True))
+    assert len(label_of) == 50
+    assert [label_of[image.tobytes()] for image in inputs["image"].numpy()] == labels.numpy().argmax(1).tolist()
 
 
 def test_evaluation_sees_every_image_once_in_order_and_fills_the_last_batch(train):

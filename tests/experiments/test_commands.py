@@ -6,12 +6,15 @@ import os
 import pytest
 
 from experiments import commands
+from pf_keras.config import Config
+from pf_keras.training.workdir import Workdir
 
 
 @pytest.fixture
 def kept(tmp_path):
     """A pre-trained workdir that was probed after 7 steps with 1% and 10% of the labels."""
-    result = {"steps": 7, "pretrained_linear_0.01": 0.3, "pretrained_linear_0.1": 0.4}
+    result = {"steps": 7, "data": "digits", "pretrained_linear_0.01": 0.3, "pretrained_linear_0.1": 0.4}
+    Workdir(tmp_path).start("pretrain", Config())
     (tmp_path / "evaluate").mkdir()
     (tmp_path / "evaluate" / "result.json").write_text(json.dumps(result))
     return tmp_path
@@ -35,6 +38,12 @@ def test_probes_that_are_there_are_not_made_again(kept, said, fractions):
 def test_probes_of_other_steps_or_shares_are_made_anew(kept, said, fractions, steps):
     assert commands.probes(str(kept), fractions, steps) == {"steps": 9}
     assert said == [("--mode=evaluate", f"--workdir={kept}", f"--label_fraction={fractions}")]
+
+
+def test_probes_of_other_data_are_made_anew(kept, said):
+    file = kept / "evaluate" / "result.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "data": "folder:OTHER"}))
+    assert commands.probes(str(kept), "0.1", 7) == {"steps": 9}
 
 
 def test_commands_side_by_side_share_the_cores_and_those_after_do_not(monkeypatch):

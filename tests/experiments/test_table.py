@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from experiments.table import table
+from experiments.table import main, table
 from tests.commands import TINY
 
 
@@ -25,10 +25,18 @@ def test_the_table_says_what_the_commands_found():
     assert lines[-1] == "All 50000 labels from scratch, 7 steps: 90.0%"
 
 
-def test_shares_without_epochs_are_refused():
-    line = [sys.executable, "-m", "experiments.table", "--config=x", "--data=digits", "--runs=y", "--epochs=3"]
-    done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 2 and "as many --epochs as --fractions, received 1 for 3" in done.stderr
+def test_shares_without_epochs_are_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--config=x", "--data=digits", "--runs=y", "--epochs=3"])
+    assert "as many --epochs as --fractions, received 1 for 3" in capsys.readouterr().err
+
+
+def test_a_seed_is_no_short_form_of_seeds(monkeypatch):
+    said = []
+    monkeypatch.setattr("experiments.table.commands", lambda *lines: said.extend(lines) or sys.exit())
+    with pytest.raises(SystemExit):
+        main(["--config=x", "--data=digits", "--runs=y", "--seed=5"])
+    assert "--seed=5" in said[0]
 
 
 @pytest.mark.slow

@@ -71,14 +71,12 @@ def test_listing_names_a_record_that_is_no_example(tmp_path):
     import tensorflow as tf
 
     path = str(tmp_path / "train-00000-of-00001")
-    for bad in (b"not an example", b"\x0a\x7f\x0a", b"\x0a\x05\x0a\x03\x0a\x01\xff"):
+    for bad in (b"not an example", b"\x0a\x7f\x0a"):
         with tf.io.TFRecordWriter(path) as writer:
             writer.write(tf.train.Example().SerializeToString())
             writer.write(bad)
-        try:
-            assert listing.read_listing([path]).names == ["", ""]
-        except UserError as error:
-            assert "record 1 at byte" in str(error)
+        with pytest.raises(UserError, match="record 1 at byte"):
+            listing.read_listing([path])
 
 
 def test_manifest(built, tmp_path):
