@@ -77,8 +77,9 @@ def reader(run, data):
 
         return look_up
     config = config_of(run, data)
-    model = embedder(config, open_devices(config.run.precision), run)
-    return lambda split, _: features(model, split, config)
+    devices = open_devices(config.run.precision)
+    model = embedder(config, devices, run)
+    return lambda split, _: features(model, split, config, devices)
 
 
 def config_of(run, data):

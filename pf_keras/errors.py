@@ -6,10 +6,11 @@
 
 import contextlib
 import signal
+import sys
 
 from tfrecords.errors import UserError
 
-__all__ = ["Stopped", "UserError", "writing"]
+__all__ = ["Stopped", "UserError", "reading", "writing"]
 
 
 class Stopped(BaseException):
@@ -28,9 +29,35 @@ def writing(place):
     """Turn a failure to write into a UserError that names the place."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        reason = _of_the_store(error)
+        if not reason:
+            raise
         raise UserError(
-            f"expected to write in {place}, received {error.strerror or error}: free space there or choose another "
+            f"expected to write in {place}, received {reason}: free space there or choose another "
             "--workdir, then start again; checkpoints written before are whole"
         ) from error
+
+
+@contextlib.contextmanager
+def reading(place):
+    """Turn a failure to look into a place into a UserError that names it."""
+    try:
+        yield
+    except Exception as error:
+        reason = _of_the_store(error)
+        if not reason:
+            raise
+        raise UserError(f"expected to read {place}, received {reason}: check the path, the network and its rights") from error
+
+
+def _of_the_store(error):
+    """What a disk or a store says of its failure, or nothing for another error. TensorFlow, which reaches `gs://`, has
+    errors of its own."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow and isinstance(error, tensorflow.errors.OpError):
+        return error.message
+    return ""
 

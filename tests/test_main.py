@@ -166,6 +166,14 @@ def test_a_place_that_is_no_folder_is_one_line():
     assert done.code == 2 and done.err.startswith("error: expected to write in /dev/null/plan"), done.err
 
 
+@pytest.mark.parametrize("mode", ["pretrain", "evaluate"])
+def test_a_store_that_cannot_be_reached_is_one_line(mode):
+    from commands import command
+
+    done = command(f"--mode={mode}", "--workdir=s3://no-such-bucket/run", "--config=" + str(ROOT / "experiments" / "digits.py"))
+    assert done.code == 2 and done.err.count("\n") == 1 and "to read s3://no-such-bucket/run" in done.err, done.err
+
+
 def test_another_config_on_a_workdir_is_refused_naming_the_field(pretrained):
     from commands import TINY, command
 

@@ -110,7 +110,7 @@ class InOrder:
     """A split whose training order is that of its files."""
 
     def __init__(self, split):
-        self.split, self.size, self.loader = split, split.size, split.loader
+        self.split, self.size, self.loader, self.gifs = split, split.size, split.loader, split.gifs
 
     def keys(self, **options):
         return self.split.keys(shuffle=False).repeat()

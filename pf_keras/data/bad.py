@@ -93,7 +93,7 @@ def bad_images(split, classes=0):
     @tf.function
     def attempt(key):
         encoded, label = load(key)
-        return label, decode_and_crop(encoded, lambda height, width: (0, 0, height, width), 1)
+        return label, decode_and_crop(encoded, lambda height, width: (0, 0, height, width), 1, split.gifs)
 
     def fault(key):
         if isinstance(key, _faults()):  # the stream itself is broken, and nothing behind this is to be had

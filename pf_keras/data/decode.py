@@ -18,7 +18,7 @@ def decode_and_crop(encoded, window, size, gif=True):
 
     encoded: scalar string, a JPEG, PNG, GIF (its first frame) or BMP of 24 bits; grey and CMYK become RGB.
     window: a function of `(height, width)`, int32, to `(top, left, height, width)`, int32, inside the image.
-    gif: whether GIFs are read. Their frames are counted in Python, which an exported graph has not.
+    gif: whether GIFs are read. Their frames are counted in Python, which an exported graph has not, nor a TPU's own host.
     Returns uint8 (size, size, 3), resized by bilinear interpolation. Raises InvalidArgumentError for other bytes and
     for more than `MAX_PIXELS`.
     """

@@ -9,11 +9,13 @@ class Images:
     """A split whose examples are read by number.
 
     names: a list of n strings; labels: n ints from 0, or -1 for none.
-    values: n byte strings, either the encoded images or, with `paths=True`, where their files are.
+    values: n byte strings, either the encoded images or, with `paths=True`, where their files are. gifs: whether there may
+    be GIFs among them.
     """
 
-    def __init__(self, names, labels, values, paths=False):
+    def __init__(self, names, labels, values, paths=False, gifs=True):
         self.names, self.labels, self.values, self.paths = list(names), np.asarray(labels, "int64"), values, paths
+        self.gifs = gifs
 
     @property
     def size(self):
@@ -23,7 +25,7 @@ class Images:
         """The split of some of the examples, in the given order."""
         pick = [int(i) for i in indices]
         return Images(
-            [self.names[i] for i in pick], self.labels[pick], [self.values[i] for i in pick], paths=self.paths
+            [self.names[i] for i in pick], self.labels[pick], [self.values[i] for i in pick], self.paths, self.gifs
         )
 
     def sample(self, count):

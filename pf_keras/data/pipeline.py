@@ -69,7 +69,7 @@ def training_batches(
         drawn = draw_noise(seed, key["epoch"], key["index"], noise)
         encoded, label = load(key)
         window = random_window(drawn, crop_scale or data.crop_scale, data.crop_ratio)
-        image = decode_and_crop(encoded, window, config.model.image_size)
+        image = decode_and_crop(encoded, window, config.model.image_size, split.gifs)
         if data.flip:
             # One of the two alone, and by tf.reverse: a slice with a negative step takes longer than decoding.
             image = tf.cond(drawn[4] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
@@ -106,7 +106,7 @@ def evaluation_batches(split, config, batch, noise=None, host=0, hosts=1, replic
 
     def example(key):
         encoded, _ = load(key)
-        image = decode_and_crop(encoded, centre_window(config.data.eval_crop), config.model.image_size)
+        image = decode_and_crop(encoded, centre_window(config.data.eval_crop), config.model.image_size, split.gifs)
         return image, draw_noise(config.run.seed, key["epoch"], key["index"], noise)
 
     def fill_up(x):

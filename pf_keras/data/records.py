@@ -44,6 +44,8 @@ class Records:
     config: a `DataConfig`. wanted: the indices that belong to the split, ascending, or None for all.
     """
 
+    gifs = False  # no converter keeps them, and their frames are counted in Python, which a TPU's own hosts have not
+
     def __init__(self, files, counts, parse, config, first_label, wanted=None):
         self.files, self.counts, self.parse, self.config = list(files), list(counts), parse, config
         self.first_label, self.wanted = first_label, wanted
@@ -107,7 +109,8 @@ class Records:
         encoded = {
             int(key["index"]): self.parse(key["serialized"])["encoded"].numpy() for key in chosen.keys(shuffle=False)
         }
-        return Images([names[p] for p in positions], self.labels[positions], [encoded[int(i)] for i in wanted])
+        values = [encoded[int(i)] for i in wanted]
+        return Images([names[p] for p in positions], self.labels[positions], values, gifs=self.gifs)
 
     def name_of(self, index):
         """The file and place of the record of a key's `index`."""

@@ -5,6 +5,7 @@ A split is one of two kinds. `Images` can be read in any order (`digits`, `folde
     size, names            how many examples, and what to call the i-th
     keys(...)              a dataset of dicts with `epoch` and `index`, and what else `load` needs
     load(key)              the encoded image (bytes) and its label, from 0 (-1: none); runs inside tf.data
+    gifs                   whether an image may be a GIF
 TensorFlow is imported when a source is opened.
 """
 

@@ -31,7 +31,8 @@ class Attention(keras.layers.Layer):
 
         key, value = ops.split(self.key_value(context), 2, axis=-1)
         # (B, Q, heads, D / heads)
-        mixed = ops.dot_product_attention(split(self.query(queries)), split(key), split(value))
+        # Not by Keras's flash attention: on a TPU under JAX, without a mask, that is causal and does not scale.
+        mixed = ops.dot_product_attention(split(self.query(queries)), split(key), split(value), flash_attention=False)
         return self.output_projection(ops.reshape(mixed, (-1, queries.shape[1], width)))
 
     def compute_output_shape(self, queries_shape, context_shape=None):

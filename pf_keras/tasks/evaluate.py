@@ -25,8 +25,9 @@ def run(request):
     if workdir.mode() == "finetune" and request.label_fractions != (1.0,):
         raise UserError("expected --label_fraction to evaluate a pre-training, received it with a fine-tuned run: leave it out")
     config = request.config
-    folder = workdir.folder("evaluate")
     devices = open_devices(config.run.precision, request.tpu)
+    workdir = devices.workdir(request.workdir)
+    folder = workdir.folder("evaluate")
     # What it never met is scored whole where it has no split for that; a probe learns from the training split.
     other = workdir.mode() == "finetune" and not same_data(config.data.source, workdir.config().data.source)
     source, bad = open_readable(config.data, workdir, whole=other)

@@ -8,10 +8,11 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
 import keras
 
-from pf_keras.errors import UserError
+from pf_keras.errors import UserError, writing
 from pf_keras.models import Embedder, build_pretrainer
 from pf_keras.tasks.card import write_card
 from pf_keras.tasks.finetune import load_classifier
@@ -94,5 +95,9 @@ def export_onnx(model, config, path):
         return "not written: pip install tf2onnx"
     size = config.model.image_size
     signature = [keras.InputSpec(shape=(None, size, size, 3), dtype="uint8", name="image")]
-    model.export(os.fspath(path), format="onnx", input_signature=signature, verbose=False)
+    with tempfile.TemporaryDirectory() as folder:  # tf2onnx knows local places alone
+        local = os.path.join(folder, "model.onnx")
+        model.export(local, format="onnx", input_signature=signature, verbose=False)
+        with writing(path.parent), open(local, "rb") as file:
+            path.write_bytes(file.read())
     return str(path)

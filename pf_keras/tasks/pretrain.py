@@ -6,10 +6,11 @@ from functools import partial
 import keras
 import numpy as np
 
+from pf_keras.errors import writing
 from pf_keras.figures import draw_loss
 from pf_keras.models import PretrainScores, build_pretrainer
 from pf_keras.tasks.reconstruct import EXAMPLES, draw, panels_of
-from pf_keras.training.callbacks import RunCallback, writing_events
+from pf_keras.training.callbacks import RunCallback
 from pf_keras.training.execution import check_steps
 from pf_keras.training.loop import train
 from pf_keras.training.optimizer import build_optimizer
@@ -116,7 +117,7 @@ class Pictures(RunCallback):
         import tensorflow as tf
 
         image, hidden, decoded, truth = panels_of(self.model, {k: np.asarray(v) for k, v in self.sample.items()})
-        with writing_events(self.workdir.path):
+        with writing(self.workdir.path):
             self.writer = self.writer or tf.summary.create_file_writer(str(self.workdir.tensorboard))
             with self.writer.as_default(step=self.step):
                 tf.summary.image("images", np.concatenate([image, hidden], axis=2), max_outputs=EXAMPLES)

@@ -6,6 +6,7 @@ The same probes on raw pixels and on the untrained network say how much of the s
 import csv
 import io
 import sys
+from functools import partial
 
 import keras
 import numpy as np
@@ -26,6 +27,7 @@ def probe(workdir, config, devices, source, fractions, folder):
     """
     from pf_keras.data.labels import class_names, labelled_subset, require_classes, require_labels
 
+    devices.check_batch(config.run.eval_batch)
     require_labels(source.validation)
     require_classes(class_names(source))
     subsets = {fraction: labelled_subset(source.train, fraction) for fraction in fractions}
@@ -39,9 +41,10 @@ def probe(workdir, config, devices, source, fractions, folder):
     table = csv.writer(rows, lineterminator="\n")
     table.writerow(["features", "label_fraction", "labels", "linear", "knn"])
     for kind, model in extractors.items():
-        validation = features(model, source.validation, config)
+        validation = features(model, source.validation, config, devices)
         for fraction, subset in subsets.items():
-            linear, knn = fit_probes(features(model, subset, config), subset.labels, validation, source.validation.labels)
+            known = features(model, subset, config, devices)
+            linear, knn = fit_probes(known, subset.labels, validation, source.validation.labels)
             print(f"{kind}, {subset.size} labels: linear {linear:.4f}, kNN {knn:.4f}", file=sys.stderr)
             table.writerow([kind, fraction, subset.size, f"{linear:.4f}", f"{knn:.4f}"])
             result |= {f"{kind}_linear_{fraction:g}": linear, f"{kind}_knn_{fraction:g}": knn}
@@ -61,15 +64,16 @@ def embedder(config, devices, init=None):
     return model
 
 
-def features(model, split, config):
+def features(model, split, config, devices):
     """float32 (n, D): the pooled features of a split's centre crops, or their pixels where `model` is None."""
     import tensorflow as tf
 
     from pf_keras.data.pipeline import evaluation_batches
 
-    batches = evaluation_batches(split, config, config.run.eval_batch)
+    batches = partial(evaluation_batches, split, config, config.run.eval_batch)
     if model is not None:
-        return np.asarray(model.predict(batches, verbose=0))[: split.size]
+        return np.asarray(model.predict(devices.spread(batches), verbose=0))[: split.size]
+    batches = batches()
     small = batches.map(lambda x: tf.image.resize(tf.cast(x["image"], tf.float32), (PIXELS, PIXELS), antialias=True))
     pixels = np.concatenate([batch.numpy() for batch in small])[: split.size]
     return pixels.reshape(split.size, -1) / 255.0

@@ -35,9 +35,10 @@ def run(request):
     with naming_bad_images(source):
         shown = source.validation.sample(EXAMPLES)
         batch = next(iter(evaluation_batches(shown, config, EXAMPLES, pretrain_noise(config))))
-    picture = draw(model, batch, workdir.figures / "reconstruction.png", shown.size)
+    written = devices.workdir(request.workdir)
+    picture = draw(model, batch, written.folder("figures") / "reconstruction.png", shown.size)
     result = {"step": checkpoint.step, "data": config.data.source, "figure": picture}
-    workdir.write_json(workdir.path / "reconstruct.json", result)
+    written.write_json(written.path / "reconstruct.json", result)
     return result
 
 

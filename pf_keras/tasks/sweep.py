@@ -33,6 +33,11 @@ def run(request):
     workdir = Workdir(request.workdir)
     if not request.seeds:
         raise UserError("expected --seeds to name one at least, received none: use --seeds=0,1,2")
+    if "worker" in os.environ.get("TF_CONFIG", ""):
+        raise UserError(
+            "expected the workers of a sweep to share its grid, received TF_CONFIG, whose workers share a step: unset it and "
+            "set KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT"
+        )
     worker = os.environ.get("KERASTUNER_TUNER_ID", "chief")
     labels = labels_definition(request.label_fraction, request.label_list)
     definition = {"init": request.init, **labels, "seeds": list(request.seeds)}

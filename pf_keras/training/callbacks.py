@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import signal
 import sys
 import time
 
@@ -9,6 +10,7 @@ import keras
 
 from pf_keras.errors import Stopped, UserError, writing
 from pf_keras.training.checkpoint import latest_checkpoint, save_checkpoint
+from pf_keras.training.execution import any_worker, has_workers
 
 
 class NonFiniteLoss(UserError):
@@ -33,18 +35,6 @@ class RunCallback(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step = self.epoch_start + batch + 1
-
-
-@contextlib.contextmanager
-def writing_events(place):
-    """`writing` for TensorBoard's files: what TensorFlow makes of a disk that is full is an error of its own."""
-    import tensorflow as tf
-
-    with writing(place):
-        try:
-            yield
-        except tf.errors.OpError as error:
-            raise OSError(error.message) from error
 
 
 class Log(RunCallback):
@@ -86,7 +76,7 @@ class Log(RunCallback):
     def _scalars(self, line):
         import tensorflow as tf
 
-        with writing_events(self.workdir.path):
+        with writing(self.workdir.path):
             self.writer = self.writer or tf.summary.create_file_writer(str(self.workdir.tensorboard))
             with self.writer.as_default(step=line["step"]):
                 for name, value in line.items():
@@ -147,6 +137,9 @@ class SaveCheckpoints(RunCallback):
     start: the steps done before. guard: the `Guard`, asked before saving so that no checkpoint holds a loss
     that went wrong. A window's last step is saved after its line is logged, so that no line is lost between the two:
     in the list of callbacks this one stands behind `Log`.
+
+    Several workers save and stop together, since they read what a checkpoint holds together: by the clock of any of them,
+    or when any is told to stop, at the end of a window.
     """
 
     def __init__(self, workdir, run, start, steps, guard):
@@ -179,20 +172,28 @@ class SaveCheckpoints(RunCallback):
     def on_train_batch_end(self, batch, logs=None):
         super().on_train_batch_end(batch)
         if self.step < self.epoch_start + self.window:
-            self._save_if_due()
+            if not has_workers(self.model):
+                self._save_if(self._due_by_time(), self.told)
+            elif self._due_by_steps():
+                self.save()
 
     def on_epoch_end(self, epoch, logs=None):
-        self._save_if_due()
+        due, told = any_worker(self.model, self._due_by_time(), self.told)
+        if told and not self.told:
+            self.told = signal.SIGTERM  # another worker was, and this one cannot go on without it
+        self._save_if(due, told)
 
-    def _save_if_due(self):
-        if self.every_steps:
-            due = self.step // self.every_steps > self.saved_step // self.every_steps
-        else:
-            due = time.monotonic() - self.saved_at >= self.every_seconds
-        if due or self.told or self.step == self.steps:
+    def _save_if(self, due, told):
+        if due or told or self._due_by_steps() or self.step == self.steps:
             self.save()
-        if self.told:
+        if told:
             self._leave()
+
+    def _due_by_steps(self):
+        return bool(self.every_steps) and self.step // self.every_steps > self.saved_step // self.every_steps
+
+    def _due_by_time(self):
+        return bool(self.every_seconds) and time.monotonic() - self.saved_at >= self.every_seconds
 
     def save(self):
         self.guard.check_weights()

@@ -167,7 +167,7 @@ def _is_local(path):
 
 def _write(path, content):
     with path.open("wb") as file:
-        file.write(content)
+        file.write(content if _is_local(path) else bytes(content))  # TensorFlow's files take nothing but bytes
         if _is_local(path):  # named whole, it is whole after a power cut too
             file.flush()
             os.fsync(file.fileno())
@@ -175,7 +175,10 @@ def _write(path, content):
 
 def _digest(file):
     file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    while block := file.read(2**20):  # hashlib's own way asks for more of a file than TensorFlow's have
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _digest_of_state(state):

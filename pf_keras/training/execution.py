@@ -45,6 +45,27 @@ def build_from_shapes(model):
     return build
 
 
+def any_worker(model, *flags):
+    """For each flag whether it is true in any of the workers that train `model` together. All have to ask at one step."""
+    if not has_workers(model):
+        return flags
+    import tensorflow as tf
+
+    strategy, values = model.distribute_strategy, [float(bool(flag)) for flag in flags]
+    total = strategy.reduce("SUM", strategy.run(lambda: tf.constant(values)), axis=None)
+    return tuple(bool(value) for value in total.numpy() > 0)
+
+
+def has_workers(model):
+    """Whether several processes train `model` by `MultiWorkerMirroredStrategy`."""
+    strategy = getattr(model, "distribute_strategy", None)  # JAX's models have none
+    if strategy is None:
+        return False
+    import tensorflow as tf
+
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
 def check_steps(run, steps):
     """Raises UserError where `run.steps_per_execution` does not divide a run of `steps` or its logged windows."""
     for name, value in (("steps of the run", steps), ("run.log_every", run.log_every)):

@@ -5,6 +5,8 @@ import numpy as np
 
 def predict_logits(model, batches, examples):
     """float32 (examples, classes), from evaluation batches whose last one is filled up."""
+    # Of a model that was trained by many steps an execution Keras would trace that many batches into one graph.
+    model.steps_per_execution, model.predict_function = 1, None
     return np.asarray(model.predict(batches, verbose=0))[:examples]
 
 

@@ -102,6 +102,12 @@ def test_held_out_and_training_images_are_disjoint_and_stratified():
     assert np.bincount(hold_out(labelled, 0.001)[1].labels).tolist() == [1] * 10  # however small the share
 
 
+def test_workers_that_share_a_step_are_no_workers_of_a_sweep(tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}')
+    done = command(*flags(tmp_path, "scratch", "(16,)", "0"))
+    assert done.code == 2 and "KERASTUNER_TUNER_ID" in done.err and not list(tmp_path.iterdir())
+
+
 def test_a_rare_class_does_not_make_the_others_hold_out_more():
     import numpy as np
 

@@ -97,6 +97,37 @@ def test_any_flipped_bit_of_the_state_is_found(tmp_path, capsys):
     assert latest_checkpoint(tmp_path).step == 2
 
 
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """`gs://` as etils has it, by TensorFlow's files, with a folder in the place of the store."""
+    import tensorflow as tf
+    from etils.epath import backend
+
+    def place(path):
+        return os.fspath(path).replace("gs:/", str(tmp_path), 1) if str(path).startswith("gs:/") else path
+
+    class Files:
+        def __getattr__(self, name):
+            real = getattr(tf.io.gfile, name)
+            return lambda *paths, **options: real(*map(place, paths), **options)
+
+    monkeypatch.setattr(backend._TfBackend, "gfile", property(lambda self: Files()))
+    return "gs://bucket/run/checkpoints"
+
+
+def test_checkpoints_in_a_store(bucket, tmp_path, capsys):
+    from etils import epath
+
+    save_checkpoint(bucket, 1, tiny_model(1.5))
+    save_checkpoint(bucket, 2, tiny_model(2.5))
+    model, found = tiny_model(), latest_checkpoint(bucket)
+    assert str(found.load_into(model).path) == "gs://bucket/run/checkpoints/step-00000002" and value_of(model) == 2.5
+    damage(epath.Path(bucket) / "step-00000002" / WEIGHTS)
+    assert latest_checkpoint(bucket).step == 1 and "step-00000002 is damaged" in capsys.readouterr().err
+    save_checkpoint(bucket, 3, tiny_model(3), keep=1)
+    assert steps_in(tmp_path / "bucket" / "run" / "checkpoints") == [3]
+
+
 def test_a_damaged_newest_does_not_crowd_out_good_ones(tmp_path):
     for step in (1, 2, 9):
         save_checkpoint(tmp_path, step, tiny_model(step))
