@@ -141,17 +141,15 @@ def check_mode(overrides):
 
 def read_request(overrides):
     """The task's `Request`. Raises UserError for a config that is none or a workdir that is missing."""
-    from pf_keras.errors import UserError, reading
+    from pf_keras.errors import UserError
     from pf_keras.tasks import Request
 
     if not FLAGS.workdir and FLAGS.mode not in NEW_RUNS:
         raise UserError(f"expected --workdir to name an earlier run for --mode={FLAGS.mode}, received none: add it")
     workdir = FLAGS.workdir or f"runs/{FLAGS.mode}"
-    with reading(workdir):
-        config = read_config(workdir)
     return Request(
         workdir=workdir,
-        config=config.override(overrides),
+        config=read_config(workdir).override(overrides),
         checkpoint=FLAGS.checkpoint,
         init=FLAGS.init,
         label_fractions=numbers("label_fraction", float),
@@ -176,10 +174,12 @@ def read_config(workdir):
     """The config to start from: of --config, else of the run in the workdir, else of the pre-training of --init, else the
     digits'."""
     from pf_keras.config import load_config
+    from pf_keras.errors import reading
     from pf_keras.training.workdir import Workdir
 
     begun = Workdir(workdir)
-    there = begun.config_file.exists()  # asked in any case: a place that cannot be reached is to be known now
+    with reading(workdir):  # in any case: a place that cannot be reached is to be known now
+        there = begun.config_file.exists()
     if FLAGS.config is None and there and (begun.mode() == FLAGS.mode or FLAGS.mode not in NEW_RUNS):
         return begun.config()
     if FLAGS.config is None and FLAGS.init not in ("", "scratch"):

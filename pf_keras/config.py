@@ -242,7 +242,7 @@ class RunConfig:
     log_every: int = 50  # steps a line of metrics.jsonl
     checkpoint_every: str = "10min"  # steps ("500") or minutes ("10min")
     keep_checkpoints: int = 3
-    steps_per_execution: int = 1  # steps a call of the device
+    steps_per_execution: int = 1  # steps a call of the device; under JAX steps between looks at the loss and the clock
     eval_batch: int = 128
     score_images: int = 4096  # validation images that pre-training is scored on
 

@@ -13,7 +13,7 @@ def draw_loss(metrics, path, marginal_entropy=None):
     if marginal_entropy is not None:
         axes.axhline(marginal_entropy, color="grey", linestyle="--", label="entropy of the levels")
     axes.set_xlabel("step")
-    axes.set_ylabel("cross-entropy (nats a pixel)")
+    axes.set_ylabel("cross-entropy (nats)" if marginal_entropy is None else "cross-entropy (nats a pixel)")
     axes.grid(alpha=0.3)
     axes.legend()
     save_figure(figure, path)

@@ -172,6 +172,8 @@ def test_a_store_that_cannot_be_reached_is_one_line(mode):
 
     done = command(f"--mode={mode}", "--workdir=s3://no-such-bucket/run", "--config=" + str(ROOT / "experiments" / "digits.py"))
     assert done.code == 2 and done.err.count("\n") == 1 and "to read s3://no-such-bucket/run" in done.err, done.err
+    done = command("--mode=finetune", "--init=s3://no-such-bucket/run", "--workdir=any")
+    assert done.code == 2 and done.err.count("\n") == 1 and "to read s3://no-such-bucket/run" in done.err, done.err
 
 
 def test_another_config_on_a_workdir_is_refused_naming_the_field(pretrained):

@@ -70,8 +70,8 @@ def metrics(workdir):
     return [[line[name] for name in LOGGED] for line in lines]
 
 
-def two_workers(*flags):
-    """Start a command as two workers of this machine; returns what each answers."""
+def two_workers(*flags, second=()):
+    """Start a command as two workers of this machine, the second with further flags; returns what each answers."""
     sockets = [socket.socket() for _ in range(2)]
     for free in sockets:
         free.bind(("localhost", 0))
@@ -79,16 +79,19 @@ def two_workers(*flags):
     for free in sockets:
         free.close()
     tasks = [{"cluster": {"worker": places}, "task": {"type": "worker", "index": i}} for i in range(2)]
-    workers = [start(*flags, KERAS_BACKEND="tensorflow", TF_CONFIG=json.dumps(task)) for task in tasks]
+    workers = [
+        start(*flags, *more, KERAS_BACKEND="tensorflow", TF_CONFIG=json.dumps(task))
+        for more, task in zip(((), second), tasks, strict=True)
+    ]
     return [answer(worker) for worker in workers]
 
 
 def test_two_workers_train_and_score_as_one_process(tmp_path):
     alone, workers = tmp_path / "alone", tmp_path / "workers"
     whole = answer(start(*RUN, f"--workdir={alone}", "--config.pretrain.steps=4", KERAS_BACKEND="tensorflow"))
-    # It is always time to save: by a clock of its own each worker would do so alone, at any step.
-    often = "--config.run.checkpoint_every=0.00001min"
-    results = two_workers(*RUN, f"--workdir={workers}", "--config.pretrain.steps=4", often)
+    # For the second it is always time to save, for the first, which writes, it never is.
+    rare, often = (f"--config.run.checkpoint_every={minutes}min" for minutes in ("60", "0.00001"))
+    results = two_workers(*RUN, f"--workdir={workers}", "--config.pretrain.steps=4", rare, second=[often])
     np.testing.assert_allclose(metrics(workers), metrics(alone), rtol=1e-4)
     for result in results:
         assert result["loss"] == pytest.approx(whole["loss"], rel=1e-4)

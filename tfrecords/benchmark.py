@@ -10,6 +10,7 @@ the machine disturbs less, and the largest memory of a process of the conversion
 size on disk.
 """
 
+import argparse
 import io
 import json
 import os
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         counts = [command.positive(text) for text in options.files.split(",")]
-    except ValueError:
+    except (ValueError, argparse.ArgumentTypeError):
         raise UserError(f"expected --files with numbers such as 1000,10000, received {options.files!r}") from None
     results = []
     for count in counts:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 
@@ -39,9 +40,18 @@ def run(main: Callable[[Sequence[str]], int]) -> int:
     """Runs `main(arguments)` and returns the exit code: what `main` returned, or 2 after one line on stderr."""
     try:
         return main(sys.argv[1:])
-    except (UserError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
+    except (UserError, OSError, sqlite3.Error) as error:
+        return _fail(error)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    except Exception as error:
+        tensorflow = sys.modules.get("tensorflow")  # which reaches remote places, and has errors of its own
+        if not (tensorflow and isinstance(error, tensorflow.errors.OpError)):
+            raise
+        return _fail(error.message)
+
+
+def _fail(message) -> int:
+    print("error: " + " ".join(str(message).split()), file=sys.stderr)
+    return 2

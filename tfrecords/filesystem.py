@@ -20,8 +20,10 @@ def is_remote(path: str) -> bool:
 
 
 def _gfile():
-    import tensorflow as tf
-
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise UserError(f"expected TensorFlow for a path with ://, received {error}; install it or use a local path") from None
     return tf.io.gfile
 
 

@@ -71,22 +71,34 @@ def prepare(data: bytes, name: str, resize_shorter: int | None = None, quality: 
         return Prepared(
             data, height, width, channels, "Grayscale" if grey else "RGB", "JPEG" if jpeg else "PNG", tuple(oddities)
         )
+    try:
+        pixels, encoded = _reencoded(image, grey, convert, resize_shorter if resize else None, quality)
+    except BadImage:
+        raise
+    except Exception as error:  # as a JPEG of more than 65,535 pixels a side
+        raise BadImage(f"cannot be stored as a JPEG ({_words(error)})") from None
+    oddities += [RESIZED] if resize else []
+    channels = len(pixels.getbands())
+    colorspace = "Grayscale" if channels == 1 else "RGB"
+    return Prepared(encoded, pixels.height, pixels.width, channels, colorspace, "JPEG", tuple(oddities))
+
+
+def _reencoded(image, grey: bool, convert: bool, shorter: int | None, quality: int | None):
+    """The decoded image, reduced to a `shorter` side where that is asked for, and its bytes as a JPEG without metadata."""
     pixels = _decode(image)
     if pixels.mode.startswith("I"):  # 16 bits, of which `convert` would cut what is above 255
         pixels = pixels.point(lambda value: value / 256).convert("L")
-    pixels = pixels.convert("L" if resize and grey and not convert else "RGB")
-    if resize:
-        oddities.append(RESIZED)
-        scale = resize_shorter / min(width, height)
-        pixels = pixels.resize((max(1, round(width * scale)), max(1, round(height * scale))), _bicubic())
+    pixels = pixels.convert("L" if shorter and grey and not convert else "RGB")
     out = io.BytesIO()
-    if resize:
+    if shorter:
+        scale = shorter / min(pixels.size)
+        pixels = pixels.resize([max(1, round(side * scale)) for side in pixels.size], _bicubic())
+    pixels.info.clear()  # a comment would be stored again
+    if shorter:
         pixels.save(out, "JPEG", quality=quality)
     else:
         pixels.save(out, "JPEG", quality=CONVERTED_QUALITY, subsampling="4:4:4")
-    channels = len(pixels.getbands())
-    colorspace = "Grayscale" if channels == 1 else "RGB"
-    return Prepared(out.getvalue(), pixels.height, pixels.width, channels, colorspace, "JPEG", tuple(oddities))
+    return pixels, out.getvalue()
 
 
 def check_decodes(data: bytes) -> None:

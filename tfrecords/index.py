@@ -4,8 +4,10 @@ Images are ordered by sha256 of seed, split and name, so the order is the same o
 are equal consecutive parts of that order.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,11 +36,12 @@ class Index:
     """Add items, then `arrange` them once, then read them shard by shard. `path`, a local file, is overwritten."""
 
     def __init__(self, path: str):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)  # left by a build that was killed, and perhaps no database any more
         self._database = sqlite3.connect(path)
         self._database.executescript(
             """PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
             PRAGMA cache_size = -65536; PRAGMA temp_store = FILE;
-            DROP TABLE IF EXISTS found; DROP TABLE IF EXISTS plan; DROP TABLE IF EXISTS problems;
             CREATE TABLE found (split, key BLOB, name, path, offset INTEGER, size INTEGER, label,
                                 PRIMARY KEY (split, key, name)) WITHOUT ROWID;
             CREATE TABLE problems (split, name, problem);"""

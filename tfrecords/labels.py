@@ -19,7 +19,8 @@ WNID = re.compile(r"n\d{8}")
 _NUMBER = re.compile(r"_(\d{8})\.\w+$")
 _SYNSETS = ("synsets.txt",)
 _NAMES = ("wnid_to_name.tsv", "LOC_synset_mapping.txt", "wnids.txt", "words.txt")
-_VALIDATION = ("imagenet_2012_validation_synset_labels.txt", "ILSVRC2012_devkit_t12.tar.gz")
+_DEVKIT = ("ILSVRC2012_devkit_t12.tar.gz",)
+_VALIDATION = ("imagenet_2012_validation_synset_labels.txt", *_DEVKIT)
 _SPLITS = {"train", "val", "valid", "validation", "test"}
 _LARGEST = 64 << 20  # bytes of a table, or of the devkit unpacked; the real ones have a few
 MAX_TEXT = 1000  # characters of a class's name
@@ -57,19 +58,22 @@ class Tables:
         self.truth: list[str] | None = None
         self.synsets: list[str] | None = None
         self.text: dict[str, str] = {}
-        if truth:
+        archive = truth if truth and truth.endswith((".tar.gz", ".tgz", ".tar")) else _find(places, _DEVKIT)
+        if archive:
+            devkit = read_devkit(archive)
+            self.truth, self.synsets, self.text = devkit.truth, sorted(devkit.words), dict(devkit.words)
+            self.used.append(archive.rpartition("/")[2])
+        if truth and truth != archive:
+            self.truth = _wnids(truth)
             self.used.append(truth.rpartition("/")[2])
-            if truth.endswith((".tar.gz", ".tgz", ".tar")):
-                devkit = read_devkit(truth)
-                self.truth, self.synsets, self.text = devkit.truth, sorted(devkit.words), dict(devkit.words)
-            else:
-                self.truth = _wnids(truth)
         if synsets := _find(places, _SYNSETS):
             self.synsets = sorted(set(_wnids(synsets)))
             self.used.append(synsets.rpartition("/")[2])
-        if names := _find(places, _NAMES):
-            self.text.update(_names(names))
-            self.used.append(names.rpartition("/")[2])
+        for table in filter(None, (_find(places, (name,)) for name in _NAMES)):
+            if names := _names(table):  # a list of bare wnids has none
+                self.text.update(names)
+                self.used.append(table.rpartition("/")[2])
+                break
 
     def classes(self, found: Iterable[str]) -> list[str]:
         """The classes in the order of their labels: `found`, sorted, or the list of all where that is there.

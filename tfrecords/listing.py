@@ -103,7 +103,7 @@ def _name_and_label(read: ReadAt, offset: int, length: int) -> tuple[str, int]:
             raise ValueError("an entry beyond the record's end")
         key = cursor.take(cursor.length_of(0x0A))
         if key in (schema.FILENAME.encode(), schema.LABEL.encode()):
-            value = feature.FromString(cursor.take(cursor.length_of(0x12)))
+            value = schema.decoded(feature, cursor.take(cursor.length_of(0x12)))
             if key == schema.LABEL.encode():
                 label = next(iter(value.int64_list.value), label)
             else:

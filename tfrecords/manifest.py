@@ -99,9 +99,12 @@ def finish(output: str, settings: dict, source: dict, classes: list[tuple[str, s
         "classes": [{"label": n, "synset": synset, "text": text} for n, (synset, text) in enumerate(classes, 1)],
         "shards": notes,
     }
-    for name in set(shard_names(output)) - {note["file"] for note in notes}:  # of a split that the source no longer has
-        fs.remove(fs.join(output, name))
+    for name in set(shard_names(output)) - {note["file"] for note in notes}:
+        if fs.exists(note_path(output, name)):  # made by this build, of a split that the source no longer has
+            fs.remove(fs.join(output, name))
     temporary = fs.join(output, WORK, MANIFEST + ".partial")
+    if not bad and fs.exists(fs.join(output, BAD)):
+        fs.remove(fs.join(output, BAD))  # of an earlier time
     if bad:
         fs.write_whole(fs.join(output, BAD), "".join(line + "\n" for line in sorted(bad)).encode(), temporary)
     fs.write_whole(fs.join(output, MANIFEST), json.dumps(manifest, indent=1).encode() + b"\n", temporary)

@@ -124,14 +124,19 @@ def _serialized(values: dict[str, int | str]) -> bytes:
     return features.SerializeToString(deterministic=True)
 
 
-def read_example(serialized: bytes) -> dict[str, bytes | int]:
-    """The first value of each key of a serialized Example. Raises ValueError for all that `parse` refuses."""
+def decoded(message: type, serialized: bytes):
+    """A message of a class of `messages`. Raises ValueError for bytes that are none."""
     from google.protobuf.message import DecodeError
 
     try:
-        example = messages()[0].FromString(serialized)
+        return message.FromString(serialized)
     except DecodeError as error:
         raise ValueError(f"not a tf.train.Example ({error})") from None
+
+
+def read_example(serialized: bytes) -> dict[str, bytes | int]:
+    """The first value of each key of a serialized Example. Raises ValueError for all that `parse` refuses."""
+    example = decoded(messages()[0], serialized)
     values = {}
     for key, feature in example.features.feature.items():
         kind = feature.WhichOneof("kind")

@@ -1,6 +1,7 @@
 """Which examples keep their labels: stratified, nested, seeded subsets, and published lists. NumPy and stdlib only."""
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
@@ -33,8 +34,8 @@ def stratified_subset(
         count = round(fraction * len(members))
         if not count:
             raise UserError(
-                f"expected a fraction that leaves each class an example, received {fraction}, which is less than half "
-                f"an example of the {len(members)} of class {label}; give at least {0.5 / len(members):.2g}"
+                f"expected a fraction that leaves each class an example, received {fraction}, which is no more than half "
+                f"an example of the {len(members)} of class {label}; give {math.ceil(1e4 / len(members)) / 1e4:g}, for one"
             )
         chosen += [index for _, _, index in sorted(members)[:count]]
     return sorted(chosen)
@@ -48,6 +49,11 @@ def read_list(path: str) -> list[str]:
     if not names:
         raise UserError(f"{path}: expected file names, one a line, received none")
     return names
+
+
+def as_line(name: str) -> str:
+    """A name as a line of a list, which `read_list` and `match_list` take for that name: # begins a comment."""
+    return f"./{name}" if name.startswith("#") else name
 
 
 def match_list(wanted: Sequence[str], names: Sequence[str]) -> list[int]:

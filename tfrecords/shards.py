@@ -41,7 +41,7 @@ def make_shard(task: dict) -> dict:
     made_of = _digest_of(task["items"], task["classes"])
     note = dict(task["done"] or {})
     same = note.pop("made_of", made_of) == made_of
-    if not (note and same and (task["skip_bad"] or not note["bad"]) and _is_whole(path, note)):
+    if not (note and same and (task["skip_bad"] or not note["bad"]) and _is_whole(path, note) and _still_bad(task, note)):
         note = _write(task, temporary)
         if note["sha256"] is None:
             fs.remove(temporary)
@@ -50,6 +50,21 @@ def make_shard(task: dict) -> dict:
     noted = json.dumps({**note, "made_of": made_of}).encode()
     fs.write_whole(note_path(task["output"], task["file"]), noted, temporary)
     return note
+
+
+def _still_bad(task: dict, note: dict) -> bool:
+    """Whether the files that the note calls bad are so still, for the reasons that it gives."""
+    noted = {name: reason for name, reason, _ in note["bad"]}
+    with _Reader() as reader:
+        for name, source, offset, length, _ in task["items"]:
+            if name in noted:
+                try:
+                    prepare(reader.read(source, offset, length), name, task["resize_shorter"], task["quality"])
+                    return False
+                except BadImage as error:
+                    if str(error) != noted[name]:
+                        return False
+    return True
 
 
 def _digest_of(items: list, classes: dict) -> str:

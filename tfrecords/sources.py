@@ -100,7 +100,9 @@ def list_folder(directory: str, index: Index, seed: int) -> Listing:
         else:
             index.add(_files(path, "", _FOLDERS[name], None), seed)
     others = [name for name in shown if name not in _FOLDERS]
-    note = f"of the folders in {directory} {', '.join(others)} are not read" if others else ""
+    others += [name for name in _contents(directory)[1] if name not in tables.used and not name.startswith(".")]
+    shortened = f"{', '.join(others[:5])}{' and more' if len(others) > 5 else ''}"
+    note = f"of {directory} {shortened} is not read" if others else ""
     if not splits:
         index.add(_files(directory, "", TRAIN, None), seed)
         note = f"no folder train or val in {directory}: all its files are taken as unlabelled training images"
@@ -154,9 +156,12 @@ def _files(directory: str, prefix: str, split: str, label: str | None, depth: in
 def _add_wnid_folder(path: str, split: str, index: Index, seed: int) -> bool:
     """An extracted split. Returns whether it is flat, without labels of its own."""
     folders, files = _contents(path)
+    hidden = [name for name in folders if name.startswith(".")]
+    folders = [name for name in folders if name not in hidden]
     if split == VALIDATION and not folders:
         index.add(_files(path, "", split, None), seed)
         return True
+    index.add([Item(split, name, "", 0, 0, None, _HIDDEN) for name in hidden], seed)
     for name in folders:
         if not WNID.fullmatch(name):
             raise UserError(f"expected folders named by wnid, such as n01440764, in {path}, received {name!r}")

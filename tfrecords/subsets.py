@@ -15,7 +15,7 @@ from tfrecords import filesystem as fs
 from tfrecords.errors import UserError
 from tfrecords.listing import read_listing
 from tfrecords.schema import NO_LABEL
-from tfrecords.selection import match_list, read_list, stratified_subset
+from tfrecords.selection import as_line, match_list, read_list, stratified_subset
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         names = sorted(listing.names[index] for index in indices)
         kind = "_with_list" if included else ""
         path = fs.join(output, f"train_{_percent(fraction)}pct_seed{options.seed}{kind}.txt")
-        fs.write_whole(path, "".join(name + "\n" for name in names).encode(), path + ".partial")
+        fs.write_whole(path, "".join(as_line(name) + "\n" for name in names).encode(), path + ".partial")
         line = f"{path}: {len(names)} of {len(listing.names)} images"
         if included:
             line += f", {len(included.intersection(names))} of the {len(included)} in {options.include}"

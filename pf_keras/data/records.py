@@ -41,14 +41,13 @@ class Records:
 
     files: their paths; counts: how many records each holds. parse: a graph function of a serialized record to a dict
     of `encoded`, `label` and `filename`. first_label: a `FirstLabel`, shared with the other splits of the source.
-    config: a `DataConfig`. wanted: the indices that belong to the split, ascending, or None for all.
+    config: a `DataConfig`. wanted: the indices that belong to the split, ascending, or None for all. gifs: whether there
+    may be GIFs among them, whose frames are counted in Python, which a TPU's own hosts have not.
     """
 
-    gifs = False  # no converter keeps them, and their frames are counted in Python, which a TPU's own hosts have not
-
-    def __init__(self, files, counts, parse, config, first_label, wanted=None):
+    def __init__(self, files, counts, parse, config, first_label, wanted=None, gifs=True):
         self.files, self.counts, self.parse, self.config = list(files), list(counts), parse, config
-        self.first_label, self.wanted = first_label, wanted
+        self.first_label, self.wanted, self.gifs = first_label, wanted, gifs
 
     @property
     def size(self):
@@ -60,7 +59,7 @@ class Records:
             return self
         wanted = self._indices()[:count]
         files = int(wanted[-1] // FILE) + 1
-        return Records(self.files[:files], self.counts[:files], self.parse, self.config, self.first_label, wanted)
+        return self._part(wanted, files)
 
     @property
     def names(self):
@@ -102,7 +101,7 @@ class Records:
         names, _, indices, sizes = self._contents
         positions = np.asarray(positions)
         wanted = indices[positions]
-        chosen = Records(self.files, self.counts, self.parse, self.config, self.first_label, np.sort(wanted))
+        chosen = self._part(np.sort(wanted))
         if sizes[positions].sum() > IN_MEMORY:
             print(f"{len(wanted)} labelled records are filtered out of all {self.size} each epoch", file=sys.stderr)
             return chosen
@@ -119,10 +118,15 @@ class Records:
     def without(self, names):
         """The split of all records but those of these names (`name_of`)."""
         kept = np.asarray([index for index in self._indices().tolist() if self.name_of(index) not in names], "int64")
-        left = Records(self.files, self.counts, self.parse, self.config, self.first_label, kept)
+        left = self._part(kept)
         # What is left out may not even be read, to find the first label.
         self.first_label.splits = [left if split is self else split for split in self.first_label.splits]
         return left
+
+    def _part(self, wanted, files=None):
+        """The split of these indices, which lie in the first so many files."""
+        files, counts = self.files[:files], self.counts[:files]
+        return Records(files, counts, self.parse, self.config, self.first_label, wanted, self.gifs)
 
     def _indices(self):
         """int64 (size,): the indices of the split, ascending."""
@@ -229,7 +233,8 @@ def open_tfrecords(place, config, whole=False):
     def split(paths):
         names = [path.rsplit("/", 1)[-1] for path in paths]
         counts = [known[name] for name in names] if set(names) <= set(known) else count_records(paths)
-        first_label.splits.append(Records(paths, counts, parse, config, first_label))
+        gifs = manifest is None  # `tfrecords.build` makes JPEGs of them
+        first_label.splits.append(Records(paths, counts, parse, config, first_label, gifs=gifs))
         return first_label.splits[-1]
 
     train, validation, held_out = files["train"], files["validation"], ""

@@ -14,9 +14,11 @@ class FactorizedPositions(keras.layers.Layer):
         self.grid, self.width = grid, width
 
     def build(self, input_shape=None):
-        initial = keras.initializers.TruncatedNormal(stddev=0.02)
-        self.rows = self.add_weight(shape=(self.grid, self.width), initializer=initial, name="rows")
-        self.columns = self.add_weight(shape=(self.grid, self.width), initializer=initial, name="columns")
+        def table(name):  # an initializer for each: one gives the same values every time
+            initial = keras.initializers.TruncatedNormal(stddev=0.02)
+            return self.add_weight(shape=(self.grid, self.width), initializer=initial, name=name)
+
+        self.rows, self.columns = table("rows"), table("columns")
 
     def call(self, indices):
         return ops.take(self.rows, indices // self.grid, axis=0) + ops.take(self.columns, indices % self.grid, axis=0)

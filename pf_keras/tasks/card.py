@@ -5,13 +5,15 @@ from pf_keras import __version__
 
 def write_card(workdir, config, folder, exported):
     """Write `model_card.md` from the run's own files; returns its path. Text from data is escaped."""
+    from pf_keras.data.sources import same_data
+
     definition = workdir.definition()
     mode = definition["mode"]
     scores = workdir.read_json(workdir.result_file) if workdir.result_file.exists() else {}
     evaluation = workdir.path / "evaluate" / "result.json"
     if evaluation.exists():
         found = workdir.read_json(evaluation)
-        same = found.get("data") == config.data.source
+        same = same_data(found.get("data", ""), config.data.source)
         scores |= {f"evaluate{'' if same else ' on other data'}: {k}": v for k, v in found.items()}
     lines = [
         f"# PatchFormer, {'classifier' if mode == 'finetune' else 'pre-trained by decoding masked patches'}",

@@ -67,7 +67,7 @@ def export_classifier(workdir, config, folder):
 
 
 def export_pretrainer(workdir, config, folder):
-    """`embed` (also the default) and `reconstruct`; the backbone as `model.keras`."""
+    """`embed` (also the default) and `reconstruct`; the whole pre-trainer as `model.keras`, with its `backbone`."""
     from pf_keras.tasks.serving import save_pretrainer
 
     model = build_pretrainer(config)

@@ -19,7 +19,7 @@ from pf_keras.errors import UserError
 from pf_keras.figures import draw_grid
 from pf_keras.tasks import finetune
 from pf_keras.training.callbacks import NonFiniteLoss
-from pf_keras.training.strategy import open_devices
+from pf_keras.training.strategy import open_devices, workers_of_a_step
 from pf_keras.training.workdir import Workdir
 
 METRIC = "held_out_top1"
@@ -33,7 +33,7 @@ def run(request):
     workdir = Workdir(request.workdir)
     if not request.seeds:
         raise UserError("expected --seeds to name one at least, received none: use --seeds=0,1,2")
-    if "worker" in os.environ.get("TF_CONFIG", ""):
+    if workers_of_a_step() > 1:
         raise UserError(
             "expected the workers of a sweep to share its grid, received TF_CONFIG, whose workers share a step: unset it and "
             "set KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT"
@@ -48,7 +48,7 @@ def run(request):
     sweep = Sweep(request, workdir)
     if chief:
         workdir.write_bad(sweep.bad, request.config.data)
-        workdir.write_labels(sweep.labelled)
+        workdir.write_labels(sweep.labelled, sweep.bad)
     sweep.search(chief)
     if not chief:
         return {"worker": worker, "runs": sweep.runs}
@@ -129,15 +129,7 @@ class Sweep:
         scores = []
         for seed in self.request.seeds[: self.config.sweep.point_seeds or None]:
             run = Workdir(self.point_folder(start, batch, rate) / f"seed-{seed}")
-            if not run.result_file.exists():
-                run.start("finetune", self.config_of(batch, rate, seed), self.definition_of(start))
-                try:
-                    result = self.fit(run, batch, rate, seed, start)
-                except NonFiniteLoss as error:
-                    result = {"top1": 0.0, "error": str(error)}
-                run.write_result(result)
-                self.runs += 1
-            scores.append(run.read_json(run.result_file)["top1"])
+            scores.append(self.result_of(run, batch, rate, seed, start, self.train, self.held_out)["top1"])
         mean = statistics.fmean(scores)
         self.workdir.write_json(
             self.point_folder(start, batch, rate) / "point.json",
@@ -145,15 +137,19 @@ class Sweep:
         )
         return mean
 
-    def fit(self, run, batch, rate, seed, start):
-        keras.backend.clear_session()
-        config = self.config_of(batch, rate, seed)
-        return finetune.fit_and_score(
-            config, self.devices, run, self.train, self.held_out, self.classes, self.starts[start], self.source
-        )
-
-    def definition_of(self, start):
-        return {"init": self.starts[start], "classes": list(self.classes)}
+    def result_of(self, run, batch, rate, seed, start, train, scored):
+        """What a run of the sweep found, which is made if it is not there. One whose loss diverges has found nothing."""
+        if not run.result_file.exists():
+            config, init = self.config_of(batch, rate, seed), self.starts[start]
+            run.start("finetune", config, {"init": init, "classes": list(self.classes), **finetune.precision()})
+            forget_models()
+            try:
+                result = finetune.fit_and_score(config, self.devices, run, train, scored, self.classes, init, self.source)
+            except NonFiniteLoss as error:
+                result = {"top1": 0.0, "top5": 0.0, "images": scored.size, "steps": 0, "error": str(error)}
+            run.write_result(result)
+            self.runs += 1
+        return run.read_json(run.result_file)
 
     def config_of(self, batch, rate, seed):
         settings = replace(self.config.finetune, batch=batch, learning_rate=rate)
@@ -179,23 +175,23 @@ class Sweep:
         results = []
         for seed in self.request.seeds:
             run = Workdir(self.workdir.path / "final" / start / f"seed-{seed}")
-            if not run.result_file.exists():
-                config = self.config_of(batch, rate, seed)
-                run.start("finetune", config, self.definition_of(start))
-                keras.backend.clear_session()
-                run.write_result(
-                    finetune.fit_and_score(
-                        config, self.devices, run, self.labelled, self.source.validation, self.classes,
-                        self.starts[start], self.source,
-                    )
-                )
-            results.append(run.read_json(run.result_file))
+            results.append(self.result_of(run, batch, rate, seed, start, self.labelled, self.source.validation))
         row = {"start": start, "labels": self.labelled.size, "batch": batch, "learning_rate": rate, METRIC: held_out}
         for name in ("top1", "top5"):
             values = [result[name] for result in results]
             row |= {f"{name}_mean": statistics.fmean(values)}
             row |= {f"{name}_sd": statistics.stdev(values) if len(values) > 1 else 0.0}
-        return {**row, "seeds": len(results), "steps": results[0]["steps"], "images": results[0]["images"]}
+        diverged = sum("error" in result for result in results)
+        steps = max(result["steps"] for result in results)
+        return {**row, "seeds": len(results), "diverged": diverged, "steps": steps, "images": results[0]["images"]}
+
+
+def forget_models():
+    """Free what Keras keeps of earlier models, but for the precision and the devices, which it keeps in the same place."""
+    policy, spread = keras.config.dtype_policy(), keras.distribution.distribution()
+    keras.backend.clear_session()
+    keras.config.set_dtype_policy(policy)
+    keras.distribution.set_distribution(spread)
 
 
 def write_tables(workdir, rows):
@@ -213,6 +209,6 @@ def write_tables(workdir, rows):
         lines.append(
             f"| {row['start']} | {row['labels']} | {row['batch']} | {row['learning_rate']:g} | {row[METRIC]:.1%} "
             f"| {row['top1_mean']:.1%} ± {row['top1_sd']:.1%} | {row['top5_mean']:.1%} ± {row['top5_sd']:.1%} "
-            f"| {row['seeds']} |"
+            f"| {row['seeds']}{', of them {} diverged'.format(row['diverged']) if row['diverged'] else ''} |"
         )
     workdir.write_text(workdir.path / "table.md", "\n".join(lines) + "\n")

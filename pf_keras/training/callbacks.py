@@ -146,15 +146,21 @@ class SaveCheckpoints(RunCallback):
         super().__init__()
         self.workdir, self.keep, self.steps, self.guard = workdir, run.keep_checkpoints, steps, guard
         self.log_every, (self.every_steps, self.every_seconds) = run.log_every, run.checkpoint_interval()
+        self.workers = False
         self.step = self.saved_step = start
         self.told, self.saved_at = None, time.monotonic()
         # Of a window that is begun: its metrics as a checkpoint holds them, and where to have a batch from.
         self.restored_window = self.make_batches = None
 
+    def set_model(self, model):
+        super().set_model(model)
+        self.workers = has_workers(model)  # asked once: under JAX to touch `self.model` at a step costs milliseconds
+
     def tell(self, number, frame):
         """The handler of the signals to stop."""
         self.told = number
-        if self.step == self.saved_step:  # as while the first step compiles, which can take minutes
+        # At once while the first step compiles, which can take minutes; other workers would wait for this one in vain.
+        if self.step == self.saved_step and not self.workers:
             self._leave()
 
     def _leave(self):
@@ -172,7 +178,7 @@ class SaveCheckpoints(RunCallback):
     def on_train_batch_end(self, batch, logs=None):
         super().on_train_batch_end(batch)
         if self.step < self.epoch_start + self.window:
-            if not has_workers(self.model):
+            if not self.workers:
                 self._save_if(self._due_by_time(), self.told)
             elif self._due_by_steps():
                 self.save()
@@ -186,7 +192,7 @@ class SaveCheckpoints(RunCallback):
     def _save_if(self, due, told):
         if due or told or self._due_by_steps() or self.step == self.steps:
             self.save()
-        if told:
+        if told or (self.told and not self.workers):  # while it saved
             self._leave()
 
     def _due_by_steps(self):

@@ -17,6 +17,8 @@ from pf_keras.errors import UserError, writing
 
 WEIGHTS = "model.weights.h5"
 STATE = "state.json"
+DIGEST = "state_sha256"
+FIRST_KEYS = {"step", "bytes", "sha256", "seeds", "window"}  # all that a state held that has no digest yet
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def save_checkpoint(directory, step, model, state=None, keep=3):
     model.save_weights(weights)
     seeds = [np.asarray(variable).tolist() for variable in _seeds(model)]
     state = {"step": step, "bytes": len(weights), "sha256": _digest(weights), "seeds": seeds, **(state or {})}
-    state["state_sha256"] = _digest_of_state(state)
+    state[DIGEST] = _digest_of_state(state)
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         _remove(*(p for p in directory.iterdir() if p.name.startswith(".step-")))  # left by a run that was killed
@@ -136,7 +138,8 @@ def _examine(path):
     """The state of a checkpoint and what is wrong with it, or an empty string. What is read is read once."""
     try:
         state = json.loads((path / STATE).read_text())
-        if state.pop("state_sha256") != _digest_of_state(state):
+        digest = state.pop(DIGEST, None)
+        if digest != _digest_of_state(state) and (digest or not FIRST_KEYS >= set(state)):
             return {}, f"{STATE} has another checksum"
         size, digest = state["bytes"], state["sha256"]
         received = (path / WEIGHTS).stat().length

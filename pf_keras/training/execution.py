@@ -49,11 +49,22 @@ def any_worker(model, *flags):
     """For each flag whether it is true in any of the workers that train `model` together. All have to ask at one step."""
     if not has_workers(model):
         return flags
+    return tuple(_mean(model, [float(bool(flag)) for flag in flags]) > 0)
+
+
+def check_start(model, step):
+    """Raises UserError where the workers that train `model` together do not all begin at `step`."""
+    if has_workers(model) and _mean(model, [float(step)])[0] != step:
+        raise UserError(f"expected all workers to see the checkpoints of --workdir, received one at step {step}: share it")
+
+
+def _mean(model, values):
+    """The mean of the values over all workers, which all have to ask for it."""
     import tensorflow as tf
 
-    strategy, values = model.distribute_strategy, [float(bool(flag)) for flag in flags]
-    total = strategy.reduce("SUM", strategy.run(lambda: tf.constant(values)), axis=None)
-    return tuple(bool(value) for value in total.numpy() > 0)
+    strategy = model.distribute_strategy
+    mean = tf.function(lambda values: strategy.reduce("MEAN", strategy.run(tf.identity, (values,)), axis=None))
+    return mean(tf.constant(values, tf.float64)).numpy()
 
 
 def has_workers(model):

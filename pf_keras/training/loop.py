@@ -7,7 +7,7 @@ from pf_keras.errors import UserError
 from pf_keras.signals import handling
 from pf_keras.training.callbacks import Guard, Log, SaveCheckpoints
 from pf_keras.training.checkpoint import latest_checkpoint
-from pf_keras.training.execution import any_worker
+from pf_keras.training.execution import check_start
 
 
 def train(model, make_batches, steps, batch, workdir, run, callbacks=()):
@@ -22,9 +22,7 @@ def train(model, make_batches, steps, batch, workdir, run, callbacks=()):
     if checkpoint:
         checkpoint.load_into(model)
         print(f"going on from {checkpoint.path}", file=sys.stderr)
-    fresh, begun = any_worker(model, start == 0, start > 0)
-    if fresh and begun:
-        raise UserError(f"expected all workers to see the checkpoints in {workdir.path}, received some that see none: share it")
+    check_start(model, start)
     workdir.forget_metrics_after(start)
 
     guard = Guard(workdir)

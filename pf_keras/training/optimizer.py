@@ -69,7 +69,8 @@ class AdamW(keras.optimizers.AdamW):
 
 
 def build_optimizer(model, learning_rate, steps, warmup_steps, weight_decay, beta_2, clip_norm):
-    """The optimizer of a model for a run of `steps`: linear warm-up, cosine decay to 0 at the last step.
+    """The optimizer of a model for a run of `steps`: linear warm-up from 0, cosine decay towards 0, which the rate would
+    reach one step after the last.
 
     Decay is left off biases, norms, positions and queries, which are told by identity, not by name.
     """

@@ -1,6 +1,7 @@
 """Which devices a run uses, how a batch is spread over them, and the precision that suits them."""
 
 import contextlib
+import json
 import os
 from dataclasses import dataclass
 
@@ -116,6 +117,12 @@ def _tensorflow_devices(tpu):
     raise UserError("expected a GPU or a CPU, received none from TensorFlow: check CUDA_VISIBLE_DEVICES")
 
 
+def workers_of_a_step():
+    """How many processes share a step with this one and itself, by the environment."""
+    cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+    return sum(len(cluster.get(kind, ())) for kind in ("chief", "worker")) if keras.backend.backend() == "tensorflow" else 1
+
+
 def _connect(tpu):
     """The resolver of a TPU, connected and initialised; what it held before is lost."""
     import tensorflow as tf
@@ -135,7 +142,9 @@ def _connect(tpu):
 
 def _jax_devices(tpu):
     import jax
+    import tensorflow as tf
 
+    tf.config.set_visible_devices([], "GPU")  # it reads the data, and would take memory that JAX has taken for itself
     try:
         devices = jax.devices("tpu" if tpu else None)
     except RuntimeError as error:

@@ -5,11 +5,13 @@ import json
 import os
 import socket
 import sys
+from collections import Counter
 
 from etils import epath
 
 from pf_keras.config import Config, differing_fields
-from pf_keras.errors import UserError, writing
+from pf_keras.errors import UserError, reading, writing
+from tfrecords.selection import as_line
 
 # Fields that may change when a run goes on: they alter what is written and when, or what bad data is forgiven, not
 # what is learned.
@@ -43,7 +45,9 @@ class Workdir:
     def of_run(cls, path, *modes):
         """The workdir of an earlier run of one of the modes. Raises UserError where it is none."""
         workdir = cls(path)
-        if not workdir.config_file.exists():
+        with reading(path):
+            there = workdir.config_file.exists() and workdir.mode()
+        if not there:
             raise UserError(f"expected {path} to be the workdir of an earlier {modes[0]}, received one without config.json")
         if workdir.mode() not in modes:
             raise UserError(f"expected a workdir of --mode={' or '.join(modes)}, received {path} of --mode={workdir.mode()}")
@@ -160,9 +164,21 @@ class Workdir:
         if config.max_bad_fraction:
             self.write_text(self.bad_file, "".join(json.dumps(image) + "\n" for image in images))
 
-    def write_labels(self, split):
-        """Keep the names of the images whose labels a run uses: a file that `--label_list` takes."""
-        self.write_text(self.path / "labels.txt", "".join(f"{name}\n" for name in split.names))
+    def write_labels(self, split, bad):
+        """Keep the names of the images whose labels a run uses: a file that `--label_list` takes.
+
+        bad: what the run leaves out. Raises UserError where it began with others, but for as many as are left out since.
+        """
+        file = self.path / "labels.txt"
+        if file.exists():
+            before, now = (Counter(name.rsplit("/", 1)[-1] for name in names)
+                           for names in (file.read_bytes().decode().split("\n")[:-1], split.names))  # fmt: skip
+            if now - before or (before - now).total() > len(bad):
+                raise UserError(
+                    f"expected the labelled images in {file}, with which the run began, received others: choose another "
+                    "--workdir, or the same data"
+                )
+        self.write_text(file, "".join(f"{as_line(name)}\n" for name in split.names))
 
     def write_result(self, result):
         self.write_json(self.result_file, result)

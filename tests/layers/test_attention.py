@@ -116,3 +116,10 @@ def test_it_is_the_same_attention_on_every_device(monkeypatch):
     monkeypatch.setattr(ops, "dot_product_attention", lambda *x, **options: asked.append(options) or real(*x, **options))
     built(Attention(2), (1, 3, 8), (1, 3, 8))(floats(1, 3, 8), floats(1, 3, 8))
     assert asked == [{"flash_attention": False}]
+
+
+def test_places_differ_from_the_start():
+    layer = FactorizedPositions(4, 8)
+    layer.build()
+    places = ops.convert_to_numpy(layer(np.arange(16)[None]))[0]
+    assert len(np.unique(places, axis=0)) == 16

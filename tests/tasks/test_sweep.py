@@ -108,6 +108,30 @@ def test_workers_that_share_a_step_are_no_workers_of_a_sweep(tmp_path, monkeypat
     assert done.code == 2 and "KERASTUNER_TUNER_ID" in done.err and not list(tmp_path.iterdir())
 
 
+def test_all_runs_have_the_precision_asked_for_and_one_that_diverges_ends_nothing(tmp_path, monkeypatch):
+    import keras
+
+    from pf_keras.tasks import finetune
+    from pf_keras.training.callbacks import NonFiniteLoss
+
+    seen = []
+
+    def fit(config, devices, run, *rest):
+        seen.append(keras.config.dtype_policy().name)
+        if run.path.name == "seed-1":
+            raise NonFiniteLoss("expected a finite loss")
+        return {"top1": 0.5, "top5": 0.8, "images": 360, "steps": 7}
+
+    monkeypatch.setattr(finetune, "fit_and_score", fit)
+    try:
+        done = command(*flags(tmp_path, "scratch", "(16,)", "0,1"), "--config.run.precision=mixed_bfloat16")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert done.code == 0, done.err
+    assert seen == ["mixed_bfloat16"] * 4  # the grid's two and the final two
+    assert "2, of them 1 diverged" in (tmp_path / "table.md").read_text() and done.result["scratch_top1_mean"] == 0.25
+
+
 def test_a_rare_class_does_not_make_the_others_hold_out_more():
     import numpy as np
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tfrecords import files, listing
+from tfrecords import files, listing, schema
 from tfrecords.errors import UserError
 
 
@@ -71,7 +71,10 @@ def test_listing_names_a_record_that_is_no_example(tmp_path):
     import tensorflow as tf
 
     path = str(tmp_path / "train-00000-of-00001")
-    for bad in (b"not an example", b"\x0a\x7f\x0a"):
+    fields = dict(height=1, width=1, channels=3, colorspace="RGB", format="JPEG", filename="a")
+    damaged = bytearray(schema.make_example(encoded=b"x", **fields))
+    damaged[damaged.index(b"image/filename") + 18] ^= 0x7F  # within the feature
+    for bad in (b"not an example", b"\x0a\x7f\x0a", bytes(damaged)):
         with tf.io.TFRecordWriter(path) as writer:
             writer.write(tf.train.Example().SerializeToString())
             writer.write(bad)

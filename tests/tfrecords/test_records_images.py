@@ -55,6 +55,20 @@ def test_other_formats_become_rgb_jpeg(helpers, format):
     assert (opened(prepared).format, opened(prepared).mode, prepared.oddities[0]) == ("JPEG", "RGB", images.OTHER)
 
 
+def test_what_a_jpeg_cannot_hold_is_a_bad_image():
+    out = io.BytesIO()
+    Image.new("RGB", (70_000, 2)).save(out, "PNG")
+    with pytest.raises(BadImage, match="cannot be stored as a JPEG"):
+        prepare(out.getvalue(), "a.jpg")
+
+
+@pytest.mark.parametrize("size", [100, 70_000])
+def test_a_reencoded_image_has_no_comment(size):
+    out = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(out, "GIF", comment=b"secret" * (size // 6))
+    assert b"secret" not in prepare(out.getvalue(), "a.gif").encoded
+
+
 @pytest.mark.parametrize("name, shorter", [("a.png", 20), ("a.jpg", None)])
 def test_16_bits_become_their_high_8(name, shorter):
     ramp = np.linspace(0, 65535, 40 * 30, dtype="uint16").reshape(30, 40)

@@ -1,13 +1,14 @@
 """Subsets as properties, published lists, and the command that writes them."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfrecords.errors import UserError
-from tfrecords.selection import match_list, read_list, stratified_subset
+from tfrecords.selection import as_line, match_list, read_list, stratified_subset
 
 
 def names_of(count):
@@ -22,7 +23,10 @@ def test_subsets_are_stratified_nested_and_independent_of_the_order(labels, frac
         small = stratified_subset(names, labels, fraction, seed)
     except UserError as error:
         assert any(round(fraction * labels.count(label)) == 0 for label in labels)
-        assert "class" in str(error)
+        advised = float(re.search(r"give (\S+), for one", str(error))[1])
+        label = int(re.search(r"of class (\d+)", str(error))[1])
+        alone = [i for i in range(len(labels)) if labels[i] == label]
+        assert len(stratified_subset([names[i] for i in alone], [label] * len(alone), advised, seed)) >= 1
         return
     for label in set(labels):
         assert sum(labels[i] == label for i in small) == round(fraction * labels.count(label))
@@ -33,6 +37,12 @@ def test_subsets_are_stratified_nested_and_independent_of_the_order(labels, frac
     order.shuffle(mixed)
     again = stratified_subset([names[i] for i in mixed], [labels[i] for i in mixed], fraction, seed)
     assert {mixed[i] for i in again} == set(small)
+
+
+def test_a_list_of_any_names_is_read_back_whole(tmp_path):
+    names = ["#1 dogs/a.jpg", "cats/#a.jpg", "#", "cats/b.jpg"]
+    (tmp_path / "list.txt").write_text("".join(as_line(name) + "\n" for name in names))
+    assert match_list(read_list(str(tmp_path / "list.txt")), names) == [0, 1, 2, 3]
 
 
 def test_a_fixed_choice_so_that_every_version_draws_the_same():

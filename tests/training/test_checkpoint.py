@@ -93,7 +93,8 @@ def test_any_flipped_bit_of_the_state_is_found(tmp_path, capsys):
         found = latest_checkpoint(tmp_path)
         # Spaces between what is said are none of it.
         assert found.step == 1 or json.loads(path.read_bytes()) == json.loads(whole), (place, path.read_bytes())
-    path.write_bytes(whole)
+    first = {name: value for name, value in json.loads(whole).items() if name != "state_sha256"}
+    path.write_text(json.dumps(first))  # as checkpoints were before a digest was kept of it
     assert latest_checkpoint(tmp_path).step == 2
 
 

@@ -102,6 +102,24 @@ def test_a_run_stopped_at_any_step_is_the_run_never_stopped(unbroken, tmp_path, 
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.parametrize("step", [12, STEPS])
+def test_a_run_that_is_told_while_it_saves_leaves_when_it_has(unbroken, tmp_path, monkeypatch, step):
+    from pf_keras.training import callbacks
+
+    save = callbacks.save_checkpoint
+
+    def told(directory, at, *rest):
+        save(directory, at, *rest)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match=f"SIGTERM at step {step}, which is saved"):
+        patch.setattr(callbacks, "save_checkpoint", told)
+        go(tmp_path, checkpoint_every=str(step))
+    assert saved(tmp_path) == [step]
+    go(tmp_path)
+    assert lines(tmp_path) == lines(unbroken[1])
+
+
 def test_a_run_that_dies_between_a_windows_end_and_its_line_loses_no_line(unbroken, tmp_path, monkeypatch):
     def die(*_):
         raise MemoryError
