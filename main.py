@@ -178,10 +178,10 @@ def read_config(workdir):
     from pf_keras.training.workdir import Workdir
 
     begun = Workdir(workdir)
-    with reading(workdir):  # in any case: a place that cannot be reached is to be known now
-        there = begun.config_file.exists()
-    if FLAGS.config is None and there and (begun.mode() == FLAGS.mode or FLAGS.mode not in NEW_RUNS):
-        return begun.config()
+    with reading(workdir):
+        there = begun.config_file.exists()  # in any case: a place that cannot be reached is to be known now
+        if FLAGS.config is None and there and (begun.mode() == FLAGS.mode or FLAGS.mode not in NEW_RUNS):
+            return begun.config()
     if FLAGS.config is None and FLAGS.init not in ("", "scratch"):
         return Workdir.of_run(FLAGS.init, "pretrain").config()
     return load_config(FLAGS.config or os.path.join(os.path.dirname(__file__), "experiments", "digits.py"))

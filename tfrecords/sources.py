@@ -78,7 +78,8 @@ def list_folder(directory: str, index: Index, seed: int) -> Listing:
     """
     _expect_directory(directory)
     tables = Tables(directory)
-    shown = sorted(name for name, is_folder, _ in fs.entries(directory) if is_folder and not name.startswith("."))
+    folders, beside = _contents(directory)
+    shown = [name for name in folders if not name.startswith(".")]
     splits = [name for name in shown if name in _FOLDERS]
     validation = [name for name in splits if _FOLDERS[name] == VALIDATION]
     if len(validation) > 1:
@@ -100,7 +101,7 @@ def list_folder(directory: str, index: Index, seed: int) -> Listing:
         else:
             index.add(_files(path, "", _FOLDERS[name], None), seed)
     others = [name for name in shown if name not in _FOLDERS]
-    others += [name for name in _contents(directory)[1] if name not in tables.used and not name.startswith(".")]
+    others += [name for name in beside if name not in tables.used and not name.startswith(".")]
     shortened = f"{', '.join(others[:5])}{' and more' if len(others) > 5 else ''}"
     note = f"of {directory} {shortened} is not read" if others else ""
     if not splits:

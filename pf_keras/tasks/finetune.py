@@ -33,10 +33,10 @@ def run(request):
         classes = class_names(source)
         require_classes(classes)
     labels = labels_definition(request.label_fraction, request.label_list)
-    definition = {"init": request.init, **labels, "classes": list(classes), **precision()}
+    definition = {"init": request.init, **labels, "classes": list(classes), **devices.definition()}
     workdir.start("finetune", config, definition)
     workdir.write_bad(bad, config.data)
-    workdir.write_labels(labelled, bad)
+    workdir.write_labels(labelled)
 
     scores = fit_and_score(config, devices, workdir, labelled, source.validation, classes, request.init, source)
     result = {
@@ -49,11 +49,6 @@ def run(request):
     }
     workdir.write_result(result)
     return result
-
-
-def precision():
-    """What `Workdir.start` keeps of the precision: `auto` is another one on another machine."""
-    return {"precision": keras.config.dtype_policy().name}
 
 
 def fit_and_score(config, devices, workdir, labelled, validation, classes, init, source):

@@ -31,8 +31,7 @@ def run(request):
     devices.check_batch(config.run.eval_batch)
     check_steps(config.run, config.pretrain.steps)
     source, bad = open_readable(config.data, workdir)
-    # The policy is kept by its name: run.precision=auto is another one on another machine.
-    workdir.start("pretrain", config, {"precision": keras.config.dtype_policy().name})
+    workdir.start("pretrain", config, devices.definition())
     workdir.write_bad(bad, config.data)
 
     keras.utils.set_random_seed(config.run.seed)

@@ -48,7 +48,7 @@ def run(request):
     sweep = Sweep(request, workdir)
     if chief:
         workdir.write_bad(sweep.bad, request.config.data)
-        workdir.write_labels(sweep.labelled, sweep.bad)
+        workdir.write_labels(sweep.labelled)
     sweep.search(chief)
     if not chief:
         return {"worker": worker, "runs": sweep.runs}
@@ -141,7 +141,7 @@ class Sweep:
         """What a run of the sweep found, which is made if it is not there. One whose loss diverges has found nothing."""
         if not run.result_file.exists():
             config, init = self.config_of(batch, rate, seed), self.starts[start]
-            run.start("finetune", config, {"init": init, "classes": list(self.classes), **finetune.precision()})
+            run.start("finetune", config, {"init": init, "classes": list(self.classes), **self.devices.definition()})
             forget_models()
             try:
                 result = finetune.fit_and_score(config, self.devices, run, train, scored, self.classes, init, self.source)

@@ -192,7 +192,7 @@ class SaveCheckpoints(RunCallback):
     def _save_if(self, due, told):
         if due or told or self._due_by_steps() or self.step == self.steps:
             self.save()
-        if told or (self.told and not self.workers):  # while it saved
+        if told or (self.told and not self.workers and self.saved_step == self.step):  # or so while it saved
             self._leave()
 
     def _due_by_steps(self):

@@ -1,5 +1,7 @@
 """Where Keras's `fit` needs help under TensorFlow's strategies: several steps an execution, and what it builds from."""
 
+import functools
+
 from pf_keras.errors import UserError
 
 
@@ -54,7 +56,7 @@ def any_worker(model, *flags):
 
 def check_start(model, step):
     """Raises UserError where the workers that train `model` together do not all begin at `step`."""
-    if has_workers(model) and _mean(model, [float(step)])[0] != step:
+    if has_workers(model) and tuple(_mean(model, [step, step**2])) != (step, step**2):
         raise UserError(f"expected all workers to see the checkpoints of --workdir, received one at step {step}: share it")
 
 
@@ -62,9 +64,16 @@ def _mean(model, values):
     """The mean of the values over all workers, which all have to ask for it."""
     import tensorflow as tf
 
-    strategy = model.distribute_strategy
-    mean = tf.function(lambda values: strategy.reduce("MEAN", strategy.run(tf.identity, (values,)), axis=None))
-    return mean(tf.constant(values, tf.float64)).numpy()
+    return _mean_over(model.distribute_strategy)(tf.constant(values, tf.float64)).numpy()
+
+
+@functools.cache
+def _mean_over(strategy):
+    import tensorflow as tf
+
+    return tf.function(
+        lambda values: strategy.reduce("MEAN", strategy.run(tf.identity, (values,)), axis=None), reduce_retracing=True
+    )
 
 
 def has_workers(model):

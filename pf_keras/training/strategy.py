@@ -70,6 +70,10 @@ class Devices:
         """The `Workdir` of a run at `path`, for the process that writes it; a `follower_workdir` for any other."""
         return Workdir(path) if self.chief else follower_workdir(path)
 
+    def definition(self):
+        """What `Workdir.start` keeps of them: the precision, since `run.precision=auto` is another one on other devices."""
+        return {"precision": keras.config.dtype_policy().name}
+
     def check_batch(self, batch):
         """Raises UserError where the replicas do not divide the batch."""
         if batch % self.replicas:
@@ -119,8 +123,13 @@ def _tensorflow_devices(tpu):
 
 def workers_of_a_step():
     """How many processes share a step with this one and itself, by the environment."""
-    cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
-    return sum(len(cluster.get(kind, ())) for kind in ("chief", "worker")) if keras.backend.backend() == "tensorflow" else 1
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    try:
+        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+        return sum(len(cluster.get(kind, ())) for kind in ("chief", "worker"))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"expected TF_CONFIG as TensorFlow's JSON, received text that fails at: {error}: unset it") from error
 
 
 def _connect(tpu):

@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import sys
-from collections import Counter
 
 from etils import epath
 
@@ -46,11 +45,11 @@ class Workdir:
         """The workdir of an earlier run of one of the modes. Raises UserError where it is none."""
         workdir = cls(path)
         with reading(path):
-            there = workdir.config_file.exists() and workdir.mode()
-        if not there:
+            mode = workdir.mode() if workdir.config_file.exists() else None
+        if mode is None:
             raise UserError(f"expected {path} to be the workdir of an earlier {modes[0]}, received one without config.json")
-        if workdir.mode() not in modes:
-            raise UserError(f"expected a workdir of --mode={' or '.join(modes)}, received {path} of --mode={workdir.mode()}")
+        if mode not in modes:
+            raise UserError(f"expected a workdir of --mode={' or '.join(modes)}, received {path} of --mode={mode}")
         return workdir
 
     def start(self, mode, config, extra=None):
@@ -73,11 +72,14 @@ class Workdir:
         known = self.definition()
         known = {**(extra or {}), **known}  # a run begun before something came to be kept goes on
         changed = [f"{k}: {known[k]} -> {v}" for k, v in (extra or {}).items() if known[k] != v]
-        changed += [f for f in differing_fields(self.config(), config) if f.split(":")[0] not in CHANGEABLE]
+        # Where the precision is kept that `run.precision` came to, that alone has to be the same.
+        free = (*CHANGEABLE, "run.precision") if "precision" in known else CHANGEABLE
+        changed += [f for f in differing_fields(self.config(), config) if f.split(":")[0] not in free]
         if changed:
+            own = f", with --config.run.precision={known['precision']}" if "precision" in known else ""
             raise UserError(
                 f"expected the config of the run in {self.path}, received another ({'; '.join(changed)}): "
-                "choose another --workdir, or the same config"
+                f"choose another --workdir, or the same config{own}"
             )
         self.write_json(self.config_file, {**known, "config": config.to_dict()})
 
@@ -164,21 +166,18 @@ class Workdir:
         if config.max_bad_fraction:
             self.write_text(self.bad_file, "".join(json.dumps(image) + "\n" for image in images))
 
-    def write_labels(self, split, bad):
+    def write_labels(self, split):
         """Keep the names of the images whose labels a run uses: a file that `--label_list` takes.
 
-        bad: what the run leaves out. Raises UserError where it began with others, but for as many as are left out since.
+        Says so where the run began with others, as where images were left out or removed since.
         """
-        file = self.path / "labels.txt"
-        if file.exists():
-            before, now = (Counter(name.rsplit("/", 1)[-1] for name in names)
-                           for names in (file.read_bytes().decode().split("\n")[:-1], split.names))  # fmt: skip
-            if now - before or (before - now).total() > len(bad):
-                raise UserError(
-                    f"expected the labelled images in {file}, with which the run began, received others: choose another "
-                    "--workdir, or the same data"
-                )
-        self.write_text(file, "".join(f"{as_line(name)}\n" for name in split.names))
+        file, text = self.path / "labels.txt", "".join(f"{as_line(name)}\n" for name in split.names)
+        now = set(text.encode().split(b"\n"))
+        before = set(file.read_bytes().split(b"\n")) if file.exists() else now
+        if before != now:
+            changed = f"{len(before - now)} are gone and {len(now - before)} are new"
+            print(f"of the labelled images with which this run began {changed}", file=sys.stderr)
+        self.write_text(file, text)
 
     def write_result(self, result):
         self.write_json(self.result_file, result)

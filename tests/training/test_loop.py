@@ -13,7 +13,7 @@ from keras import ops
 from pf_keras.config import RunConfig
 from pf_keras.data.images import Images
 from pf_keras.errors import Stopped, UserError
-from pf_keras.training.callbacks import RunCallback
+from pf_keras.training.callbacks import RunCallback, SaveCheckpoints
 from pf_keras.training.loop import spans, train
 from pf_keras.training.optimizer import AdamW
 from pf_keras.training.workdir import Workdir
@@ -116,6 +116,22 @@ def test_a_run_that_is_told_while_it_saves_leaves_when_it_has(unbroken, tmp_path
         patch.setattr(callbacks, "save_checkpoint", told)
         go(tmp_path, checkpoint_every=str(step))
     assert saved(tmp_path) == [step]
+    go(tmp_path)
+    assert lines(tmp_path) == lines(unbroken[1])
+
+
+def test_told_between_the_question_and_the_answer_it_saves_before_it_leaves(unbroken, tmp_path, monkeypatch):
+    due = SaveCheckpoints._due_by_steps
+
+    def told(self):
+        if self.step == 13 and self.told is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return due(self)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped) as stopped:
+        patch.setattr(SaveCheckpoints, "_due_by_steps", told)
+        go(tmp_path, checkpoint_every="60min")
+    assert f"at step {saved(tmp_path)[-1]}, which is saved" in str(stopped.value)
     go(tmp_path)
     assert lines(tmp_path) == lines(unbroken[1])
 

@@ -64,6 +64,26 @@ def test_a_config_of_another_program_is_no_run(tmp_path, content):
         Workdir.of_run(tmp_path, "pretrain")
 
 
+def test_the_precision_that_was_taken_has_to_stay(tmp_path):
+    Workdir(tmp_path).start("pretrain", Config(), {"precision": "mixed_bfloat16"})
+    with pytest.raises(UserError, match="precision: mixed_bfloat16 -> float32.*--config.run.precision=mixed_bfloat16"):
+        Workdir(tmp_path).start("pretrain", Config(), {"precision": "float32"})
+    named = Config().override({"run.precision": "mixed_bfloat16"})  # what another machine takes by itself
+    Workdir(tmp_path).start("pretrain", named, {"precision": "mixed_bfloat16"})
+
+
+def test_other_labelled_images_than_before_are_told_of(tmp_path, capsys):
+    from pf_keras.data.images import Images
+
+    names = ["a/1.jpg", "#b/2.jpg", "c/3.jpg"]
+    workdir = started(tmp_path)
+    workdir.write_labels(Images(names, [0, 1, 2], [b""] * 3))
+    workdir.write_labels(Images(names, [0, 1, 2], [b""] * 3))
+    assert capsys.readouterr().err == ""
+    workdir.write_labels(Images(["a/1.jpg", "c/4.jpg"], [0, 2], [b""] * 2))
+    assert "began 2 are gone and 1 are new" in capsys.readouterr().err
+
+
 def test_damaged_files_are_named(tmp_path):
     workdir = started(tmp_path)
     (tmp_path / "config.json").write_text('{"mode": "pre')
