@@ -38,16 +38,17 @@ class Run:
     """`main.py --mode=pretrain` of a tiny model on digits, in a process of its own.
 
     figures: whether it also scores and draws, which takes longer than the training.
-    dies_saving: a step at which it kills itself when half of the checkpoint is written.
+    signalled: (step, number), a signal that it meets when the step is done, whatever else the machine does meanwhile.
+    dies_saving: a step at which it is killed when half of the checkpoint is written.
     """
 
-    def __init__(self, workdir, fields=None, figures=False, stderr_file=None, dies_saving=None):
+    def __init__(self, workdir, fields=None, figures=False, stderr_file=None, signalled=(0, 0), dies_saving=None):
         self.workdir, self.fields, self.figures = Path(workdir), {**TINY, **(fields or {})}, figures
         self.stderr_file = Path(stderr_file or self.workdir.with_name(self.workdir.name + ".stderr"))
         arguments = ["main.py", "--mode=pretrain", f"--workdir={workdir}"]
         arguments += [f"--config.{name}={value}" for name, value in self.fields.items()]
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        passed = (arguments, str(self.stderr_file), environment, figures, dies_saving)
+        passed = (arguments, str(self.stderr_file), environment, figures, signalled, dies_saving)
         self.process = _context.Process(target=_main, args=passed)
         self.process.start()
 
@@ -92,23 +93,28 @@ def metrics(workdir):
     return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
 
 
-def _main(arguments, stderr_file, environment, figures, dies_saving):
+def _main(arguments, stderr_file, environment, figures, signalled, dies_saving):
     os.environ.update(environment)
     with open(stderr_file, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     import main
     from pf_keras.tasks import pretrain
-    from pf_keras.training import checkpoint
+    from pf_keras.training import callbacks, checkpoint
 
-    whole = checkpoint._write
+    whole, done = checkpoint._write, callbacks.RunCallback.on_train_batch_end
 
     def write(path, content):
         if dies_saving and path.name == checkpoint.STATE and f"{dies_saving:08d}" in str(path):
             os.kill(os.getpid(), signal.SIGKILL)
         whole(path, content)
 
-    checkpoint._write = write
+    def on_train_batch_end(self, batch, logs=None):
+        done(self, batch, logs)
+        if isinstance(self, callbacks.Guard) and self.step == signalled[0]:
+            os.kill(os.getpid(), signalled[1])
+
+    checkpoint._write, callbacks.RunCallback.on_train_batch_end = write, on_train_batch_end
     if not figures:
         pretrain.score = lambda *_: {"marginal_entropy": 1.0}
         pretrain.draw = pretrain.draw_loss = lambda *_: None

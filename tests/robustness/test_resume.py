@@ -25,9 +25,9 @@ def same_run(run, unbroken):
 
 
 def test_killed_between_steps_and_while_saving(unbroken, tmp_path):
-    run = Run(tmp_path / "run")
-    assert run.wait_until(lambda: 10 in run.saved())  # a multiple of 5, in the middle of a window of 7
-    assert run.kill(signal.SIGKILL) == -signal.SIGKILL
+    run = Run(tmp_path / "run", signalled=(12, signal.SIGKILL))  # in the middle of a window of 7
+    assert run.wait() == -signal.SIGKILL
+    assert run.saved()[-1] == 10
 
     run = Run(tmp_path / "run", dies_saving=25)
     assert run.wait() == -signal.SIGKILL
@@ -42,15 +42,12 @@ def test_killed_between_steps_and_while_saving(unbroken, tmp_path):
 
 
 def test_told_to_stop_saves_at_once(unbroken, tmp_path):
-    lines = tmp_path / "run" / "metrics.jsonl"
-    for number, windows in ((signal.SIGTERM, 1), (signal.SIGHUP, 3)):
-        run = Run(tmp_path / "run", {"run.checkpoint_every": "60min"})
-        assert run.wait_until(lambda n=windows: lines.exists() and len(lines.read_text().splitlines()) >= n)
-        told = time.monotonic()
-        assert run.kill(number) == 128 + number
-        assert time.monotonic() - told < 10
+    for number, step in ((signal.SIGTERM, 9), (signal.SIGHUP, 21)):  # 21 ends a window
+        run = Run(tmp_path / "run", {"run.checkpoint_every": "60min"}, signalled=(step, number))
+        assert run.wait() == 128 + number
         last = run.stderr.splitlines()[-1]
-        assert last == f"stopped by {number.name} at step {run.saved()[-1]}, which is saved: start again to go on"
+        assert last == f"stopped by {number.name} at step {step}, which is saved: start again to go on"
+        assert run.saved()[-1] == step
 
     run = Run(tmp_path / "run")
     assert run.wait() == 0, run.stderr
