@@ -6,9 +6,8 @@
 
 import contextlib
 import signal
-import sys
 
-from tfrecords.errors import UserError
+from tfrecords.errors import UserError, tensorflow_reason
 
 __all__ = ["Stopped", "UserError", "reading", "writing"]
 
@@ -24,40 +23,23 @@ class Stopped(BaseException):
         self.signal = number
 
 
-@contextlib.contextmanager
 def writing(place):
     """Turn a failure to write into a UserError that names the place."""
-    try:
-        yield
-    except Exception as error:
-        reason = _of_the_store(error)
-        if not reason:
-            raise
-        raise UserError(
-            f"expected to write in {place}, received {reason}: free space there or choose another "
-            "--workdir, then start again; checkpoints written before are whole"
-        ) from error
+    do = "free space there or choose another --workdir, then start again; checkpoints written before are whole"
+    return _naming(f"to write in {place}", do)
+
+
+def reading(place):
+    """Turn a failure to look into a place into a UserError that names it."""
+    return _naming(f"to read {place}", "check the path, the network and its rights")
 
 
 @contextlib.contextmanager
-def reading(place):
-    """Turn a failure to look into a place into a UserError that names it."""
+def _naming(what, do):
     try:
         yield
     except Exception as error:
-        reason = _of_the_store(error)
+        reason = error.strerror or str(error) if isinstance(error, OSError) else tensorflow_reason(error)
         if not reason:
             raise
-        raise UserError(f"expected to read {place}, received {reason}: check the path, the network and its rights") from error
-
-
-def _of_the_store(error):
-    """What a disk or a store says of its failure, or nothing for another error. TensorFlow, which reaches `gs://`, has
-    errors of its own."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    tensorflow = sys.modules.get("tensorflow")
-    if tensorflow and isinstance(error, tensorflow.errors.OpError):
-        return error.message
-    return ""
-
+        raise UserError(f"expected {what}, received {reason}: {do}") from error

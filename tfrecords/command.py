@@ -6,7 +6,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 
-from tfrecords.errors import UserError
+from tfrecords.errors import UserError, tensorflow_reason
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,10 +46,9 @@ def run(main: Callable[[Sequence[str]], int]) -> int:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except Exception as error:
-        tensorflow = sys.modules.get("tensorflow")  # which reaches remote places, and has errors of its own
-        if not (tensorflow and isinstance(error, tensorflow.errors.OpError)):
+        if not (reason := tensorflow_reason(error)):
             raise
-        return _fail(error.message)
+        return _fail(reason)
 
 
 def _fail(message) -> int:
