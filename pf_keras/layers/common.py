@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from pf_keras.layers.batch_normalization import BatchNormalization
+from pf_keras.layers.convolution import Conv2D
 from pf_keras.layers.fused import fused
 from pf_keras.layers.layer_normalization import LayerNormalization
 
@@ -18,7 +19,7 @@ def dense(units, parent, name, **kwargs):
 
 def conv(filters, size, parent, name, strides=1, **kwargs):
     """A convolution with same padding and no bias, to be followed by a normalisation."""
-    return keras.layers.Conv2D(
+    return Conv2D(
         filters, size, strides=strides, padding="same", use_bias=False, kernel_initializer="he_normal",
         dtype=parent.dtype_policy, name=name, **kwargs,
     )

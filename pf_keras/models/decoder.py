@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from pf_keras.layers.common import dense, normalization
+from pf_keras.layers.convolution import Conv2D
 from pf_keras.layers.upsampling import ResidualUpsampling
 
 
@@ -29,7 +30,7 @@ class PatchDecoder(keras.Model):
         ]
         self.head_norm = normalization(norm, (widths or [width])[-1], self, "head_norm")
         # Logits stay in float32 whatever the compute type: they enter a softmax.
-        self.head = keras.layers.Conv2D(channels * levels, 3, padding="same", dtype="float32", name="head")
+        self.head = Conv2D(channels * levels, 3, padding="same", dtype="float32", name="head")
 
     def build(self, input_shape):
         self.expand.build((None, input_shape[-1]))

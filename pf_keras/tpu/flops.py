@@ -31,7 +31,9 @@ def forward_flops(config):
 
 
 def _conv(size, inputs, outputs, side):
-    return 2 * size**2 * inputs * outputs * side**2
+    """Padding counts, but on a map so small that it is one matrix product (`layers.convolution`)."""
+    seen = side if side <= size // 2 + 1 else size
+    return 2 * seen**2 * inputs * outputs * side**2
 
 
 def _stem(model):

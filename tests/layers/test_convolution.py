@@ -1,0 +1,75 @@
+"""Convolutions of small maps as one matrix product, against NumPy and against Keras's own."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+from layer_checks import check_checkpoints_of_twins, check_layer, gradients, twins
+
+from pf_keras.layers.convolution import Conv2D
+
+
+def convolve(x, kernel, bias):
+    """By its definition, with zeros around the map: (B, h, w, C) -> (B, h, w, filters)."""
+    rows, columns = kernel.shape[:2]
+    padded = np.pad(x, [(0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0)])
+    outputs = np.zeros((*x.shape[:3], kernel.shape[-1]))
+    for i in range(x.shape[1]):
+        for j in range(x.shape[2]):
+            window = padded[:, i : i + rows, j : j + columns]
+            outputs[:, i, j] = np.einsum("byxc,yxcf->bf", window.astype("float64"), kernel)
+    return outputs + bias
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5)),
+    size=st.tuples(st.sampled_from([1, 3, 5, 7]), st.sampled_from([1, 3, 5, 7])),
+    filters=st.integers(1, 5),
+)
+def test_outputs_are_those_of_numpy(shape, size, filters):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape).astype("float32")
+    layer = Conv2D(filters, size, padding="same", bias_initializer="random_normal")
+    found = ops.convert_to_numpy(layer(x))
+    np.testing.assert_allclose(found, convolve(x, *map(ops.convert_to_numpy, layer.weights)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("side", "size", "product"), [(2, 3, True), (1, 3, True), (4, 7, True), (3, 3, False), (4, 3, False)])
+def test_small_maps_alone_are_a_matrix_product(side, size, product, monkeypatch):
+    calls, conv = [], keras.layers.Conv2D.convolution_op
+    monkeypatch.setattr(keras.layers.Conv2D, "convolution_op", lambda *args: calls.append(1) or conv(*args))
+    Conv2D(4, size, padding="same")(np.zeros((2, side, side, 3), "float32"))
+    assert len(calls) == (not product)
+
+
+OTHERS = [{"strides": 2}, {"padding": "valid"}, {"dilation_rate": 2}, {"groups": 2}, {"kernel_size": 2}, {"use_bias": False}]
+
+
+@pytest.mark.parametrize("options", [{}, *OTHERS])
+def test_gradients_are_those_of_keras(options):
+    shape = (5, 3, 3, 4) if options.get("padding") == "valid" else (5, 2, 2, 4)
+    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    both = twins(Conv2D, keras.layers.Conv2D, shape, **{"filters": 6, "kernel_size": 3, "padding": "same", **options})
+    ours, theirs = (gradients(layer, [x]) for layer in both)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_map_whose_size_is_known_when_it_is_run_only():
+    inputs = keras.Input((None, None, 3))
+    layer = Conv2D(4, 3, padding="same")
+    model = keras.Model(inputs, layer(inputs))
+    x = np.random.default_rng(0).standard_normal((2, 2, 2, 3)).astype("float32")
+    np.testing.assert_allclose(model.predict(x, verbose=0), layer(x), rtol=1e-4, atol=1e-5)
+
+
+def test_it_passes_what_any_layer_has_to(tmp_path):
+    x = np.random.default_rng(0).standard_normal((6, 2, 2, 8)).astype("float32")
+    check_layer(lambda **kwargs: Conv2D(4, 3, padding="same", **kwargs), x, tmp_path=tmp_path)
+
+
+def test_checkpoints_of_kerass_own_are_read_and_the_other_way_round(tmp_path):
+    check_checkpoints_of_twins(Conv2D, keras.layers.Conv2D, (4, 2, 2, 3), tmp_path, filters=4, kernel_size=3, padding="same")
