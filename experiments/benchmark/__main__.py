@@ -16,8 +16,6 @@ import argparse
 import importlib
 import sys
 
-import keras
-
 from experiments.benchmark.models import BATCH
 from experiments.benchmark.report import write
 from pf_keras.errors import UserError
@@ -39,6 +37,8 @@ def main(arguments):
     parser.add_argument("--mae_python", default="", help="peer: a Python with torch, torchvision and timm")
     options = parser.parse_args(arguments)
     options.batch = options.batch or BATCH[options.size]
+    import keras  # after pf_keras, which says what TensorFlow is to use as it loads
+
     try:
         if keras.backend.backend() != "tensorflow":
             raise UserError(f"expected KERAS_BACKEND=tensorflow, received {keras.backend.backend()}: unset it")

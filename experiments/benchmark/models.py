@@ -6,6 +6,7 @@ import numpy as np
 
 from pf_keras.augment import NOISE
 from pf_keras.config import load_config
+from pf_keras.data.options import as_written
 from pf_keras.masking import block_count
 
 BATCH = {"small": 128, "middle": 16, "paper": 2}  # what a CPU does in tenths of a second to seconds
@@ -45,7 +46,7 @@ def endless(devices, batch):
 
     def batches(host, hosts, replicas):
         part = {name: tf.constant(value[: len(value) // replicas]) for name, value in batch.items()}
-        return tf.data.Dataset.from_tensors(part).repeat()
+        return as_written(tf.data.Dataset.from_tensors(part).repeat())
 
     return devices.spread(batches)
 
