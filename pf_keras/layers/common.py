@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from pf_keras.layers.batch_normalization import BatchNormalization
-from pf_keras.layers.convolution import Conv2D
+from pf_keras.layers.convolution import Conv2D, DoublingConv2D
 from pf_keras.layers.fused import fused
 from pf_keras.layers.layer_normalization import LayerNormalization
 
@@ -17,12 +17,18 @@ def dense(units, parent, name, **kwargs):
     return keras.layers.Dense(units, kernel_initializer=initial, dtype=parent.dtype_policy, name=name, **kwargs)
 
 
-def conv(filters, size, parent, name, strides=1, **kwargs):
+def conv(filters, size, parent, name, strides=1):
     """A convolution with same padding and no bias, to be followed by a normalisation."""
-    return Conv2D(
-        filters, size, strides=strides, padding="same", use_bias=False, kernel_initializer="he_normal",
-        dtype=parent.dtype_policy, name=name, **kwargs,
-    )
+    return Conv2D(filters, size, strides=strides, padding="same", **_conv_options(parent, name))
+
+
+def doubling_conv(filters, parent, name):
+    """A 3x3 convolution like `conv`, of the map doubled by nearest-neighbour upsampling."""
+    return DoublingConv2D(filters, **_conv_options(parent, name))
+
+
+def _conv_options(parent, name):
+    return {"use_bias": False, "kernel_initializer": "he_normal", "dtype": parent.dtype_policy, "name": name}
 
 
 def normalization(kind, channels, parent, name, gamma_initializer="ones"):

@@ -31,3 +31,30 @@ class Conv2D(keras.layers.Conv2D):
                 sides, self.kernel_size, self.strides, self.dilation_rate, strict=True
             )
         )
+
+
+@keras.saving.register_keras_serializable("pf_keras")
+class DoublingConv2D(keras.layers.Conv2D):
+    """Nearest-neighbour upsampling by two and a 3x3 convolution, as one: (B, h, w, C) -> (B, 2h, 2w, filters).
+
+    Of the nine pixels that the kernel sees only four differ, so that a transposed convolution with the sums of its taps, a
+    kernel of 4x4, does the same with 4/9 of the products, and the map that is twice as large is never made.
+    """
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(filters, 3, padding="same", **kwargs)
+
+    def convolution_op(self, inputs, kernel):
+        taps = ops.pad(ops.transpose(ops.flip(kernel, (0, 1)), (0, 1, 3, 2)), [(1, 1), (1, 1), (0, 0), (0, 0)])
+        sums = taps[:-1] + taps[1:]
+        sums = sums[:, :-1] + sums[:, 1:]  # (4, 4, filters, C)
+        return ops.conv_transpose(inputs, sums, strides=2, padding="same", data_format="channels_last")
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, _ = input_shape
+        return batch, 2 * height, 2 * width, self.filters
+
+    def get_config(self):
+        config = super().get_config()
+        del config["kernel_size"], config["padding"]
+        return config

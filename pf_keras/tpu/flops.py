@@ -67,8 +67,8 @@ def _decoder(config):
     total = 2 * model.width * side**2 * channels
     for i in range(doublings):
         filters = max(model.decoder_width >> (i + 1), 16)
-        total += _conv(1, channels, filters, side)  # the shortcut, before doubling
+        total += _conv(1, channels, filters, side) + 2 * 4**2 * channels * filters * side**2  # both before doubling
         side *= 2
-        total += _conv(3, channels, filters, side) + _conv(3, filters, filters, side)
+        total += _conv(3, filters, filters, side)
         channels = filters
     return total + _conv(3, channels, config.target.channels * 2**config.target.bits, side)

@@ -1,4 +1,4 @@
-"""Convolutions of small maps as one matrix product, against NumPy and against Keras's own."""
+"""Convolutions of small maps as one matrix product, and of doubled ones, against NumPy and against Keras's own."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from keras import ops
 from layer_checks import check_checkpoints_of_twins, check_layer, gradients, twins
 
-from pf_keras.layers.convolution import Conv2D
+from pf_keras.layers.convolution import Conv2D, DoublingConv2D
 
 
 def convolve(x, kernel, bias):
@@ -45,6 +45,16 @@ def test_small_maps_alone_are_a_matrix_product(side, size, product, monkeypatch)
     assert len(calls) == (not product)
 
 
+@settings(max_examples=15, deadline=None)
+@given(shape=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5)), filters=st.integers(1, 5))
+def test_a_doubled_map_is_convolved_as_by_numpy(shape, filters):
+    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    layer = DoublingConv2D(filters, bias_initializer="random_normal")
+    found = ops.convert_to_numpy(layer(x))
+    doubled = x.repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_allclose(found, convolve(doubled, *map(ops.convert_to_numpy, layer.weights)), rtol=1e-4, atol=1e-4)
+
+
 OTHERS = [{"strides": 2}, {"padding": "valid"}, {"dilation_rate": 2}, {"groups": 2}, {"kernel_size": 2}, {"use_bias": False}]
 
 
@@ -73,3 +83,19 @@ def test_it_passes_what_any_layer_has_to(tmp_path):
 
 def test_checkpoints_of_kerass_own_are_read_and_the_other_way_round(tmp_path):
     check_checkpoints_of_twins(Conv2D, keras.layers.Conv2D, (4, 2, 2, 3), tmp_path, filters=4, kernel_size=3, padding="same")
+
+
+def test_a_doubling_one_passes_what_any_layer_has_to(tmp_path):
+    x = np.random.default_rng(0).standard_normal((6, 2, 2, 8)).astype("float32")
+    check_layer(lambda **kwargs: DoublingConv2D(4, **kwargs), x, tmp_path=tmp_path)
+
+
+def test_gradients_of_a_doubling_one_are_those_of_the_doubled_map():
+    class Doubled(keras.layers.Conv2D):
+        def call(self, x):
+            return super().call(ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2))
+
+    x = np.random.default_rng(0).standard_normal((5, 3, 2, 4)).astype("float32")
+    both = twins(DoublingConv2D, lambda filters: Doubled(filters, 3, padding="same"), x.shape, filters=6)
+    for a, b in zip(*(gradients(layer, [x]) for layer in both), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
