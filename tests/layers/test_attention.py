@@ -109,15 +109,6 @@ def test_positions_are_a_row_and_a_column():
             np.testing.assert_allclose(ours[image, place], expected, atol=1e-6)
 
 
-def test_it_is_the_same_attention_on_every_device(monkeypatch):
-    """Where Keras may choose it takes a TPU's flash attention under JAX for 128 tokens, which is causal and does not scale."""
-    asked = []
-    real = ops.dot_product_attention
-    monkeypatch.setattr(ops, "dot_product_attention", lambda *x, **options: asked.append(options) or real(*x, **options))
-    built(Attention(2), (1, 3, 8), (1, 3, 8))(floats(1, 3, 8), floats(1, 3, 8))
-    assert asked == [{"flash_attention": False}]
-
-
 def test_places_differ_from_the_start():
     layer = FactorizedPositions(4, 8)
     layer.build()
