@@ -7,7 +7,7 @@ Importing this package registers its layers and models with Keras, so that their
 import os
 
 # TensorFlow's wheel holds oneDNN's kernels and uses them on some processors alone. Where AVX2 is all there is they make a
-# step up to 1.4 times as fast, and nowhere slower. It is read once, as TensorFlow loads.
+# step up to 1.4 times as fast (experiments/PERFORMANCE.md). It is read once, as TensorFlow loads.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 from pf_keras import layers, models  # noqa: E402
