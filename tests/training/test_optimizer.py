@@ -157,3 +157,20 @@ def test_layer_rates_scale_the_steps_of_adam():
         seen.update(named)
         np.testing.assert_allclose(scaled, plain * (shares[named[0]] if named else 1.0), rtol=1e-3, atol=1e-7)
     assert seen == set(shares)
+
+
+@pytest.mark.parametrize("options", [{"amsgrad": True}, {"gradient_accumulation_steps": 2}, {"use_ema": True}])
+def test_options_of_keras_do_what_they_do_there(options):
+    rng = np.random.default_rng(0)
+    start, gradients = rng.standard_normal((4, 3)), rng.standard_normal((6, 4, 3))
+    gradients[-1] /= 10  # so that the largest second moment is not the last
+    ended = []
+    for kind in (AdamW, keras.optimizers.AdamW):
+        variable = keras.Variable(start.astype("float32"))
+        optimizer = kind(0.1, weight_decay=0.2, beta_2=0.5, **options)
+        optimizer.build([variable])
+        for gradient in gradients:
+            apply(optimizer, [gradient], [variable])
+        ended.append([v.numpy() for v in [variable, *optimizer.variables] if v.name != "gradient_norm"])
+    for ours, theirs in zip(*ended, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
