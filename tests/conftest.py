@@ -6,8 +6,10 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: no chatter about the machine
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nor minutes of asking for a TPU, where libtpu is installed
 
-if os.environ.get("KERAS_BACKEND") == "jax":  # half the time to compile, which is most of what these tests take
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+if os.environ.get("KERAS_BACKEND") == "jax":
+    from backends import JAX
+
+    os.environ.update(JAX)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from backends import ENVIRONMENTS
 from tiny import random_batch, randomize, run, tiny_config, tiny_pretrainer
 
 import pf_keras
@@ -27,7 +28,7 @@ KERNELS = {"batch_normalization.py": "tensorflow", "fused.py": "tensorflow"}  # 
 
 def python(code, backend, *arguments):
     """The standard output of the code, run by another Python under a backend."""
-    environment = {**os.environ, "XLA_FLAGS": "", "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, **ENVIRONMENTS[backend], "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

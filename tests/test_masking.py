@@ -1,10 +1,9 @@
-import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tiny import compiled
+from tiny import compiled, examples
 
 from pf_keras.config import Config, MaskConfig, ModelConfig
 from pf_keras.masking import block_count, block_mask
@@ -38,7 +37,7 @@ def masks(draw):
 
 
 # Under JAX each shape is compiled, which takes a while.
-@settings(max_examples=60 if keras.backend.backend() == "tensorflow" else 20, deadline=None, derandomize=True)
+@settings(max_examples=examples(60), deadline=None, derandomize=True)
 @given(masks())
 def test_masks_are_whole_blocks_but_one(mask):
     noise, grid, block, ratio = mask

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import TINY
+from backends import ENVIRONMENTS
+
+from tests.robustness.runs import Run
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,32 +38,29 @@ def weights(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(weights):
     """The first steps of one device: [[loss, gradient norm], ...]."""
-    return answer(start("tests/replicas_run.py", weights, "1", KERAS_BACKEND="tensorflow"))
+    return answer(start("tests/replicas_run.py", weights, "1", **ENVIRONMENTS["tensorflow"]))
 
 
 # Two replicas of TensorFlow have the test below. It traces a step for each replica: eight take a minute.
-SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in (("tensorflow", 8), ("jax", 2))]
+SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in (("tensorflow", 8), ("jax", 1), ("jax", 2))]
 
 
-@pytest.mark.parametrize("backend, replicas", [("jax", 1), ("jax", 8), *SLOW])
+@pytest.mark.parametrize("backend, replicas", [("jax", 8), *SLOW])
 def test_replicas_and_backends_agree(alone, weights, backend, replicas):
-    # JAX's devices; and a quick compilation, since five steps run for no time at all.
-    flags = f"--xla_force_host_platform_device_count={replicas} --xla_backend_optimization_level=0"
-    environment = {"XLA_FLAGS": flags} if backend == "jax" else {}
-    steps = answer(start("tests/replicas_run.py", weights, str(replicas), KERAS_BACKEND=backend, **environment))
+    environment = dict(ENVIRONMENTS[backend])
+    if backend == "jax":
+        environment["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={replicas}"
+    steps = answer(start("tests/replicas_run.py", weights, str(replicas), **environment))
     assert len(steps) == 5
     np.testing.assert_allclose(steps, alone, rtol=1e-4)
 
 
 def test_two_replicas_agree_with_all_steps_in_one_execution(alone, weights):
-    steps = answer(start("tests/replicas_run.py", weights, "2", "5", KERAS_BACKEND="tensorflow"))
+    steps = answer(start("tests/replicas_run.py", weights, "2", "5", **ENVIRONMENTS["tensorflow"]))
     np.testing.assert_allclose(steps, [[np.mean([loss for loss, _ in alone]), alone[-1][1]]], rtol=1e-4)
 
 
-RUN = (
-    "main.py", "--mode=pretrain", *TINY, "--config.run.eval_batch=32", "--config.pretrain.batch=16",
-    "--config.run.log_every=2",
-)  # fmt: skip
+SHARED = {"pretrain.batch": "16", "pretrain.steps": "4", "run.log_every": "2", "run.eval_batch": "32", "model.dropout": "0"}
 LOGGED = ("step", "loss", "gradient_norm", "learning_rate")
 
 
@@ -70,29 +69,29 @@ def metrics(workdir):
     return [[line[name] for name in LOGGED] for line in lines]
 
 
-def two_workers(*flags, second=()):
-    """Start a command as two workers of this machine, the second with further flags; returns what each answers."""
-    sockets = [socket.socket() for _ in range(2)]
+def two_workers(workdir, *fields):
+    """Two workers of this machine that train together, each with fields of its own; returns what each answers."""
+    sockets = [socket.socket() for _ in fields]
     for free in sockets:
         free.bind(("localhost", 0))
     places = [f"localhost:{free.getsockname()[1]}" for free in sockets]
     for free in sockets:
         free.close()
-    tasks = [{"cluster": {"worker": places}, "task": {"type": "worker", "index": i}} for i in range(2)]
-    workers = [
-        start(*flags, *more, KERAS_BACKEND="tensorflow", TF_CONFIG=json.dumps(task))
-        for more, task in zip(((), second), tasks, strict=True)
-    ]
-    return [answer(worker) for worker in workers]
+    workers = []
+    for index, own in enumerate(fields):
+        task = {"cluster": {"worker": places}, "task": {"type": "worker", "index": index}}
+        written, environment = workdir.with_name(f"worker{index}"), {"TF_CONFIG": json.dumps(task)}
+        workers.append(Run(workdir, {**SHARED, **own}, figures=True, stderr_file=written, environment=environment))
+    return [worker.result() for worker in workers]
 
 
 def test_two_workers_train_and_score_as_one_process(tmp_path):
-    alone, workers = tmp_path / "alone", tmp_path / "workers"
-    whole = answer(start(*RUN, f"--workdir={alone}", "--config.pretrain.steps=4", KERAS_BACKEND="tensorflow"))
+    alone = Run(tmp_path / "alone", SHARED, figures=True)
+    whole, workers = alone.result(), tmp_path / "workers"
     # For the second it is always time to save, for the first, which writes, it never is.
-    rare, often = (f"--config.run.checkpoint_every={minutes}min" for minutes in ("60", "0.00001"))
-    results = two_workers(*RUN, f"--workdir={workers}", "--config.pretrain.steps=4", rare, second=[often])
-    np.testing.assert_allclose(metrics(workers), metrics(alone), rtol=1e-4)
+    rare, often = ({"run.checkpoint_every": f"{minutes}min"} for minutes in ("60", "0.00001"))
+    results = two_workers(workers, rare, often)
+    np.testing.assert_allclose(metrics(workers), metrics(alone.workdir), rtol=1e-4)
     for result in results:
         assert result["loss"] == pytest.approx(whole["loss"], rel=1e-4)
         assert result["marginal_entropy"] == pytest.approx(whole["marginal_entropy"], rel=1e-6)

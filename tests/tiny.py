@@ -84,6 +84,11 @@ def paint(images, grid, image, patch, value=None):
     return images
 
 
+def examples(count):
+    """How many random shapes a test of a layer tries: under JAX, which compiles anew for each, a quarter."""
+    return count if keras.backend.backend() == "tensorflow" else count // 4
+
+
 def compiled(function):
     """The function, which returns NumPy arrays; compiled as a whole under JAX, which is slow operation by operation."""
     if keras.backend.backend() == "jax":

@@ -82,3 +82,15 @@ def bmp_bomb(side=60_000):
 
 
 HTML = b"<!DOCTYPE html><html><body>404 Not Found</body></html>" * 5
+
+
+def photos_with_two_bad(folder):
+    """Two classes, of each ten images to train and four to validate; one more of either split cannot be read."""
+    for split, count in (("train", 10), ("val", 4)):
+        for number in range(2 * count):
+            place = folder / split / f"class{number % 2}"
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{number}.jpg").write_bytes(encoded(pixels(seed=number), "JPEG"))
+    (folder / "train" / "class1" / "page.jpg").write_bytes(HTML)
+    (folder / "val" / "class0" / "cut.jpg").write_bytes(jpeg()[:-600])
+    return folder

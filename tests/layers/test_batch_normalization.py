@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 from layer_checks import check_checkpoints_of_twins, check_layer, gradients, twins
+from tiny import examples
 
 from pf_keras.layers.batch_normalization import BatchNormalization
 
@@ -22,7 +23,7 @@ def test_it_passes_what_any_layer_has_to(tmp_path):
     check_layer(lambda **kwargs: BatchNormalization(**kwargs), x, tmp_path=tmp_path)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(SHAPES, st.integers(0, 99))
 def test_outputs_and_moving_statistics_are_those_of_numpy(shape, seed):
     x = (3 * np.random.default_rng(seed).standard_normal(shape) + 2).astype("float32")

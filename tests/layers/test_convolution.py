@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 from layer_checks import check_checkpoints_of_twins, check_layer, gradients, twins
+from tiny import examples
 
 from pf_keras.layers.convolution import Conv2D, DoublingConv2D
 
@@ -23,7 +24,7 @@ def convolve(x, kernel, bias):
     return outputs + bias
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5)),
     size=st.tuples(st.sampled_from([1, 3, 5, 7]), st.sampled_from([1, 3, 5, 7])),
@@ -45,7 +46,7 @@ def test_small_maps_alone_are_a_matrix_product(side, size, product, monkeypatch)
     assert len(calls) == (not product)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(shape=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5)), filters=st.integers(1, 5))
 def test_a_doubled_map_is_convolved_as_by_numpy(shape, filters):
     x = np.random.default_rng(0).standard_normal(shape).astype("float32")

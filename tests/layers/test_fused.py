@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 from layer_checks import check_checkpoints_of_twins, check_layer, gradients, twins
-from tiny import randomize
+from tiny import examples, randomize
 
 from pf_keras.layers import Mlp
 from pf_keras.layers.layer_normalization import LayerNormalization
@@ -36,7 +36,7 @@ def test_layer_norm_passes_what_any_layer_has_to(tmp_path):
     check_layer(lambda **kwargs: LayerNormalization(**kwargs), x, tmp_path=tmp_path)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(SHAPES, st.integers(0, 99), st.booleans())
 def test_layer_norm_is_that_of_numpy(shape, seed, training):
     x = (3 * np.random.default_rng(seed).standard_normal(shape) + 2).astype("float32")

@@ -24,7 +24,7 @@ TINY = {
     "augment.enabled": "true",
     "augment.jitter_size": "2",
     "pretrain.batch": "8",
-    "pretrain.steps": "120",
+    "pretrain.steps": "40",
     "pretrain.warmup_steps": "10",
     "run.log_every": "7",
     "run.checkpoint_every": "5",
@@ -34,23 +34,32 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(MODULES)
 
 
+def in_a_process(function, *arguments):
+    """Start a function of a module of tests in a process forked off as the runs are; returns the `Process`."""
+    process = _context.Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
 class Run:
     """`main.py --mode=pretrain` of a tiny model on digits, in a process of its own.
 
     figures: whether it also scores and draws, which takes longer than the training.
     signalled: (step, number), a signal that it meets when the step is done, whatever else the machine does meanwhile.
     dies_saving: a step at which it is killed when half of the checkpoint is written.
+    environment: further variables of its environment.
     """
 
-    def __init__(self, workdir, fields=None, figures=False, stderr_file=None, signalled=(0, 0), dies_saving=None):
+    def __init__(
+        self, workdir, fields=None, figures=False, stderr_file=None, signalled=(0, 0), dies_saving=None, environment=None
+    ):
         self.workdir, self.fields, self.figures = Path(workdir), {**TINY, **(fields or {})}, figures
         self.stderr_file = Path(stderr_file or self.workdir.with_name(self.workdir.name + ".stderr"))
         arguments = ["main.py", "--mode=pretrain", f"--workdir={workdir}"]
         arguments += [f"--config.{name}={value}" for name, value in self.fields.items()]
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {})}
         passed = (arguments, str(self.stderr_file), environment, figures, signalled, dies_saving)
-        self.process = _context.Process(target=_main, args=passed)
-        self.process.start()
+        self.process = in_a_process(_main, *passed)
 
     def wait(self, timeout=300):
         """The exit code; of a process killed by a signal the negative signal."""
@@ -72,6 +81,11 @@ class Run:
         """Send a signal; returns the exit code."""
         os.kill(self.process.pid, number)
         return self.wait(60)
+
+    def result(self):
+        """What it answers when it is done."""
+        assert self.wait() == 0, self.stderr[-3000:]
+        return json.loads(self.stderr.splitlines()[-1])
 
     @property
     def stderr(self):

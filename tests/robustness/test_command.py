@@ -54,7 +54,7 @@ def test_a_full_disk(tmp_path):
     if mounted.returncode:
         pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
     try:
-        fields = {"run.checkpoint_every": "1", "run.keep_checkpoints": "100"}
+        fields = {"pretrain.steps": "120", "run.checkpoint_every": "1", "run.keep_checkpoints": "100"}
         line = last_line(Run(place / "run", fields, stderr_file=tmp_path / "stderr"))
         assert line.startswith(f"error: expected to write in {place}/run") and "No space left on device" in line
         with open(place / "fill", "wb", buffering=0) as file:

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+from backends import JAX
+
 CODE = """
 import os, signal, sys
 from pathlib import Path
@@ -26,7 +28,7 @@ print(keras.backend.backend())
 
 
 def test_a_stopped_run_is_the_run_never_stopped(tmp_path):
-    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    environment = {**os.environ, **JAX}
     command = [sys.executable, "-c", CODE, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "jax\n"), done.stderr[-3000:]

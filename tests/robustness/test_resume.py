@@ -11,16 +11,20 @@ from tests.robustness.runs import TINY, Run, digest, metrics
 STEPS = int(TINY["pretrain.steps"])
 
 
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    """The workdir of a run that nothing stopped."""
-    run = Run(tmp_path_factory.mktemp("unbroken") / "run")
+def never_stopped(workdir, fields=None):
+    run = Run(workdir, fields)
     assert run.wait() == 0, run.stderr
     return run.workdir
 
 
-def same_run(run, unbroken):
-    assert digest(run.workdir, STEPS) == digest(unbroken, STEPS)
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The workdir of a run that nothing stopped."""
+    return never_stopped(tmp_path_factory.mktemp("unbroken") / "run")
+
+
+def same_run(run, unbroken, steps=STEPS):
+    assert digest(run.workdir, steps) == digest(unbroken, steps)
     assert metrics(run.workdir) == metrics(unbroken)
 
 
@@ -62,11 +66,14 @@ def test_told_to_stop_before_the_first_step(tmp_path):
 
 
 @pytest.mark.slow
-def test_many_kills_at_random_moments(unbroken, tmp_path):
+def test_many_kills_at_random_moments(tmp_path):
     """At least 20 kills, each of a run that has come a random time further, half of them SIGTERM."""
+    steps = 3 * STEPS
+    fields = {"pretrain.steps": str(steps), "run.checkpoint_every": "2"}
+    unbroken = never_stopped(tmp_path / "unbroken", fields)
     chance, kills, saving = random.Random(0), 0, 0
     for trial in range(8):
-        run, number = Run(tmp_path / f"run{trial}", {"run.checkpoint_every": "2"}), 0
+        run, number = Run(tmp_path / f"run{trial}", fields), 0
         while run.process.is_alive():
             checkpoints = run.workdir / "checkpoints"
             if run.wait_until(lambda run=run, seen=run.stderr: run.stderr.count("step ") > seen.count("step ")):
@@ -78,9 +85,9 @@ def test_many_kills_at_random_moments(unbroken, tmp_path):
                     saving += any("writing" in p.name for p in checkpoints.iterdir()) if checkpoints.exists() else 0
                     assert code in (0, -number, 128 + number), run.stderr
                     if code:
-                        run = Run(tmp_path / f"run{trial}", {"run.checkpoint_every": "2"})
+                        run = Run(tmp_path / f"run{trial}", fields)
         assert run.wait() == 0, run.stderr
-        same_run(run, unbroken)
+        same_run(run, unbroken, steps)
         if kills >= 20:
             break
     print(f"{kills} kills, {saving} of them while a checkpoint was written: all runs the same")

@@ -2,24 +2,9 @@
 
 import json
 
-import pytest
 from commands import TINY, command
 
 from tests.data import images_made as made
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Two classes, of each ten images to train and four to validate; one more of either split cannot be read."""
-    folder = tmp_path_factory.mktemp("photos")
-    for split, count in (("train", 10), ("val", 4)):
-        for number in range(2 * count):
-            place = folder / split / f"class{number % 2}"
-            place.mkdir(parents=True, exist_ok=True)
-            (place / f"{number}.jpg").write_bytes(made.encoded(made.pixels(seed=number), "JPEG"))
-    (folder / "train" / "class1" / "page.jpg").write_bytes(made.HTML)
-    (folder / "val" / "class0" / "cut.jpg").write_bytes(made.jpeg()[:-600])
-    return folder
 
 
 def run(*flags):
@@ -29,7 +14,8 @@ def run(*flags):
     return done.result
 
 
-def test_what_a_run_left_out_no_later_mode_meets(photos, tmp_path):
+def test_what_a_run_left_out_no_later_mode_meets(tmp_path):
+    photos = made.photos_with_two_bad(tmp_path / "photos")
     workdir = {name: f"--workdir={tmp_path / name}" for name in ("pretrain", "sweep", "sweep/final/scratch/seed-0")}
     data = (f"--data=folder:{photos}", "--config.data.max_bad_fraction=0.1", "--config.run.eval_batch=8")
     few = ("--config.pretrain.steps=2", "--config.pretrain.batch=8", "--config.target.size=2", "--config.augment.jitter_size=0")
@@ -50,9 +36,3 @@ def test_what_a_run_left_out_no_later_mode_meets(photos, tmp_path):
 
     refused = command("--mode=evaluate", workdir["pretrain"], "--config.data.max_bad_fraction=0")
     assert refused.code == 2 and "max_bad_fraction=0.0 of 30 images to be unreadable, received 2" in refused.err
-
-
-def test_other_data_are_looked_through_for_themselves(photos, finetuned):
-    data = (f"--data=folder:{photos}", "--config.data.eval_crop=1.0")
-    refused = command("--mode=evaluate", f"--workdir={finetuned.workdir}", *data, "--config.data.max_bad_fraction=0.01")
-    assert refused.code == 2 and "max_bad_fraction=0.01 of 30 images to be unreadable, received 2" in refused.err

@@ -12,6 +12,7 @@ from pf_keras.models.classifier import Classifier
 from pf_keras.tasks.finetune import load_classifier
 from pf_keras.training.scores import top_k
 from pf_keras.training.workdir import Workdir
+from tests.data import images_made as made
 
 
 def test_the_result_and_the_chosen_files_are_in_the_workdir(finetuned):
@@ -30,7 +31,7 @@ def test_the_report_says_what_was_loaded_and_what_is_new(finetuned):
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory):
-    """The lines of a fine-tuning that logs each step, how many these are, and how often the step was traced."""
+    """The lines of a fine-tuning from scratch that logs each step, its result, and how often the step was traced."""
     traced, original = [], Classifier.call
 
     def call(self, inputs, training=False):
@@ -44,7 +45,7 @@ def logged(tmp_path_factory):
                        "--config.finetune.epochs=2", "--config.finetune.batch=16", "--config.finetune.learning_rate=0.01",
                        "--config.finetune.warmup=0.5", "--config.run.log_every=1")  # fmt: skip
     assert done.code == 0, done.err
-    return Workdir(workdir).metrics(), done.result["steps"], traced.count(True)
+    return Workdir(workdir).metrics(), done.result, traced.count(True)
 
 
 def test_the_step_is_traced_once(logged):
@@ -52,7 +53,8 @@ def test_the_step_is_traced_once(logged):
 
 
 def test_the_rate_rises_over_the_share_that_warms_up(logged):
-    lines, steps, _ = logged
+    lines, result, _ = logged
+    steps = result["steps"]
     rates = {line["step"]: line["learning_rate"] for line in lines}
     highest = max(rates, key=rates.get)
     assert abs(highest - steps / 2) <= 1 and rates[highest] == pytest.approx(0.01, rel=0.05)
@@ -271,6 +273,12 @@ def test_data_with_other_classes_than_the_head_is_refused(finetuned, tmp_path):
     check_refused(command("--mode=evaluate", f"--workdir={finetuned.workdir}", f"--data=folder:{tmp_path}"), "cat")
 
 
+def test_other_data_are_looked_through_for_themselves(finetuned, tmp_path):
+    data = (f"--data=folder:{made.photos_with_two_bad(tmp_path)}", "--config.data.eval_crop=1.0")
+    refused = command("--mode=evaluate", f"--workdir={finetuned.workdir}", *data, "--config.data.max_bad_fraction=0.01")
+    check_refused(refused, "max_bad_fraction=0.01 of 30 images to be unreadable, received 2")
+
+
 def test_two_fits_with_one_seed_are_alike_and_with_another_differ(pretrained, finetuned, tmp_path):
     flags = ("--mode=finetune", f"--init={pretrained.workdir}", "--label_fraction=0.1", "--config.finetune.epochs=6",
              "--config.finetune.batch=16")
@@ -282,8 +290,5 @@ def test_two_fits_with_one_seed_are_alike_and_with_another_differ(pretrained, fi
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_from_scratch_needs_no_pretraining(tmp_path):
-    done = command("--mode=finetune", "--init=scratch", f"--workdir={tmp_path}", "--label_fraction=0.1", *TINY,
-                   "--config.finetune.epochs=1", "--config.finetune.batch=16")
-    assert done.code == 0, done.err
-    assert done.result["init"] == "scratch"
+def test_from_scratch_needs_no_pretraining(logged):
+    assert logged[1]["init"] == "scratch" and 0 <= logged[1]["top1"] <= 1

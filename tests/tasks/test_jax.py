@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from backends import JAX
+
 ROOT = Path(__file__).parents[2]
 
 CHAIN = """
@@ -30,8 +32,7 @@ print(json.dumps(results))
 
 
 def test_pretrain_finetune_evaluate_and_export(tmp_path):
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # most of the time is compilation
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": quick, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment = {**os.environ, **JAX, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     done = subprocess.run(
         [sys.executable, "-c", CHAIN, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, env=environment
     )

@@ -7,11 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from commands import TINY, command
+
+from tests.robustness.runs import in_a_process
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,8 +20,7 @@ ROOT = Path(__file__).parents[2]
 def flags(workdir, init, batches, seeds):
     return (
         "--mode=sweep", f"--workdir={workdir}", f"--init={init}", "--label_fraction=0.05", f"--seeds={seeds}",
-        f"--config.sweep.batches={batches}", "--config.sweep.learning_rates=(1e-3,)", "--config.finetune.epochs=1",
-        "--config.run.checkpoint_every=1", *TINY,
+        f"--config.sweep.batches={batches}", "--config.sweep.learning_rates=(1e-3,)", "--config.finetune.epochs=1", *TINY,
     )
 
 
@@ -74,18 +74,6 @@ def test_points_are_compared_on_held_out_training_images_alone(swept):
         assert json.loads(run.read_text())["images"] < 72  # of the 5% labelled; the validation split has 360
     done = command("--mode=evaluate", f"--workdir={run.parent}")
     assert done.code == 0 and done.result["images"] == 360, done.err
-
-
-def test_the_winner_is_the_best_of_the_grid_and_trains_with_all_labels(tmp_path):
-    for batch, top1 in ((16, 0.2), (32, 0.5), (64, 0.3)):  # points that are done are not done again
-        run = tmp_path / "grid" / f"scratch-b{batch}-lr0.001" / "seed-0"
-        run.mkdir(parents=True)
-        (run / "result.json").write_text(json.dumps({"top1": top1}))
-    done = command(*flags(tmp_path, "scratch", "(16,32,64)", "0"), "--config.finetune.epochs=4")
-    assert done.code == 0, done.err
-    assert done.result["scratch_batch"] == 32
-    final = json.loads((tmp_path / "final" / "scratch" / "seed-0" / "result.json").read_text())
-    assert final["steps"] == round(4 * done.result["labels"] / 32)  # the held-out ones are among them
 
 
 def test_held_out_and_training_images_are_disjoint_and_stratified():
@@ -145,37 +133,59 @@ def test_a_rare_class_does_not_make_the_others_hold_out_more():
         assert np.bincount(held.labels).tolist() == counts and train.size + held.size == split.size
 
 
-def process(flags, tuner=None, port=None):
-    environment = dict(os.environ)
-    if tuner:
-        environment |= {
-            "KERASTUNER_TUNER_ID": tuner, "KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port),
-        }
+def process(flags, tuner, port):
+    environment = os.environ | {
+        "KERASTUNER_TUNER_ID": tuner, "KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port),
+    }  # fmt: skip
     return subprocess.Popen(
         [sys.executable, str(ROOT / "main.py"), *flags],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
     )
 
 
-def test_killed_half_way_it_goes_on_with_what_is_left_and_takes_the_best(tmp_path):
-    words = flags(tmp_path, "scratch", "(16,32,64)", "0")  # of three, so that one is left after the one it stops in
-    first = process(words)
-    while not list(tmp_path.glob("grid/*/seed-0/result.json")):
-        assert first.poll() is None, first.stderr.read()[-2000:]
-        time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+def fits(monkeypatch=None, killed_at=None):
+    """Put in the place of every fit what scores by its batch, and the process is killed at one; returns (batch, labels)s."""
+    from pf_keras.tasks import finetune
+
+    seen = []
+
+    def fit(config, devices, run, labelled, *rest):
+        seen.append((config.finetune.batch, labelled.size))
+        if len(seen) == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        top1 = {16: 0.2, 32: 0.5, 64: 0.3}[config.finetune.batch]
+        return {"top1": top1, "top5": 0.8, "images": 360, "steps": 7}
+
+    if monkeypatch:
+        monkeypatch.setattr(finetune, "fit_and_score", fit)
+    else:
+        finetune.fit_and_score = fit
+    return seen
+
+
+def sweep_that_is_killed(words):
+    fits(killed_at=2)
+    command(*words)
+
+
+def test_killed_half_way_it_goes_on_with_what_is_left_and_takes_the_best(tmp_path, monkeypatch):
+    words = flags(tmp_path, "scratch", "(16,32,64)", "0")  # of three, so that one is left after the one it is killed in
+    first = in_a_process(sweep_that_is_killed, words)
+    first.join(300)
+    assert first.exitcode == -signal.SIGKILL
     (done_before,) = tmp_path.glob("grid/*/seed-*/result.json")
     written = done_before.stat().st_mtime_ns
 
+    seen = fits(monkeypatch)
     again = command(*words)
     assert again.code == 0, again.err
     assert again.result["points"] == 3
     assert done_before.stat().st_mtime_ns == written  # what was done is not done again
-    points = [json.loads(p.read_text()) for p in tmp_path.glob("grid/*/point.json")]
-    best = max(points, key=lambda point: point["held_out_top1"])
-    chosen = next(p for p in points if p["batch"] == again.result["scratch_batch"])
-    assert chosen["held_out_top1"] == best["held_out_top1"]
+    point = json.loads((done_before.parents[1] / "point.json").read_text())
+    *grid, (batch, labels) = seen
+    assert {batch for batch, _ in grid} == {16, 32, 64} - {point["batch"]}
+    assert batch == again.result["scratch_batch"] == 32  # the best of all three
+    assert labels == again.result["labels"] > max(size for _, size in grid)  # the held-out ones are among them
 
 
 @pytest.mark.slow

@@ -92,12 +92,22 @@ def test_batch_that_the_cores_do_not_divide(tmp_path):
     assert done.code == 2 and "8 cores of v3-8 divide, received 100: use 104" in done.err
 
 
-@pytest.mark.skipif(not has_compiler(), reason="libtpu is not installed: pip install 'jax[tpu]==0.10.2'")
+compiled_here = pytest.mark.skipif(not has_compiler(), reason="libtpu is not installed: pip install 'jax[tpu]==0.10.2'")
+
+
+def tiny():
+    fields = dict(flag.removeprefix("--config.").split("=") for flag in TINY)
+    return Config().override({**fields, "target.size": "2", "target.channels": "3", "augment.jitter_size": "3"})
+
+
+@compiled_here
 @pytest.mark.parametrize("name", ["v3-8", "v5e-4"])
 def test_the_compiler_takes_the_step(name):
-    fields = dict(flag.removeprefix("--config.").split("=") for flag in TINY)
-    config = Config().override({**fields, "target.size": "2", "target.channels": "3", "augment.jitter_size": "3"})
-    answer = compile_for(config, find_slice(name), 2)
+    answer = compile_for(tiny(), find_slice(name), 2)
     assert answer["fits"] and 0 < answer["peak_hbm_bytes"] < GIB and answer["flops"] > 0
-    refused = compile_for(config, find_slice(name), 4_000_000)
-    assert not refused["fits"] and refused["peak_hbm_bytes"] > find_slice(name).kind.hbm
+
+
+@compiled_here
+def test_the_compiler_says_what_does_not_fit():
+    refused = compile_for(tiny(), find_slice("v5e-4"), 4_000_000)
+    assert not refused["fits"] and refused["peak_hbm_bytes"] > find_slice("v5e-4").kind.hbm
