@@ -91,17 +91,17 @@ def part_rows(config, devices, options, rounds):
         note = f"{flops[name] / sum(flops.values()):.2f} of the FLOPs" if name in flops else "AdamW, clipping included"
         rows.append(Row(f"{name}, of a step", ratio(seconds, name, "step"), "x", note=note))
     for name, row in (("step by XLA", "step by XLA / by TensorFlow's kernels"),
-                      ("step by Keras's operations", "step without kernels of its own for norms and GELU / with")):  # fmt: skip
+                      ("step by Keras's operations", "step without kernels of its own for norms, GELU and AdamW / with")):  # fmt: skip
         if name in works:
             rows.append(Row(row, ratio(seconds, name, "step"), "x", note=spread(seconds, name, "step")))
     return rows
 
 
 def without_kernels(loop):
-    """The loop, whose step is traced as on several replicas, where batch norm, layer norm and GELU are Keras's operations."""
+    """The loop, whose step is traced as under a strategy, where norms, GELU and the optimizer are Keras's operations."""
     with contextlib.ExitStack() as patches:
-        for module in ("batch_normalization", "fused"):
-            patches.enter_context(unittest.mock.patch(f"pf_keras.layers.{module}.one_replica", lambda: False))
+        for module in ("layers.batch_normalization", "layers.fused", "training.optimizer"):
+            patches.enter_context(unittest.mock.patch(f"pf_keras.{module}.without_strategy", lambda: False))
         loop()
     return loop
 

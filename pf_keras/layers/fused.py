@@ -5,17 +5,17 @@ import functools
 import keras
 
 
-def one_replica():
-    """Whether TensorFlow runs, on a single replica: where a kernel of its own may take the place of Keras's operations."""
+def without_strategy():
+    """Whether TensorFlow runs, without a strategy: where a kernel of its own may take the place of Keras's operations."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
 
-    return tf.distribute.get_strategy().num_replicas_in_sync == 1
+    return not tf.distribute.has_strategy()
 
 
 def fused(function):
-    """`function` of tensors to a tensor, with an argument `training`: while training on one replica it is compiled by XLA
+    """`function` of tensors to a tensor, with an argument `training`: while training on one device it is compiled by XLA
     into one kernel, and its gradient into another.
 
     A graph traced while training can only be loaded by a TensorFlow with XLA; one that is served has `function` as it is.
@@ -41,6 +41,6 @@ def fused(function):
         return both
 
     def call(*inputs, training):
-        return (compiled() if training and one_replica() else function)(*inputs)
+        return (compiled() if training and without_strategy() else function)(*inputs)
 
     return call

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from pf_keras.layers.fused import without_strategy
 from pf_keras.layers.positions import FactorizedPositions
 
 
@@ -37,7 +38,7 @@ class AdamW(keras.optimizers.AdamW):
         super().update_step(gradient, variable, learning_rate * factor)
 
     def _backend_update_step(self, gradients, variables, learning_rate):
-        if _no_strategy() and not self.amsgrad:
+        if without_strategy() and not self.amsgrad:
             self._update_by_kernel(gradients, [v.value for v in variables], learning_rate)
         else:
             super()._backend_update_step(gradients, variables, learning_rate)
@@ -95,15 +96,6 @@ class AdamW(keras.optimizers.AdamW):
 
     def get_config(self):
         return {**super().get_config(), "clip_norm": self.clip_norm}
-
-
-def _no_strategy():
-    """Whether TensorFlow runs without a strategy, so that variables are plain ones that its kernels take."""
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    return not tf.distribute.has_strategy()
 
 
 def build_optimizer(model, learning_rate, steps, warmup_steps, weight_decay, beta_2, clip_norm):

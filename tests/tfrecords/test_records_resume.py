@@ -1,5 +1,6 @@
 """A build killed at any moment and started again gives the bytes of one that was never stopped."""
 
+import hashlib
 import json
 import os
 import random
@@ -48,7 +49,7 @@ def kill_and_go_on(helpers, set_of_images, tmp_path, kills):
         process.wait()
         finished = process.returncode == 0
         for file in output.glob("*-of-*"):  # whatever has its final name is whole
-            assert helpers.hashes(output)[file.name] == expected[file.name]
+            assert hashlib.sha256(file.read_bytes()).hexdigest() == expected[file.name]
         if finished:  # what follows starts from nothing again
             assert helpers.hashes(output) == expected
             for file in output.iterdir():
