@@ -91,7 +91,7 @@ def part_rows(config, devices, options, rounds):
         note = f"{flops[name] / sum(flops.values()):.2f} of the FLOPs" if name in flops else "AdamW, clipping included"
         rows.append(Row(f"{name}, of a step", ratio(seconds, name, "step"), "x", note=note))
     for name, row in (("step by XLA", "step by XLA / by TensorFlow's kernels"),
-                      ("step by Keras's operations", "step without kernels of its own for norms, GELU and AdamW / with")):  # fmt: skip
+                      ("step by Keras's operations", "step by Keras's operations / with kernels of its own")):  # fmt: skip
         if name in works:
             rows.append(Row(row, ratio(seconds, name, "step"), "x", note=spread(seconds, name, "step")))
     return rows
