@@ -8,7 +8,7 @@ from pf_keras.layers.fused import fused
 
 @keras.saving.register_keras_serializable("pf_keras")
 class LayerNormalization(keras.layers.LayerNormalization):
-    """Keras's layer normalisation, the same numbers; over the last axis as one kernel where one replica trains.
+    """Keras's layer normalisation, the same numbers; over the last axis as one kernel where one device trains.
 
     The name is Keras's too, since checkpoints call a layer by its class: those of either are read as the other.
     """

@@ -30,9 +30,9 @@ def forward_flops(config):
     }
 
 
-def _conv(size, inputs, outputs, side):
-    """Padding counts, but on a map so small that it is one matrix product (`layers.convolution`)."""
-    seen = side if side <= size // 2 + 1 else size
+def _conv(size, inputs, outputs, side, strides=1):
+    """Padding counts, but on a map so small that it is one matrix product (`layers.convolution`). side: of the outputs."""
+    seen = side if strides == 1 and side <= size // 2 + 1 else size
     return 2 * seen**2 * inputs * outputs * side**2
 
 
@@ -40,7 +40,7 @@ def _stem(model):
     """`(FLOPs, side of the map that follows)` of a patch."""
     size, strides = STEMS[model.stem]
     side = -(-model.patch_size // strides)
-    return _conv(size, 3, model.stem_width, side), side
+    return _conv(size, 3, model.stem_width, side, strides), side
 
 
 def _patch_encoder(model):
@@ -50,10 +50,10 @@ def _patch_encoder(model):
     channels = model.stem_width
     for stack, (blocks, filters) in enumerate(zip(model.stacks, model.stack_widths, strict=True)):
         for block in range(blocks):
-            before, wide = side, EXPANSION * filters
-            if stack > 0 and block == 0:
-                side = -(-side // 2)
-            total += _conv(1, channels, filters, before) + _conv(3, filters, filters, side) + _conv(1, filters, wide, side)
+            before, wide, strides = side, EXPANSION * filters, 2 if stack > 0 and block == 0 else 1
+            side = -(-side // strides)
+            total += _conv(1, channels, filters, before) + _conv(1, filters, wide, side)
+            total += _conv(3, filters, filters, side, strides)
             if before != side or channels != wide:
                 total += _conv(1, channels, wide, side)
             channels = wide

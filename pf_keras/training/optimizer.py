@@ -13,10 +13,14 @@ class AdamW(keras.optimizers.AdamW):
 
     Keras clips each replica's part of the gradient before the parts are summed, which is another thing than clipping
     the gradient. `gradient_norm` is the norm before clipping, for logging; `clip_norm=0` clips nothing.
+    Raises ValueError where Keras's own clipping is asked for.
     """
 
     def __init__(self, *args, clip_norm=0.0, **kwargs):
         super().__init__(*args, **kwargs)
+        for name in ("clipnorm", "clipvalue", "global_clipnorm"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"Expected clip_norm, the one kind of clipping here. Received: {name}={getattr(self, name)}")
         self.clip_norm = clip_norm
         self._rate_scales = {}
 
@@ -28,7 +32,7 @@ class AdamW(keras.optimizers.AdamW):
         self._rate_scales = {self._get_variable_index(variable): factor for variable, factor in scales}
 
     def _apply_weight_decay(self, variables):
-        """Nothing: `update_step` decays. Keras works out the schedule here once for each variable."""
+        """Nothing: each update decays. Keras works out the schedule here once for each variable."""
 
     def update_step(self, gradient, variable, learning_rate):
         if self._use_weight_decay(variable):
@@ -38,8 +42,8 @@ class AdamW(keras.optimizers.AdamW):
         super().update_step(gradient, variable, learning_rate * factor)
 
     def _backend_update_step(self, gradients, variables, learning_rate):
-        if without_strategy() and not self.amsgrad:
-            self._update_by_kernel(gradients, [v.value for v in variables], learning_rate)
+        if without_strategy() and not self.amsgrad and all(v.dtype == "float32" for v in variables):
+            self._update_by_kernel(gradients, variables, learning_rate)
         else:
             super()._backend_update_step(gradients, variables, learning_rate)
 
@@ -52,21 +56,24 @@ class AdamW(keras.optimizers.AdamW):
         shared = {"beta1": self.beta_1, "beta2": self.beta_2, "epsilon": self.epsilon}
         shared = {name: tf.constant(value, "float32") for name, value in shared.items()}
         shared |= {f"{name}_power": shared[name] ** step for name in ("beta1", "beta2")}
-        kept = 1 - rate * self.weight_decay if self.weight_decay else None
+        decay = rate * self.weight_decay
+        variables = [v.value if isinstance(v, keras.Variable) else v for v in variables]
         for gradient, variable in self._all_reduce_sum_gradients(zip(gradients, variables, strict=True)):
-            index, dtype = self._get_variable_index(variable), variable.dtype
-            if kept is not None and self._use_weight_decay(variable):
-                variable.assign(variable * tf.cast(kept, dtype))
+            index = self._get_variable_index(variable)
+            if self.weight_decay and self._use_weight_decay(variable):
+                variable.assign_sub(variable * decay)  # 1 - decay would round a small decay to 0
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.handle,
                 m=self._momentums[index].value.handle,
                 v=self._velocities[index].value.handle,
-                lr=tf.cast(rate * self._rate_scales.get(index, 1.0), dtype),
-                grad=tf.cast(gradient, dtype),
-                **{name: tf.cast(value, dtype) for name, value in shared.items()},
+                lr=rate * self._rate_scales.get(index, 1.0),
+                grad=tf.cast(gradient, "float32"),
+                **shared,
             )
 
     def build(self, variables):
+        if self.built:
+            return
         super().build(variables)
         self.gradient_norm = self.add_variable(
             shape=(), dtype="float32", name="gradient_norm", aggregation="only_first_replica"

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -114,3 +115,16 @@ def test_places_differ_from_the_start():
     layer.build()
     places = ops.convert_to_numpy(layer(np.arange(16)[None]))[0]
     assert len(np.unique(places, axis=0)) == 16
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(ValueError, match="heads to divide the width 9. Received: 2"):
+        Attention(2).build((None, 3, 9))
+
+
+def test_attention_of_a_length_that_is_known_when_it_is_run_only():
+    layer = built(Attention(2), (None, None, 8), (None, None, 8))
+    inputs = [keras.Input((None, 8)) for _ in range(2)]
+    model = keras.Model(inputs, layer(*inputs))
+    queries, context = floats(2, 3, 8), floats(2, 5, 8, seed=1)
+    np.testing.assert_allclose(model.predict([queries, context], verbose=0), run(layer, queries, context), atol=1e-5)

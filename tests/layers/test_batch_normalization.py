@@ -66,3 +66,12 @@ def test_frozen_or_at_evaluation_it_keeps_its_statistics():
     np.testing.assert_allclose(layer(x, training=False), expected, rtol=1e-5, atol=1e-6)
     layer.trainable = False
     np.testing.assert_allclose(layer(x, training=True), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16", "mixed_float16"])
+def test_precisions_that_the_kernel_lacks_are_keras_own(dtype):
+    shape = (4, 2, 2, 3)
+    x = np.random.default_rng(0).standard_normal(shape)
+    ours, theirs = twins(BatchNormalization, keras.layers.BatchNormalization, shape, dtype=dtype)
+    found, expected = (np.array(layer(x, training=True)).astype("float64") for layer in (ours, theirs))
+    np.testing.assert_allclose(found, expected, rtol=2e-2, atol=2e-2)

@@ -10,7 +10,7 @@ import signal
 import time
 from pathlib import Path
 
-MODULES = ["main", "tensorflow", "keras", "pf_keras.tasks.pretrain", "pf_keras.data.pipeline", "sklearn.datasets"]
+MODULES = ["main", "pf_keras", "tensorflow", "keras", "pf_keras.tasks.pretrain", "pf_keras.data.pipeline", "sklearn.datasets"]
 TINY = {
     "model.width": "16",
     "model.depth": "1",
@@ -35,8 +35,11 @@ _context.set_forkserver_preload(MODULES)
 
 
 def in_a_process(function, *arguments):
-    """Start a function of a module of tests in a process forked off as the runs are; returns the `Process`."""
-    process = _context.Process(target=function, args=arguments)
+    """Start a function of a module of tests in a process forked off as the runs are; returns the `Process`.
+
+    It ends with the tests, at the latest.
+    """
+    process = _context.Process(target=function, args=arguments, daemon=True)
     process.start()
     return process
 

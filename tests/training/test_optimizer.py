@@ -174,3 +174,67 @@ def test_options_of_keras_do_what_they_do_there(options):
         ended.append([v.numpy() for v in [variable, *optimizer.variables] if v.name != "gradient_norm"])
     for ours, theirs in zip(*ended, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_weight_decay_keeps_the_whole_rate_of_a_layer_that_learns_slowly():
+    rng = np.random.default_rng(0)
+    start, gradients = rng.standard_normal((2, 5)), [rng.standard_normal((2, 5)) for _ in range(3)]
+    variables = [keras.Variable(row.astype("float32")) for row in start]
+    optimizer = AdamW(0.1, weight_decay=0.2, beta_2=0.99, epsilon=1.0)
+    optimizer.build(variables)
+    optimizer.scale_rates([(variables[1], 0.5)])
+    for gradient in gradients:
+        apply(optimizer, gradient, variables)
+    for row, variable, factor in zip(range(2), variables, (1.0, 0.5), strict=True):
+        steps = [[gradient[row : row + 1]] for gradient in gradients]
+        (expected,), _ = reference_adamw([start[row : row + 1]], steps, 0.1 * factor, 0.2 / factor, clip=0)
+        np.testing.assert_allclose(variable.numpy(), expected[0], atol=1e-5)
+
+
+def test_a_small_decay_is_not_rounded_away():
+    """Rate times decay of 1.5e-7, as in the paper's schedule: less than twice the spacing of float32 below 1."""
+    before = np.random.default_rng(0).standard_normal(100_000).astype("float32")
+    variable = keras.Variable(before)
+    optimizer = AdamW(1.5e-4, weight_decay=1e-3)
+    optimizer.build([variable])
+    apply(optimizer, [np.zeros(before.shape)], [variable])
+    moved = before.astype("float64") - variable.numpy()
+    assert np.dot(moved, before) / np.dot(before, before) == pytest.approx(1.5e-7, rel=0.1)
+
+
+@pytest.mark.parametrize("option", ["clipnorm", "clipvalue", "global_clipnorm"])
+def test_other_kinds_of_clipping_are_refused(option):
+    with pytest.raises(ValueError, match=f"clip_norm.*{option}=1.0"):
+        AdamW(0.1, **{option: 1.0})
+
+
+def test_built_twice_it_has_its_variables_once():
+    variable = keras.Variable(np.ones(3, "float32"))
+    optimizer = AdamW(0.1)
+    for _ in range(2):
+        optimizer.build([variable])
+    assert [v.name for v in optimizer.variables].count("gradient_norm") == 1
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's kernel")
+@pytest.mark.parametrize("kind", ["a variable of TensorFlow", "float64", "under a strategy"])
+def test_the_kernel_gives_way_to_keras_and_the_numbers_are_the_same(kind, monkeypatch):
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    start, steps = rng.standard_normal((3, 2)), [[rng.standard_normal((3, 2))] for _ in range(3)]
+    variable = tf.Variable(start.astype("float32")) if kind.startswith("a ") else None
+    if variable is None:
+        variable = keras.Variable(start, dtype="float64" if kind == "float64" else "float32")
+    if kind == "under a strategy":
+        monkeypatch.setattr("pf_keras.training.optimizer.without_strategy", lambda: False)
+    optimizer = AdamW(0.1, weight_decay=0.2, beta_2=0.99, epsilon=1.0, clip_norm=0.5)
+    if kind.startswith("a "):
+        optimizer.apply([tf.constant(steps[0][0], "float32")], [variable])
+    else:
+        optimizer.build([variable])
+        optimizer.apply([tf.constant(steps[0][0], variable.dtype)], [variable])
+    for (gradient,) in steps[1:]:
+        optimizer.apply([tf.constant(gradient, variable.dtype)], [variable])
+    (expected,), _ = reference_adamw([start], steps, 0.1, 0.2, 0.5)
+    np.testing.assert_allclose(variable.numpy(), expected, atol=1e-5)
