@@ -19,5 +19,5 @@ lint: venv
 	$(RUN) -m ruff check .
 
 test: lint
-	KERAS_BACKEND=tensorflow $(RUN) -m pytest -n 3 --dist=loadfile --no-loadscope-reorder --durations=15
-	KERAS_BACKEND=jax $(RUN) -m pytest -n 3 --dist=loadfile $(CORE)
+	KERAS_BACKEND=tensorflow $(RUN) -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --durations=15
+	KERAS_BACKEND=jax $(RUN) -m pytest -n 2 --dist=loadfile $(CORE)

@@ -5,6 +5,8 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: no chatter about the machine
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as pf_keras does, whichever module comes first here
+for operations in ("INTRAOP", "INTEROP"):  # tests run side by side, and threads of tiny operations wait for each other
+    os.environ.setdefault(f"TF_NUM_{operations}_THREADS", "1")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nor minutes of asking for a TPU, where libtpu is installed
 
 if os.environ.get("KERAS_BACKEND") == "jax":

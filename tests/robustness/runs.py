@@ -60,7 +60,8 @@ class Run:
         self.stderr_file = Path(stderr_file or self.workdir.with_name(self.workdir.name + ".stderr"))
         arguments = ["main.py", "--mode=pretrain", f"--workdir={workdir}"]
         arguments += [f"--config.{name}={value}" for name, value in self.fields.items()]
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {})}
+        threads = {"TF_NUM_INTRAOP_THREADS": "0", "TF_NUM_INTEROP_THREADS": "0"}  # as many as TensorFlow takes by itself
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **threads, **(environment or {})}
         passed = (arguments, str(self.stderr_file), environment, figures, signalled, dies_saving)
         self.process = in_a_process(_main, *passed)
 
