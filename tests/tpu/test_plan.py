@@ -39,7 +39,7 @@ def test_flops_of_the_paper():
     parts = forward_flops(Config())
     # 10 blocks of 12 D^2 weights and two products of 78 x 78, on 78 tokens.
     assert parts["transformer"] == 10 * (78 * 2 * 12 * 1024**2 + 2 * 2 * 78**2 * 1024)
-    assert pretrain_flops(Config()) == pytest.approx(102.7e9, rel=0.01)
+    assert pretrain_flops(Config()) == pytest.approx(103.3e9, rel=0.01)
     # Measured: libtpu 0.0.42.1 counts 406,420,094,976 for 4 images a core of a v3-32.
     assert 406_420_094_976 / 4 == pytest.approx(pretrain_flops(Config()), rel=0.02)
 
