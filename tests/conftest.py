@@ -12,7 +12,8 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nor minutes of asking for a 
 if os.environ.get("KERAS_BACKEND") == "jax":
     from backends import JAX
 
-    os.environ.update(JAX)
+    for name, value in JAX.items():
+        os.environ.setdefault(name, value)
 
 
 @pytest.fixture(scope="session")

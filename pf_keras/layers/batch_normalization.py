@@ -18,8 +18,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         plain = self.axis in (-1, 3) and self.scale and self.center and mask is None and not self.renorm
-        plain = plain and len(inputs.shape) == 4 and self.variable_dtype == "float32" and self.compute_dtype != "float64"
-        if not (training and self.trainable and plain and without_strategy()):
+        known = len(inputs.shape) == 4 and self.variable_dtype == "float32" and self.compute_dtype != "float64"
+        if not (training and self.trainable and plain and known and without_strategy()):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 

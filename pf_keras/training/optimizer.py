@@ -49,7 +49,7 @@ class AdamW(keras.optimizers.AdamW):
 
     def _update_by_kernel(self, gradients, variables, learning_rate):
         """What `update_step` does to each variable, by TensorFlow's own kernel: one pass over memory, where Keras makes one
-        for each product and sum, and a quarter of the operations to trace."""
+        for each product and sum, and fewer operations to trace."""
         import tensorflow as tf
 
         step, rate = tf.cast(self.iterations + 1, "float32"), tf.cast(learning_rate, "float32")

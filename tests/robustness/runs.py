@@ -10,7 +10,7 @@ import signal
 import time
 from pathlib import Path
 
-MODULES = ["main", "pf_keras", "tensorflow", "keras", "pf_keras.tasks.pretrain", "pf_keras.data.pipeline", "sklearn.datasets"]
+MODULES = ["main", "tensorflow", "keras", "pf_keras.tasks.pretrain", "pf_keras.data.pipeline", "sklearn.datasets"]
 TINY = {
     "model.width": "16",
     "model.depth": "1",
