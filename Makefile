@@ -1,9 +1,11 @@
 # make demo: the whole story on digits.  make test: lint and the quick tests.  make venv: only the environment.
+# make test-long: the tests of whole commands, and of the models under JAX.
 PYTHON ?= python3
 RUN = .venv/bin/python
-CORE = tests/layers tests/models tests/training/test_optimizer.py $(patsubst %,tests/test_%.py,augment masking patches targets)
+TENSORFLOW = KERAS_BACKEND=tensorflow $(RUN) -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --durations=15
+JAX = KERAS_BACKEND=jax $(RUN) -m pytest -n 2 --dist=loadfile
 
-.PHONY: venv demo test lint
+.PHONY: venv demo test test-long lint
 
 venv: .venv/installed
 
@@ -19,5 +21,9 @@ lint: venv
 	$(RUN) -m ruff check .
 
 test: lint
-	KERAS_BACKEND=tensorflow $(RUN) -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --durations=15
-	KERAS_BACKEND=jax $(RUN) -m pytest -n 2 --dist=loadfile $(CORE)
+	$(TENSORFLOW)
+	$(JAX) tests/layers $(patsubst %,tests/test_%.py,augment masking patches targets)
+
+test-long: venv
+	$(TENSORFLOW) -m "long and not slow"
+	$(JAX) tests/models tests/training/test_optimizer.py

@@ -64,6 +64,7 @@ def test_a_flag_that_the_mode_does_not_read_is_refused(flags, words):
         assert word in done.err
 
 
+@pytest.mark.long
 def test_an_earlier_run_is_read_with_what_is_to_be_different(pretrained):
     from commands import command
 

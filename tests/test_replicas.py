@@ -15,6 +15,8 @@ from tests.robustness.runs import Run
 
 ROOT = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.long
+
 
 def start(*command, **environment):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), **environment}

@@ -4,6 +4,7 @@ import pytest
 from tiny import paint, random_classifier_batch, randomize, run, runner, tiny_classifier, tiny_config
 
 from pf_keras.augment import scale_pixels
+from pf_keras.training.optimizer import AdamW
 
 # The paper's grid with the smallest of patches: 20 of 196 are left out in training.
 CONFIG = tiny_config(
@@ -54,7 +55,7 @@ def test_fit_learns_which_images_are_bright():
     batch["image"] = (batch["image"] // 3 + 85 * labels[:, None, None, None]).astype("uint8")
     model = tiny_classifier(config)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(3e-3), loss, jit_compile=keras.backend.backend() == "jax")
+    model.compile(AdamW(3e-3), loss, jit_compile=keras.backend.backend() == "jax")
     history = model.fit(batch, labels, batch_size=12, epochs=20, verbose=0).history["loss"]
     assert history[-1] < 0.7 * history[0]
 
@@ -75,7 +76,7 @@ def test_linear_head_reads_the_mean_of_the_context_and_leaves_the_pooling_alone(
     np.testing.assert_allclose(run(model, batch), context.mean(1) @ weights["kernel"] + weights["bias"], atol=1e-4)
 
     pooling, positions = model.backbone.pooling.get_weights(), model.backbone.positions.get_weights()
-    model.compile(keras.optimizers.Adam(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(AdamW(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(batch, np.arange(4) % 3, verbose=0)
     assert not model.backbone.pooling.trainable_variables
     assert all((old == new).all() for old, new in zip(pooling, model.backbone.pooling.get_weights(), strict=True))

@@ -113,6 +113,7 @@ def metrics(workdir):
 
 def _main(arguments, stderr_file, environment, figures, signalled, dies_saving):
     os.environ.update(environment)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup, under which the tests may run, has made of no effect
     with open(stderr_file, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -35,6 +35,7 @@ def test_a_second_process_on_one_workdir(tmp_path):
     first.kill()
 
 
+@pytest.mark.long
 def test_an_image_that_is_none(tmp_path):
     for number in range(8):
         (tmp_path / f"{number}.png").write_bytes(made.encoded(made.pixels(seed=number), "PNG"))

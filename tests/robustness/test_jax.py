@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from backends import JAX
 
 CODE = """
@@ -27,6 +28,7 @@ print(keras.backend.backend())
 """
 
 
+@pytest.mark.long
 def test_a_stopped_run_is_the_run_never_stopped(tmp_path):
     environment = {**os.environ, **JAX}
     command = [sys.executable, "-c", CODE, str(tmp_path)]

@@ -45,6 +45,7 @@ def test_killed_between_steps_and_while_saving(unbroken, tmp_path):
     assert not [p for p in aside.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.long
 def test_told_to_stop_saves_at_once(unbroken, tmp_path):
     for number, step in ((signal.SIGTERM, 9), (signal.SIGHUP, 21)):  # 21 ends a window
         run = Run(tmp_path / "run", {"run.checkpoint_every": "60min"}, signalled=(step, number))

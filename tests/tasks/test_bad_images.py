@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from commands import TINY, command
 
 from tests.data import images_made as made
@@ -14,6 +15,7 @@ def run(*flags):
     return done.result
 
 
+@pytest.mark.long
 def test_what_a_run_left_out_no_later_mode_meets(tmp_path):
     photos = made.photos_with_two_bad(tmp_path / "photos")
     workdir = {name: f"--workdir={tmp_path / name}" for name in ("pretrain", "sweep", "sweep/final/scratch/seed-0")}

@@ -168,6 +168,7 @@ def test_text_from_data_is_escaped():
     assert escape("<script>|`[x](y)\nz") == "&lt;script&gt;\\|\\`\\[x](y) z"
 
 
+@pytest.mark.long
 def test_a_pretrained_workdir_exports_features_and_reconstruction(pretrained, jpeg, tmp_path):
     done = command("--mode=export", f"--workdir={pretrained.workdir}")
     assert done.code == 0, done.err

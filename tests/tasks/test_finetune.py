@@ -279,6 +279,7 @@ def test_other_data_are_looked_through_for_themselves(finetuned, tmp_path):
     check_refused(refused, "max_bad_fraction=0.01 of 30 images to be unreadable, received 2")
 
 
+@pytest.mark.long
 def test_two_fits_with_one_seed_are_alike_and_with_another_differ(pretrained, finetuned, tmp_path):
     flags = ("--mode=finetune", f"--init={pretrained.workdir}", "--label_fraction=0.1", "--config.finetune.epochs=6",
              "--config.finetune.batch=16")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from backends import JAX
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,7 @@ print(json.dumps(results))
 """
 
 
+@pytest.mark.long
 def test_pretrain_finetune_evaluate_and_export(tmp_path):
     environment = {**os.environ, **JAX, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     done = subprocess.run(

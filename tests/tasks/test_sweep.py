@@ -33,6 +33,7 @@ def swept(pretrained, tmp_path_factory):
     return workdir, done.result, words
 
 
+@pytest.mark.long
 def test_the_table_has_both_starts_with_mean_and_spread(swept):
     workdir, result, _ = swept
     rows = list(csv.DictReader((workdir / "table.csv").open()))
@@ -48,6 +49,7 @@ def test_the_table_has_both_starts_with_mean_and_spread(swept):
     assert (workdir / "figures" / "grid.png").exists()
 
 
+@pytest.mark.long
 def test_the_labels_it_used_are_those_of_a_fine_tuning(swept):
     from pf_keras.config import DataConfig
     from pf_keras.data.labels import labelled_subset
@@ -59,6 +61,7 @@ def test_the_labels_it_used_are_those_of_a_fine_tuning(swept):
     assert len(names) == result["labels"]
 
 
+@pytest.mark.long
 def test_points_may_run_with_fewer_seeds_than_the_winners(swept):
     workdir, _, words = swept
     assert {run.name for run in workdir.glob("grid/*/seed-*")} == {"seed-3"}
@@ -67,6 +70,7 @@ def test_points_may_run_with_fewer_seeds_than_the_winners(swept):
     assert refused.code == 2 and "sweep.point_seeds" in refused.err
 
 
+@pytest.mark.long
 def test_points_are_compared_on_held_out_training_images_alone(swept):
     workdir, *_ = swept
     assert len(list(workdir.glob("grid/*/point.json"))) == 2
@@ -143,7 +147,7 @@ def process(flags, tuner, port):
     )
 
 
-def fits(monkeypatch=None, killed_at=None):
+def fits(monkeypatch, killed_at=None):
     """Put in the place of every fit what scores by its batch, and the process is killed at one; returns (batch, labels)s."""
     from pf_keras.tasks import finetune
 
@@ -156,15 +160,12 @@ def fits(monkeypatch=None, killed_at=None):
         top1 = {16: 0.2, 32: 0.5, 64: 0.3}[config.finetune.batch]
         return {"top1": top1, "top5": 0.8, "images": 360, "steps": 7}
 
-    if monkeypatch:
-        monkeypatch.setattr(finetune, "fit_and_score", fit)
-    else:
-        finetune.fit_and_score = fit
+    monkeypatch.setattr(finetune, "fit_and_score", fit)
     return seen
 
 
 def sweep_that_is_killed(words):
-    fits(killed_at=2)
+    fits(pytest.MonkeyPatch(), killed_at=2)
     command(*words)
 
 

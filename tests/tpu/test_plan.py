@@ -121,7 +121,7 @@ def tiny():
 
 
 @compiled_here
-@pytest.mark.parametrize("name", ["v3-8", "v5e-4"])
+@pytest.mark.parametrize("name", [pytest.param("v3-8", marks=pytest.mark.long), "v5e-4"])
 def test_the_compiler_takes_the_step(name):
     answer = compile_for(tiny(), find_slice(name), 2)
     assert answer["fits"] and 0 < answer["peak_hbm_bytes"] < GIB and answer["flops"] > 0
