@@ -2,8 +2,8 @@
 
     python main.py --mode=pretrain --config=experiments/imagenette.py --data=folder:IMAGENETTE --workdir=runs/imagenette
 
-IMAGENETTE is a folder with `train/<class>/...` and `val/<class>/...`. Meant for one GPU; on two CPU cores a step of 32
-images takes seconds. Not yet run to its end: no score is claimed.
+IMAGENETTE is a folder with `train/<class>/...` and `val/<class>/...`. Meant for one GPU: on two CPU cores its
+60,000 steps would take days. Not yet run to its end: no score is claimed.
 """
 
 from pf_keras.config import Config, DataConfig, FinetuneConfig, ModelConfig, PretrainConfig
