@@ -51,7 +51,8 @@ flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's chec
 SHORTHANDS = {"data": "data.source", "seed": "run.seed", "checkpoint_every": "run.checkpoint_every"}
 READ_BY = {  # the modes that read a flag; all read those that are not here
     **dict.fromkeys(("config", *SHORTHANDS), [mode for mode in MODES if mode != "export"]),  # a run is exported as it is
-    "tpu": [mode for mode in MODES if mode not in ("export", "plan")],
+    **dict.fromkeys(("data", "tpu"), [mode for mode in MODES if mode not in ("export", "plan")]),
+    "checkpoint_every": ["pretrain", "finetune", "sweep"],
     "init": ["finetune", "sweep"],
     "label_fraction": ["finetune", "evaluate", "sweep"],
     "label_list": ["finetune", "sweep"],
@@ -129,7 +130,10 @@ def read_flags(argv):
 
 
 def check_mode(overrides):
-    """Raises flags.Error for an unknown mode, and for a flag that the mode does not read."""
+    """Raises flags.Error for an unknown mode or backend, and for a flag that the mode does not read."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend not in ("tensorflow", "jax"):
+        raise flags.Error(f"expected KERAS_BACKEND to be tensorflow or jax, received {backend}: set one of these")
     if FLAGS.mode not in MODES:
         raise flags.Error(f"expected --mode to be one of {', '.join(MODES)}, received {FLAGS.mode}: see --help")
     given = [(name, f"--{name}") for name in READ_BY if FLAGS[name].present]

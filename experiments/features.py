@@ -78,7 +78,7 @@ def reader(run, data):
         return look_up
     config = config_of(run, data)
     devices = open_devices(config.run.precision)
-    model = embedder(config, devices, run)
+    model, _ = embedder(config, devices, run)
     return lambda split, _: features(model, split, config, devices)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments.commands import ROOT, commands, probes, side_by_side
 from pf_keras.figures import new_figure, save_figure
+from pf_keras.tasks.sweep import mean_and_sd
 from pf_keras.training.workdir import Workdir
 
 
@@ -83,7 +84,7 @@ def table(fractions, sweeps, probed, ceiling):
     for fraction in fractions:
         found, share = sweeps[fraction], f"{float(fraction):g}"
         scratch, pretrained = (
-            f"{found[f'{start}_top1_mean']:.1%} ± {found[f'{start}_top1_sd']:.1%}" for start in ("scratch", "pretrained")
+            mean_and_sd(found, f"{start}_top1") for start in ("scratch", "pretrained")
         )
         gain = 100 * (found["pretrained_top1_mean"] - found["scratch_top1_mean"])
         linear, knn = (probed[f"pretrained_{probe}_{share}"] for probe in ("linear", "knn"))

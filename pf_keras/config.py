@@ -229,6 +229,8 @@ class SweepConfig:
         _expect(self.batches and min(self.batches) > 0, "sweep.batches above 0", self.batches, "e.g. (16, 32)")
         _expect(self.learning_rates and min(self.learning_rates) > 0, "sweep.learning_rates above 0",
                 self.learning_rates, "e.g. (2e-4, 1e-3)")
+        for name, values in (("batches", self.batches), ("learning_rates", self.learning_rates)):
+            _expect(len(set(values)) == len(values), f"each of sweep.{name} once", values, "leave out what is there twice")
         _expect(self.point_seeds >= 0, "sweep.point_seeds of 0 or more", self.point_seeds, "0 is all of --seeds")
         _expect(0 < self.holdout < 1, "sweep.holdout in (0, 1)", self.holdout, "use a share such as 0.2")
 

@@ -53,6 +53,8 @@ def test_an_unknown_flag_is_named():
         (("--mode=export", "--data=digits"), ("--data", "export")),
         (("--mode=export", "--config.model.depth=3"), ("--config.model.depth", "export")),
         (("--mode=plan", "--tpu=local"), ("--tpu", "plan")),
+        (("--mode=plan", "--data=digits"), ("--data", "plan")),
+        (("--mode=evaluate", "--checkpoint_every=3"), ("--checkpoint_every", "pretrain, finetune, sweep alone")),
     ],
 )
 def test_a_flag_that_the_mode_does_not_read_is_refused(flags, words):
@@ -62,6 +64,16 @@ def test_a_flag_that_the_mode_does_not_read_is_refused(flags, words):
     assert done.code == 2 and done.err.count("\n") == 1 and done.err.startswith("error: expected "), done.err
     for word in words:
         assert word in done.err
+
+
+def test_a_backend_that_is_none_of_the_two_is_named(monkeypatch):
+    from commands import command
+
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    done = command("--mode=pretrain")
+    assert done.code == 2 and done.err == (
+        "error: expected KERAS_BACKEND to be tensorflow or jax, received torch: set one of these\n"
+    )
 
 
 @pytest.mark.long

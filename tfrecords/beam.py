@@ -34,7 +34,9 @@ def run(output: str, tasks: Iterable[dict], arguments: Sequence[str]) -> Iterato
     except Exception as error:  # each runner has its own
         raise UserError(f"the Beam pipeline failed, finished shards are kept: {error}") from error
     for file in files:
-        yield fs.read_json(shards.note_path(output, file))
+        note = fs.read_json(shards.note_path(output, file))
+        note.pop("made_of", None)  # `make_shard` returns it without, and so has the manifest it
+        yield note
 
 
 def _make(path: str) -> None:

@@ -53,6 +53,8 @@ def _parse(arguments: Sequence[str]):
     parser.add_argument("--runner", help="make the shards by Apache Beam: DirectRunner, FlinkRunner, ...")
     parser.add_processes()
     options, rest = parser.parse_known_args(arguments)
+    if options.runner and options.processes != command.cores():
+        raise UserError("expected --processes or --runner, received both; Beam has options of its own for its workers")
     if rest and not options.runner:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.quality is not None and not (options.resize_shorter and 1 <= options.quality <= 100):
@@ -64,9 +66,11 @@ def _parse(arguments: Sequence[str]):
         raise UserError("expected at most 99999 shards, as their names have five digits")
     if options.validation_labels and options.source != "imagenet":
         raise UserError("expected --validation_labels only with --source=imagenet")
-    source, target = (os.path.realpath(path) for path in (options.input, options.output))
-    inside = options.source == "folder" and os.path.commonpath([source, target]) == source
-    if (source == target or inside) and not fs.is_remote(options.output):
+    source, target = (
+        path.rstrip("/") if fs.is_remote(path) else os.path.realpath(path) for path in (options.input, options.output)
+    )
+    inside = options.source == "folder" and f"{target}/".startswith(f"{source.rstrip('/')}/")
+    if source == target or inside:
         raise UserError(f"expected --output outside of --input, received {options.output}: it would be read as images")
     return options, rest
 

@@ -49,6 +49,13 @@ def open_readable(config, workdir, whole=False):
     its workdir, and so has its examples in the same order, as has what reads its data later. Raises UserError where the
     config names nothing that can be opened, and where more images are bad than that. `whole` is that of `open_source`.
     """
+    source, bad = _open_readable(config, workdir, whole)
+    if workdir.config_file.exists() and same_data(workdir.config().data.source, config.source):
+        workdir.tell_of_changed_data(source.splits())
+    return source, bad
+
+
+def _open_readable(config, workdir, whole):
     source = open_source(config, whole)
     if source.held_out:
         print(f"validation: {source.held_out}, {source.validation.size} images", file=sys.stderr)
@@ -82,7 +89,8 @@ def open_readable(config, workdir, whole=False):
 def bad_images(split, classes=0):
     """Yield `(name, reason)` of each example of a split that cannot be read and decoded whole, in order.
 
-    Where the number of `classes` is known, a label that is none of them is bad too.
+    Where the number of `classes` is known, a label that is none of them is bad too. Raises UserError where a file of
+    records is broken, so that what follows in it cannot be told apart, nor left out.
     """
     import tensorflow as tf
 
@@ -96,8 +104,6 @@ def bad_images(split, classes=0):
         return label, decode_and_crop(encoded, lambda height, width: (0, 0, height, width), 1, split.gifs)
 
     def fault(key):
-        if isinstance(key, _faults()):  # the stream itself is broken, and nothing behind this is to be had
-            return _reason(key)
         try:
             label = int(attempt(key)[0])
         except _faults() as error:
@@ -108,13 +114,18 @@ def bad_images(split, classes=0):
     keys = _keys(split)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         while chunk := list(itertools.islice(keys, CHUNK)):
+            broken = chunk.pop() if isinstance(chunk[-1], _faults()) else None
             for key, reason in zip(chunk, threads.map(fault, chunk), strict=True):
-                broken = isinstance(key, _faults())
-                last = f"what follows {last}" if broken else split.name_of(int(key["index"]))
+                last = split.name_of(int(key["index"]))
                 found += bool(reason)
                 if reason:
                     yield last, reason
             checked += len(chunk)
+            if broken is not None:
+                raise UserError(
+                    f"expected every record to be readable, received what follows {last}: {_reason(broken)}: write that file "
+                    "anew (python -m tfrecords.verify names the damage), since nothing behind it can be read or left out"
+                )
             if time.monotonic() - told >= PROGRESS:
                 told = time.monotonic()
                 print(f"checked {checked} of {split.size} images, {found} bad", file=sys.stderr)

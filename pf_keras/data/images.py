@@ -42,10 +42,14 @@ class Images:
         """The split of all examples but those of these names."""
         return self.subset(i for i, name in enumerate(self.names) if name not in names)
 
+    def fingerprint(self):
+        """What tells whether the split is still the same: a digest of its names."""
+        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
+
     def held_out(self, share):
         """Two splits, `(train, validation)`: a fixed share of the examples is kept for validation.
 
-        Which ones depends on their names alone, so that it is the same on every machine.
+        Which ones is a function of all names: the same on every machine, others where images come or go.
         """
         order = sorted(range(self.size), key=lambda i: hashlib.sha256(self.names[i].encode()).digest())
         count = min(max(1, round(share * self.size)), self.size - 1)

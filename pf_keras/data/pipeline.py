@@ -59,7 +59,8 @@ def training_batches(
 
     noise: shapes by name (`pretrain_noise`, `finetune_noise`). crop_scale: instead of the config's `data.crop_scale`.
     batch: images a step over all replicas. Of each batch host number `host` of `hosts` reads its own slice and yields
-    it in parts for one replica each, so that the step sees the same batch whatever the number of either.
+    it in parts for one replica each, so that the step sees the same batch whatever the number of either; of `Records`
+    each host reads its own files, so that there another number of hosts is another order.
     Yields, with B = batch // replicas, a dict of `image` uint8 (B, S, S, 3) and the noise float32 (B, ...); with
     `classes`, a pair of it and one-hot labels float32 (B, classes).
     """

@@ -1,6 +1,7 @@
 """Shards of records, read as a stream: `tfrecord:DIR` and `tfds:NAME`."""
 
 import functools
+import hashlib
 import os
 import sys
 from collections import Counter
@@ -53,6 +54,11 @@ class Records:
     def size(self):
         return sum(self.counts) if self.wanted is None else len(self.wanted)
 
+    def fingerprint(self):
+        """What tells whether the split is still the same, without reading it: a digest of its files and their counts."""
+        wanted = "" if self.wanted is None else self.wanted.tolist()
+        return hashlib.sha256(repr((list(map(_file_of, self.files)), self.counts, wanted)).encode()).hexdigest()
+
     def sample(self, count):
         """The split of the first `count` records, which converters have shuffled, or of all where there are no more."""
         if count >= self.size:
@@ -90,7 +96,8 @@ class Records:
         parts = [tuple(part.numpy() for part in row) for row in as_written(rows)]
         names, labels, indices, sizes = (np.concatenate(column) for column in zip(*parts, strict=True))
         places = [self.name_of(index) for index in indices.tolist()]
-        return [n.decode() or p for n, p in zip(names.tolist(), places, strict=True)], labels, indices, sizes
+        texts = [name.decode(errors="backslashreplace") for name in names.tolist()]
+        return [text or place for text, place in zip(texts, places, strict=True)], labels, indices, sizes
 
     def subset(self, positions):
         """The split of some of the examples.
@@ -116,8 +123,10 @@ class Records:
         return f"{self.files[index // FILE]} record {index % FILE}"
 
     def without(self, names):
-        """The split of all records but those of these names (`name_of`)."""
-        kept = np.asarray([index for index in self._indices().tolist() if self.name_of(index) not in names], "int64")
+        """The split of all records but those of these names (`name_of`), in whatever folder they were then."""
+        left_out = {_file_of(name) for name in names}
+        indices = self._indices().tolist()
+        kept = np.asarray([index for index in indices if _file_of(self.name_of(index)) not in left_out], "int64")
         left = self._part(kept)
         # What is left out may not even be read, to find the first label.
         self.first_label.splits = [left if split is self else split for split in self.first_label.splits]
@@ -152,6 +161,8 @@ class Records:
         files = tf.constant(self.files)
         count = len(self.files[host::hosts])
         size = self.size if hosts == 1 else self._size_of(host, hosts)
+        if not size:
+            raise UserError(f"expected records for host {host} of {hosts}, received none in its files: write fewer shards")
         start = start // hosts
 
         def numbered(number, epoch):
@@ -173,7 +184,9 @@ class Records:
 
         if not shuffle:
             zero = tf.constant(0, tf.int64)
-            return chosen(tf.data.Dataset.range(count).flat_map(lambda number: numbered(number, zero))).skip(start)
+            records = chosen(tf.data.Dataset.range(count).flat_map(lambda number: numbered(number, zero)))
+            # Else a manifest that says more would have what fills up the last batch taken for examples.
+            return records.apply(tf.data.experimental.assert_cardinality(size)).skip(start)
 
         first = start // size
 
@@ -218,12 +231,18 @@ class Records:
         return load
 
 
+def _file_of(name):
+    """The name of a record without its folder, which has several spellings."""
+    return name.rpartition("/")[2]
+
+
 def open_tfrecords(place, config, whole=False):
     """`(train, validation, classes, held_out)` of a directory of shards, named as the public converters do.
 
     Where there is no validation split the last train shard is kept for it, or all of them serve as both where `whole`.
     Raises UserError for a directory without shards, an incomplete set of them, and a damaged file.
     """
+    place = os.path.expanduser(place)
     files = split_files(place)
     manifest = read_manifest(place)
     known = {shard["file"]: shard["records"] for shard in manifest["shards"]} if manifest else {}

@@ -62,4 +62,8 @@ def open_source(config, whole=False):
             "expected --data to be digits, folder:DIR, tfrecord:DIR or tfds:NAME, "
             f"received {config.source!r}: name one of these"
         )
-    return Source(*KINDS[kind](place, config, whole))
+    source = Source(*KINDS[kind](place, config, whole))
+    for name, split in source.splits().items():
+        if not split.size:
+            raise UserError(f"expected images for {name} in {config.source}, received none: add some, or remove empty shards")
+    return source

@@ -3,8 +3,8 @@
 from pf_keras import __version__
 
 
-def write_card(workdir, config, folder, exported):
-    """Write `model_card.md` from the run's own files; returns its path. Text from data is escaped."""
+def write_card(workdir, config, path, exported):
+    """Write the card to `path` from the run's own files and what was exported. Text from data is escaped."""
     from pf_keras.data.sources import same_data
 
     definition = workdir.definition()
@@ -62,9 +62,7 @@ def write_card(workdir, config, folder, exported):
         config.to_json().rstrip(),
         "```",
     ]
-    path = folder / "model_card.md"
     workdir.write_text(path, "\n".join(lines) + "\n")
-    return str(path)
 
 
 def escape(text):

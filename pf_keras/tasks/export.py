@@ -26,14 +26,25 @@ def run(request):
     if keras.backend.backend() != "tensorflow":
         return export_elsewhere(request.workdir)
     keras.config.set_dtype_policy("float32")  # the served model is float32, whatever it was trained in
-    folder = workdir.folder("export")
+    folder, aside = workdir.folder("export"), workdir.path / "export.writing"
+    with writing(workdir.path):
+        if aside.exists():  # left by an export that failed
+            aside.rmtree()
+        aside.mkdir()
     config = workdir.config()
-    if workdir.mode() == "finetune":
-        result = export_classifier(workdir, config, folder)
-    else:
-        result = export_pretrainer(workdir, config, folder)
-    result["model_card"] = write_card(workdir, config, folder, result)
-    workdir.write_json(folder / "result.json", result)
+    export = export_classifier if workdir.mode() == "finetune" else export_pretrainer
+    written = export(workdir, config, aside)
+    result = {name: str(folder / what.name) if isinstance(what, os.PathLike) else what for name, what in written.items()}
+    write_card(workdir, config, aside / "model_card.md", result)
+    result["model_card"] = str(folder / "model_card.md")
+    workdir.write_json(aside / "result.json", result)
+    with writing(workdir.path):  # all of it is there: in the place of an earlier export's
+        for file in aside.iterdir():
+            target = folder / file.name
+            if target.is_dir():
+                target.rmtree()
+            file.replace(target)
+        aside.rmdir()
     return result
 
 
@@ -50,36 +61,44 @@ def export_elsewhere(workdir):
 
 
 def export_classifier(workdir, config, folder):
-    """`serving_default`, `serve_jpeg` and `embed`; `model.keras`; `model.onnx` where its packages are installed."""
+    """`serving_default`, `serve_jpeg` and `embed`; `model.keras`; `model.onnx` where its packages are installed.
+
+    Returns what was written into `folder`, files as their paths.
+    """
     from pf_keras.tasks.serving import save_classifier
 
     model, classes = load_classifier(workdir)
-    save_classifier(model, classes, config, folder / "saved_model")
-    model.save(os.fspath(folder / "model.keras"))
+    with writing(workdir.path):
+        save_classifier(model, classes, config, folder / "saved_model")
+        model.save(os.fspath(folder / "model.keras"))
     workdir.write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
     return {
-        "saved_model": str(folder / "saved_model"),
+        "saved_model": folder / "saved_model",
         "signatures": ["serving_default", "serve_jpeg", "embed"],
-        "keras": str(folder / "model.keras"),
+        "keras": folder / "model.keras",
         "onnx": export_onnx(model, config, folder / "model.onnx"),
         "classes": len(classes),
     }
 
 
 def export_pretrainer(workdir, config, folder):
-    """`embed` (also the default) and `reconstruct`; the whole pre-trainer as `model.keras`, with its `backbone`."""
+    """`embed` (also the default) and `reconstruct`; the whole pre-trainer as `model.keras`, with its `backbone`.
+
+    Returns what was written into `folder`, files as their paths.
+    """
     from pf_keras.tasks.serving import save_pretrainer
 
     model = build_pretrainer(config)
     require_checkpoint(workdir.checkpoints).load_into(model)
-    save_pretrainer(model, config, folder / "saved_model")
-    model.save(os.fspath(folder / "model.keras"))
+    with writing(workdir.path):
+        save_pretrainer(model, config, folder / "saved_model")
+        model.save(os.fspath(folder / "model.keras"))
     embedder = Embedder(model.backbone, name="embedder")
     embedder.build()
     return {
-        "saved_model": str(folder / "saved_model"),
+        "saved_model": folder / "saved_model",
         "signatures": ["serving_default", "embed", "reconstruct"],
-        "keras": str(folder / "model.keras"),
+        "keras": folder / "model.keras",
         "onnx": export_onnx(embedder, config, folder / "model.onnx"),
     }
 
@@ -100,4 +119,4 @@ def export_onnx(model, config, path):
         model.export(local, format="onnx", input_signature=signature, verbose=False)
         with writing(path.parent), open(local, "rb") as file:
             path.write_bytes(file.read())
-    return str(path)
+    return path

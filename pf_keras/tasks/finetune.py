@@ -35,7 +35,7 @@ def run(request):
     labels = labels_definition(request.label_fraction, request.label_list)
     definition = {"init": request.init, **labels, "classes": list(classes), **devices.definition()}
     workdir.start("finetune", config, definition)
-    workdir.write_bad(bad, config.data)
+    workdir.write_data(source.splits(), bad, config.data)
     workdir.write_labels(labelled)
 
     scores = fit_and_score(config, devices, workdir, labelled, source.validation, classes, request.init, source)

@@ -32,7 +32,7 @@ def run(request):
     check_steps(config.run, config.pretrain.steps)
     source, bad = open_readable(config.data, workdir)
     workdir.start("pretrain", config, devices.definition())
-    workdir.write_bad(bad, config.data)
+    workdir.write_data(source.splits(), bad, config.data)
 
     keras.utils.set_random_seed(config.run.seed)
     with devices.scope():

@@ -12,7 +12,6 @@ import keras
 import numpy as np
 
 from pf_keras.models import Embedder, build_backbone
-from pf_keras.training.checkpoint import require_checkpoint
 from pf_keras.training.transfer import load_backbone
 
 NEIGHBOURS = 20
@@ -31,12 +30,10 @@ def probe(workdir, config, devices, source, fractions, folder):
     require_labels(source.validation)
     require_classes(class_names(source))
     subsets = {fraction: labelled_subset(source.train, fraction) for fraction in fractions}
-    extractors = {
-        "pretrained": embedder(config, devices, str(workdir.path)),
-        "untrained": embedder(config, devices),
-        "pixels": None,
-    }
-    result = {"steps": require_checkpoint(workdir.checkpoints).step, "images": source.validation.size}
+    pretrained, checkpoint = embedder(config, devices, str(workdir.path))
+    untrained, _ = embedder(config, devices)
+    extractors = {"pretrained": pretrained, "untrained": untrained, "pixels": None}
+    result = {"steps": checkpoint.step, "images": source.validation.size}
     rows = io.StringIO()
     table = csv.writer(rows, lineterminator="\n")
     table.writerow(["features", "label_fraction", "labels", "linear", "knn"])
@@ -53,15 +50,14 @@ def probe(workdir, config, devices, source, fractions, folder):
 
 
 def embedder(config, devices, init=None):
-    """The model of pooled features, of a pre-training workdir or untrained."""
+    """The model of pooled features and the checkpoint that it is of: of a pre-training workdir, or untrained and None."""
     keras.utils.set_random_seed(config.run.seed)
     with devices.scope():
         model = Embedder(build_backbone(config.model))
         model.build()
-        if init:
-            load_backbone(model, init, config)
+        checkpoint = load_backbone(model, init, config) if init else None
         model.compile(jit_compile=devices.jit_compile)
-    return model
+    return model, checkpoint
 
 
 def features(model, split, config, devices):

@@ -28,8 +28,7 @@ def run(request):
     devices = open_devices(config.run.precision, request.tpu)
     with devices.scope():
         model = build_pretrainer(config)
-    checkpoint = require_checkpoint(workdir.checkpoints, request.checkpoint)
-    checkpoint.load_into(model)
+    checkpoint = require_checkpoint(workdir.checkpoints, request.checkpoint).load_into(model)
     other = not same_data(config.data.source, workdir.config().data.source)
     source, _ = open_readable(config.data, workdir, whole=other)
     with naming_bad_images(source):

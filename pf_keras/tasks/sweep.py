@@ -31,8 +31,8 @@ def run(request):
 
     finetune.check_init(request.init)
     workdir = Workdir(request.workdir)
-    if not request.seeds:
-        raise UserError("expected --seeds to name one at least, received none: use --seeds=0,1,2")
+    if len(set(request.seeds)) < max(1, len(request.seeds)):
+        raise UserError(f"expected --seeds to name one at least, and each once, received {request.seeds}: use --seeds=0,1,2")
     if workers_of_a_step() > 1:
         raise UserError(
             "expected the workers of a sweep to share its grid, received TF_CONFIG, whose workers share a step: unset it and "
@@ -47,7 +47,7 @@ def run(request):
 
     sweep = Sweep(request, workdir)
     if chief:
-        workdir.write_bad(sweep.bad, request.config.data)
+        workdir.write_data(sweep.source.splits(), sweep.bad, request.config.data)
         workdir.write_labels(sweep.labelled)
     sweep.search(chief)
     if not chief:
@@ -142,12 +142,13 @@ class Sweep:
         if not run.result_file.exists():
             config, init = self.config_of(batch, rate, seed), self.starts[start]
             run.start("finetune", config, {"init": init, "classes": list(self.classes), **self.devices.definition()})
+            run.write_labels(train)
             forget_models()
             try:
                 result = finetune.fit_and_score(config, self.devices, run, train, scored, self.classes, init, self.source)
             except NonFiniteLoss as error:
                 result = {"top1": 0.0, "top5": 0.0, "images": scored.size, "steps": 0, "error": str(error)}
-            run.write_result(result)
+            run.write_result({**result, "labels": train.size})
             self.runs += 1
         return run.read_json(run.result_file)
 
@@ -180,7 +181,7 @@ class Sweep:
         for name in ("top1", "top5"):
             values = [result[name] for result in results]
             row |= {f"{name}_mean": statistics.fmean(values)}
-            row |= {f"{name}_sd": statistics.stdev(values) if len(values) > 1 else 0.0}
+            row |= {f"{name}_sd": statistics.stdev(values) if len(values) > 1 else None}  # one run has no spread
         diverged = sum("error" in result for result in results)
         steps = max(result["steps"] for result in results)
         return {**row, "seeds": len(results), "diverged": diverged, "steps": steps, "images": results[0]["images"]}
@@ -192,6 +193,12 @@ def forget_models():
     keras.backend.clear_session()
     keras.config.set_dtype_policy(policy)
     keras.distribution.set_distribution(spread)
+
+
+def mean_and_sd(row, name):
+    """The mean of a figure over the seeds for people, and its standard deviation where there are several."""
+    mean, sd = row[f"{name}_mean"], row[f"{name}_sd"]
+    return f"{mean:.1%}" if sd is None else f"{mean:.1%} ± {sd:.1%}"
 
 
 def write_tables(workdir, rows):
@@ -208,7 +215,7 @@ def write_tables(workdir, rows):
     for row in rows:
         lines.append(
             f"| {row['start']} | {row['labels']} | {row['batch']} | {row['learning_rate']:g} | {row[METRIC]:.1%} "
-            f"| {row['top1_mean']:.1%} ± {row['top1_sd']:.1%} | {row['top5_mean']:.1%} ± {row['top5_sd']:.1%} "
+            f"| {mean_and_sd(row, 'top1')} | {mean_and_sd(row, 'top5')} "
             f"| {row['seeds']}{', of them {} diverged'.format(row['diverged']) if row['diverged'] else ''} |"
         )
     workdir.write_text(workdir.path / "table.md", "\n".join(lines) + "\n")

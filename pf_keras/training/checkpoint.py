@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from etils import epath
 
-from pf_keras.errors import UserError, writing
+from pf_keras.errors import UserError, reading, writing
 
 WEIGHTS = "model.weights.h5"
 STATE = "state.json"
@@ -93,15 +93,16 @@ def save_checkpoint(directory, step, model, state=None, keep=3):
 def latest_checkpoint(directory):
     """The newest whole `Checkpoint`, or None where there is none. Damaged newer ones are named on standard error."""
     directory = epath.Path(directory)
-    folders = _folders(directory)
-    for path in reversed(folders):
-        state, fault = _examine(path)
-        if not fault:
-            return Checkpoint(path, state["step"], state)
-        if path.exists():
-            print(f"checkpoint {path} is damaged ({fault}): using the one before it", file=sys.stderr)
-    # A run in progress may have removed all that were listed; then there are others now.
-    return latest_checkpoint(directory) if _folders(directory) != folders else None
+    with reading(directory):
+        folders = _folders(directory)
+        for path in reversed(folders):
+            state, fault = _examine(path)
+            if not fault:
+                return Checkpoint(path, state["step"], state)
+            if path.exists():
+                print(f"checkpoint {path} is damaged ({fault}): using the one before it", file=sys.stderr)
+        # A run in progress may have removed all that were listed; then there are others now.
+        return latest_checkpoint(directory) if _folders(directory) != folders else None
 
 
 def require_checkpoint(directory, step=""):

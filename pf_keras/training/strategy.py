@@ -106,6 +106,7 @@ def _tensorflow_devices(tpu):
     if tpu:
         strategy = tf.distribute.TPUStrategy(_connect(tpu))
         return Devices("tpu", strategy.num_replicas_in_sync, strategy)
+    workers_of_a_step()  # of a TF_CONFIG that is none TensorFlow would say less
     if "worker" in os.environ.get("TF_CONFIG", ""):
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
         resolver = strategy.cluster_resolver
@@ -122,14 +123,21 @@ def _tensorflow_devices(tpu):
 
 
 def workers_of_a_step():
-    """How many processes share a step with this one and itself, by the environment."""
+    """How many processes share a step with this one and itself, by the environment. Raises UserError for one that is no
+    TF_CONFIG."""
     if keras.backend.backend() != "tensorflow":
         return 1
     try:
-        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+        content = json.loads(os.environ.get("TF_CONFIG") or "{}")
+        cluster = content.get("cluster", {})
+        if cluster:
+            cluster[content["task"]["type"]][int(content["task"]["index"])]
         return sum(len(cluster.get(kind, ())) for kind in ("chief", "worker"))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"expected TF_CONFIG as TensorFlow's JSON, received text that fails at: {error}: unset it") from error
+    except (ValueError, AttributeError, TypeError, LookupError) as error:
+        raise UserError(
+            f"expected TF_CONFIG as TensorFlow's JSON, received text that fails at: {error}: unset it, or give it a cluster "
+            "and this process's task in it"
+        ) from error
 
 
 def _connect(tpu):

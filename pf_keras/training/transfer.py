@@ -12,14 +12,14 @@ NO_WEIGHTS = ("model.image_size", "model.dropout", "model.decode_position", "mod
 
 def load_backbone(model, init, config):
     """Set the backbone of `model`, made by `config`, to that of the newest checkpoint in the workdir `init`, and report it.
+    Returns the checkpoint.
 
     Raises UserError where `init` is no workdir of a pre-training, or its network is another, naming the fields.
     """
     workdir = Workdir.of_run(init, "pretrain")
     workdir.require_same(config, "model", free=NO_WEIGHTS)
     pretrainer = build_pretrainer(workdir.config())
-    checkpoint = require_checkpoint(workdir.checkpoints)
-    checkpoint.load_into(pretrainer)
+    checkpoint = require_checkpoint(workdir.checkpoints).load_into(pretrainer)
 
     given, wanted = _by_name(pretrainer.backbone), _by_name(model.backbone)
     assert given.keys() == wanted.keys(), given.keys() ^ wanted.keys()
@@ -31,6 +31,7 @@ def load_backbone(model, init, config):
         f"new: {', '.join(new) or 'nothing'}; left behind: the decoder",
         file=sys.stderr,
     )
+    return checkpoint
 
 
 def _by_name(backbone):

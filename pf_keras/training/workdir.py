@@ -30,11 +30,15 @@ class Workdir:
     """
 
     def __init__(self, path):
-        self.path = epath.Path(path)
+        try:
+            self.path = epath.Path(path).expanduser()
+        except KeyError as error:  # a scheme that epath does not know
+            raise UserError(f"expected a directory, or one of gs:// or s3://, received {path}: choose another") from error
         self.config_file = self.path / "config.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.result_file = self.path / "result.json"
         self.bad_file = self.path / "bad.jsonl"
+        self.data_file = self.path / "data.json"
         self.lock_file = self.path / ".lock"
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
@@ -158,13 +162,28 @@ class Workdir:
             kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
             self.write_text(self.metrics_file, "".join(kept))
 
-    def write_bad(self, images, config):
-        """Keep which images a run leaves out, so that it has the same examples when it goes on and need not look again.
+    def write_data(self, splits, bad, config):
+        """Keep what a run's splits are, by name, to tell later whether they are still the same; and which images it leaves
+        out, so that it has the same examples when it goes on and need not look again.
 
-        config: its `DataConfig`. Nothing is kept of a run that leaves none out, and so looked for none.
+        config: its `DataConfig`. Of a run that leaves none out, and so looked for none, no list is kept.
         """
+        if not self.data_file.exists():
+            kept = {name: {"images": split.size, "fingerprint": split.fingerprint()} for name, split in splits.items()}
+            self.write_json(self.data_file, kept)
         if config.max_bad_fraction:
-            self.write_text(self.bad_file, "".join(json.dumps(image) + "\n" for image in images))
+            self.write_text(self.bad_file, "".join(json.dumps(image) + "\n" for image in bad))
+
+    def tell_of_changed_data(self, splits):
+        """Say so where the splits are not those with which the run began."""
+        before = self.read_json(self.data_file) if self.data_file.exists() else {}
+        for name, split in splits.items():
+            if name in before and before[name]["fingerprint"] != split.fingerprint():
+                print(
+                    f"the data for {name} are not those with which this run began, {before[name]['images']} images then and "
+                    f"{split.size} now: what is kept for validation may have been trained on",
+                    file=sys.stderr,
+                )
 
     def write_labels(self, split):
         """Keep the names of the images whose labels a run uses: a file that `--label_list` takes.

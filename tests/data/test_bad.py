@@ -71,7 +71,7 @@ def test_bad_images_are_left_out_by_name_and_remembered(folder, tmp_path):
     assert sum(len(batch) for batch in read_all(source, config)) == 24
 
     workdir.start("pretrain", config)
-    workdir.write_bad(bad, config.data)
+    workdir.write_data(source.splits(), bad, config.data)
     os.remove(folder / "train" / "class1" / "page.jpg")
     again, remembered = open_readable(config_of(folder, 0.2).data, workdir)
     assert remembered == bad and again.train.names == source.train.names
@@ -82,7 +82,7 @@ def test_a_run_that_found_none_need_not_look_again(folder, tmp_path, monkeypatch
     config, workdir = config_of(folder, 0.2), Workdir(tmp_path / "run")
     workdir.start("pretrain", config)
     assert open_readable(config.data, workdir)[1] == []
-    workdir.write_bad([], config.data)
+    workdir.write_data({}, [], config.data)
     monkeypatch.setattr("pf_keras.data.bad.bad_images", lambda *_: pytest.fail("it looked again"))
     assert open_readable(config.data, workdir)[1] == []
 
@@ -90,7 +90,7 @@ def test_a_run_that_found_none_need_not_look_again(folder, tmp_path, monkeypatch
 def test_a_run_that_leaves_none_out_keeps_no_list_and_may_forgive_some_later(folder, tmp_path):
     config, workdir = config_of(folder), Workdir(tmp_path / "run")
     workdir.start("pretrain", config)
-    workdir.write_bad(open_readable(config.data, workdir)[1], config.data)
+    workdir.write_data({}, open_readable(config.data, workdir)[1], config.data)
     spoil(folder)
     forgiving = config_of(folder, 0.2)
     assert len(open_readable(forgiving.data, workdir)[1]) == len(KINDS)
@@ -155,29 +155,42 @@ def test_errors_that_are_not_the_datas_pass():
         tf.reshape(tf.zeros(3), (2,))
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "other keys", "wrong label", "no example"])
-def test_damaged_records(tmp_path, damage):
+FIELDS = {"height": 40, "width": 60, "channels": 3, "colorspace": "RGB", "format": "JPEG", "filename": ""}
+
+
+def write_shards(folder, change=None, label=lambda number: 1 + number % 2, count=6):
+    """A train and a validation shard of some records, perhaps each changed; returns the config that reads them."""
     from tfrecords import records, schema
 
-    fields = {"height": 40, "width": 60, "channels": 3, "colorspace": "RGB", "format": "JPEG", "filename": ""}
+    folder.mkdir(exist_ok=True)
     for split in ("train", "validation"):
-        with open(tmp_path / f"{split}-00000-of-00001", "wb") as file:
-            for number in range(6):
-                label = 9 if damage == "wrong label" and number == 4 else 1 + number % 2
-                example = schema.make_example(encoded=made.jpeg(), label=label, **fields)
-                if damage == "other keys" and number == 4:
-                    example = example.replace(b"image/encoded", b"image/renamed")
-                if damage == "no example" and number == 4:
-                    example = b"\xff\n\n" + example
-                file.write(b"".join(records.frame(example)))
-    shard = tmp_path / "train-00000-of-00001"
+        with open(folder / f"{split}-00000-of-00001", "wb") as file:
+            for number in range(count):
+                example = schema.make_example(encoded=made.jpeg(), label=label(number), **FIELDS)
+                file.write(b"".join(records.frame(change(number, example) if change else example)))
+    return config_of(folder).override({"data.source": f"tfrecord:{folder}", "data.first_label": "1"})
+
+
+def renamed(number, example):
+    return example.replace(b"image/encoded", b"image/renamed") if number == 4 else example
+
+
+def flip_a_bit(shard, place=1 / 2):
     content = bytearray(shard.read_bytes())
-    if damage == "flipped":
-        content[len(content) // 2] ^= 1
-    if damage == "cut":
-        del content[-100:]
+    content[int(place * len(content))] ^= 1
     shard.write_bytes(content)
-    config = config_of(tmp_path).override({"data.source": f"tfrecord:{tmp_path}", "data.first_label": "1"})
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "other keys", "wrong label", "no example"])
+def test_damaged_records(tmp_path, damage):
+    changes = {"other keys": renamed, "no example": lambda n, example: b"\xff\n\n" * (n == 4) + example}
+    wrong = {"label": lambda n: 9 if n == 4 else 1 + n % 2} if damage == "wrong label" else {}
+    config = write_shards(tmp_path, changes.get(damage), **wrong)
+    shard = tmp_path / "train-00000-of-00001"
+    if damage == "flipped":
+        flip_a_bit(shard)
+    if damage == "cut":
+        shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(UserError, match="train-00000-of-00001[: ]") as error:
         source = dataclasses.replace(open_source(config.data), classes=("a", "b"))
         with naming_bad_images(source):
@@ -186,6 +199,44 @@ def test_damaged_records(tmp_path, damage):
     assert "\n" not in str(error.value)
     said = {"other keys": "is required but could not be found: ", "no example": "record 4: not a tf.train.Example: "}
     assert said.get(damage, "") in str(error.value)
+
+
+def test_what_follows_a_broken_record_cannot_be_left_out(tmp_path):
+    config = write_shards(tmp_path / "shards").override({"data.max_bad_fraction": "0.9"})
+    flip_a_bit(tmp_path / "shards" / "train-00000-of-00001", 7 / 12)  # in the middle of record 3, not in its length
+    with pytest.raises(UserError, match="what follows .*train-00000-of-00001 record 2: .*write that file anew"):
+        open_readable(config.data, Workdir(tmp_path / "run"))
+
+
+def test_bad_records_are_known_again_by_another_spelling_of_their_place(tmp_path):
+    config = write_shards(tmp_path / "shards", renamed).override({"data.max_bad_fraction": "0.2"})
+    workdir = Workdir(tmp_path / "run")
+    source, bad = open_readable(config.data, workdir)
+    assert source.train.size == source.validation.size == 5 and len(bad) == 2
+    workdir.start("pretrain", config)
+    workdir.write_data(source.splits(), bad, config.data)
+    (tmp_path / "link").symlink_to(tmp_path / "shards")
+    linked = config.override({"data.source": f"tfrecord:{tmp_path / 'link'}"})
+    again, _ = open_readable(linked.data, workdir)
+    assert again.train.size == 5
+    assert len(read_all(again, linked)) == 4  # batches of 4, two of each split
+
+
+def test_data_that_changed_since_the_run_began_are_told_of(tmp_path, capsys):
+    for number in range(40):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        (tmp_path / "photos" / f"{number}.jpg").write_bytes(made.jpeg())
+    config, workdir = config_of(tmp_path / "photos"), Workdir(tmp_path / "run")
+    source, bad = open_readable(config.data, workdir)
+    workdir.start("pretrain", config)
+    workdir.write_data(source.splits(), bad, config.data)
+    open_readable(config.data, workdir)
+    assert "not those" not in capsys.readouterr().err
+    os.remove(tmp_path / "photos" / source.validation.names[0])
+    open_readable(config.data, workdir)
+    said = capsys.readouterr().err
+    assert f"the data for train are not those with which this run began, {source.train.size} images then" in said
+    assert "the data for validation are not those" in said
 
 
 def test_folder_names_of_any_bytes_and_things_that_are_no_files(tmp_path, capsys):
@@ -217,14 +268,7 @@ def test_records_are_shuffled_under_a_global_seed_of_0_as_under_any(tmp_path):
     """As runs set it: shuffling by a computed seed used to fail then."""
     import keras
 
-    from tfrecords import records, schema
-
-    fields = {"height": 40, "width": 60, "channels": 3, "colorspace": "RGB", "format": "JPEG", "filename": ""}
-    for split in ("train", "validation"):
-        with open(tmp_path / f"{split}-00000-of-00001", "wb") as file:
-            for number in range(9):
-                file.write(b"".join(records.frame(schema.make_example(encoded=b"", label=number + 1, **fields))))
-    config = config_of(tmp_path).override({"data.source": f"tfrecord:{tmp_path}", "data.first_label": "1"})
+    config = write_shards(tmp_path, count=9)
     orders = []
     for seed in (0, 7):
         keras.utils.set_random_seed(seed)

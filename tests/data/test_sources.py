@@ -284,3 +284,57 @@ def test_classes_that_train_does_not_know_are_named(tmp_path):
     write_folder(tmp_path, splits=("val",), classes=("ant", "wasp"))
     with pytest.raises(UserError, match="wasp"):
         open_source(DataConfig(source=f"folder:{tmp_path}"))
+
+
+@pytest.mark.parametrize("empty", ["train", "validation"])
+def test_shards_without_a_record_are_named(tmp_path, empty):
+    for split in ("train", "validation"):
+        write_records(tmp_path, split, 1, 0 if split == empty else 3, 1)
+    with pytest.raises(UserError, match=f"expected images for {empty} in tfrecord:"):
+        open_source(DataConfig(source=f"tfrecord:{tmp_path}"))
+
+
+def test_a_host_whose_files_hold_no_record_says_so(tmp_path):
+    write_records(tmp_path, "validation", 1, 3, 1)
+    for number, records in enumerate((3, 0)):
+        write_records(tmp_path / "..", "train", 1, records, 1)
+        (tmp_path / ".." / "train-00000-of-00001").rename(tmp_path / f"train-{number:05d}-of-00002")
+    split = open_source(DataConfig(source=f"tfrecord:{tmp_path}")).train
+    split.keys(host=0, hosts=2)
+    with pytest.raises(UserError, match="records for host 1 of 2, received none"):
+        split.keys(host=1, hosts=2)
+
+
+def test_names_in_records_need_not_be_utf_8(tmp_path):
+    for split in ("train", "validation"):
+        write_records(tmp_path, split, 1, 3, 1)
+        file = tmp_path / f"{split}-00000-of-00001"
+        examples = [tf.train.Example.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(file))]
+        with tf.io.TFRecordWriter(str(file)) as writer:
+            for example in examples:
+                example.features.feature["image/filename"].bytes_list.value[0] = b"caf\xe9.jpg"
+                writer.write(example.SerializeToString())
+    assert open_source(DataConfig(source=f"tfrecord:{tmp_path}")).train.names == [r"caf\xe9.jpg"] * 3
+
+
+def test_a_manifest_that_counts_more_than_there_is_never_scores_what_fills_up(tmp_path):
+    import json
+
+    from pf_keras.data.bad import naming_bad_images
+    from pf_keras.data.pipeline import evaluation_batches
+
+    for split in ("train", "val"):
+        (tmp_path / "images" / split / "ant").mkdir(parents=True)
+        for i in range(5):
+            picture(i).save(tmp_path / "images" / split / "ant" / f"{split}{i}.png")
+    place = tmp_path / "records"
+    flags = ["--source=folder", f"--input={tmp_path / 'images'}", f"--output={place}", "--processes=1"]
+    assert tfrecords_build.main([*flags, "--train_shards=1", "--validation_shards=1"]) == 0
+    manifest = json.loads((place / "manifest.json").read_text())
+    for shard in manifest["shards"]:
+        shard["records"] += 1
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    config = dataclasses.replace(Config(), data=DataConfig(source=f"tfrecord:{place}"))
+    source = open_source(config.data)
+    with pytest.raises(UserError, match="expected to contain 6 elements"), naming_bad_images(source):
+        list(evaluation_batches(source.validation, config, 4))

@@ -159,7 +159,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", ["default", *(pytest.param(name, marks=pytest.mark.long) for name in list(OPTIONS)[1:])])
 def test_every_option_trains_and_its_step_is_traced_once(option, monkeypatch):
     """Python code of the model runs for the first batch alone."""
     traced, call = [], Pretrainer.call

@@ -1,5 +1,6 @@
 """Exports are loaded in processes that cannot import pf_keras."""
 
+import errno
 import io
 import json
 import os
@@ -180,3 +181,17 @@ def test_a_pretrained_workdir_exports_features_and_reconstruction(pretrained, jp
     assert found["masked"].sum(axis=(1, 2)).tolist() == [10, 10, 10]
     visible = ~found["masked"].repeat(2, axis=1).repeat(2, axis=2)
     np.testing.assert_array_equal(found["decoded"][visible], found["truth"][visible])
+
+
+def test_an_export_that_fails_names_the_place_and_leaves_the_earlier_one_whole(finetuned, exported, monkeypatch):
+    def half(model, classes, config, path):
+        path.mkdir()
+        (path / "saved_model.pb").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = Path(exported["model_card"]).parent
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    monkeypatch.setattr("pf_keras.tasks.serving.save_classifier", half)
+    failed = command("--mode=export", f"--workdir={finetuned.workdir}")
+    assert failed.code == 2 and f"expected to write in {finetuned.workdir}, received No space left" in failed.err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

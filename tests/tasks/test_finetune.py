@@ -184,7 +184,7 @@ def test_probe_features_are_the_same_whatever_the_batch(pretrained):
     config = Workdir(pretrained.workdir).config()
     split = open_source(config.data).validation.subset(range(23))
     devices = open_devices()
-    model = embedder(config, devices, str(pretrained.workdir))
+    model, _ = embedder(config, devices, str(pretrained.workdir))
     found = [features(model, split, replace(config, run=replace(config.run, eval_batch=n)), devices) for n in (5, 23, 64)]
     assert found[0].shape == (23, 16)
     for other in found[1:]:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from pf_keras.config import Config
 from pf_keras.tasks import reconstruct
+from pf_keras.training.checkpoint import Checkpoint
 
 
 def test_it_leaves_the_whole_run_in_its_workdir(pretrained):
@@ -107,6 +108,15 @@ def test_pictures_show_images_from_all_over_the_validation_split(pretrained, tmp
     for images in shown:
         assert sorted(np.round(255 * images[:, 0, 0, 0])) == [40 * number for number in range(6)]
     assert len(shown) == 2
+
+
+def test_reconstruct_names_the_checkpoint_that_was_read(pretrained, monkeypatch):
+    """A run in progress may have removed the one that was the newest when it was asked for."""
+    found = reconstruct.require_checkpoint(pretrained.workdir / "checkpoints")
+    removed = Checkpoint(found.path.with_name("step-00000005"), 5, found.state)
+    monkeypatch.setattr(reconstruct, "require_checkpoint", lambda *_: removed)
+    done = command("--mode=reconstruct", f"--workdir={pretrained.workdir}")
+    assert done.code == 0 and done.result["step"] == 20, done.err
 
 
 def test_reconstruct_of_a_step_that_is_not_there(pretrained):

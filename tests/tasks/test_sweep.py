@@ -100,6 +100,20 @@ def test_workers_that_share_a_step_are_no_workers_of_a_sweep(tmp_path, monkeypat
     assert done.code == 2 and "KERASTUNER_TUNER_ID" in done.err and not list(tmp_path.iterdir())
 
 
+def test_one_seed_has_no_spread_and_none_counts_twice(tmp_path, monkeypatch):
+    fits(monkeypatch)
+    refused = command(*flags(tmp_path / "twice", "scratch", "(16,)", "0,0"))
+    assert refused.code == 2 and "--seeds to name one at least, and each once" in refused.err
+    refused = command(*flags(tmp_path / "twice", "scratch", "(16,16)", "0"))
+    assert refused.code == 2 and "each of sweep.batches once" in refused.err
+    done = command(*flags(tmp_path / "once", "scratch", "(16,)", "0"))
+    assert done.code == 0 and done.result["scratch_top1_sd"] is None, done.err
+    assert "| 20.0% | 80.0% | 1 |" in (tmp_path / "once" / "table.md").read_text()
+    (final,) = (tmp_path / "once").glob("final/scratch/seed-0")
+    assert json.loads((final / "result.json").read_text())["labels"] == done.result["labels"]
+    assert (final / "labels.txt").read_text() == (tmp_path / "once" / "labels.txt").read_text()
+
+
 def test_all_runs_have_the_precision_asked_for_and_one_that_diverges_ends_nothing(tmp_path, monkeypatch):
     import keras
 

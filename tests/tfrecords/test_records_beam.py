@@ -1,6 +1,8 @@
 """Apache Beam makes the same shards as the process pool. Needs requirements-beam.txt."""
 
 import importlib.util
+import sys
+import types
 
 import pytest
 
@@ -20,3 +22,34 @@ def test_direct_runner_gives_the_shards_of_the_process_pool(helpers, archives, b
 def test_without_beam_the_error_says_what_to_install(helpers, archives, tmp_path):
     arguments = ("--source=imagenet", f"--input={archives}", f"--output={tmp_path}")
     helpers.fails(helpers.command("build", *arguments, "--runner=DirectRunner"), "requirements-beam.txt")
+
+
+def test_a_build_by_beam_ends_with_the_manifest_of_the_process_pool(helpers, archives, built, tmp_path, monkeypatch):
+    """Beam itself in the smallest: a pipeline that does at once what it is given. Tried whole where Beam is installed."""
+    from tfrecords import build
+
+    class Pipeline:
+        def __init__(self, options):
+            self.items = None
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def __or__(self, step):
+            self.items = step(self.items)
+            return self
+
+    beam = types.ModuleType("apache_beam")
+    beam.Pipeline = Pipeline
+    beam.Create = lambda items, reshuffle: lambda _: list(items)
+    beam.Map = lambda function: lambda items: [function(item) for item in items]
+    options = types.ModuleType("apache_beam.options.pipeline_options")
+    options.PipelineOptions = list
+    for name, module in (("apache_beam", beam), ("apache_beam.options", beam), (options.__name__, options)):
+        monkeypatch.setitem(sys.modules, name, module)
+    arguments = ["--source=imagenet", f"--input={archives}", "--train_shards=3", "--validation_shards=2"]
+    assert build.main([*arguments, f"--output={tmp_path}", "--runner=DirectRunner"]) == 0
+    assert helpers.hashes(tmp_path) == helpers.hashes(built)

@@ -260,6 +260,8 @@ def test_usage_errors_are_one_line(helpers, archives, built, tmp_path):
         (("--source=imagenet", f"--input={archives}", out, "--train_shards=0"), "at least 1"),
         (("--source=imagenet", f"--input={archives}", out, "--validation_labels=/none"), "--validation_labels=/none"),
         (("--source=folder", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'in/out'}"), "outside of --input"),
+        (("--source=folder", "--input=gs://b/in/", "--output=gs://b/in/out"), "outside of --input"),
+        (("--source=folder", "--input=in", "--output=out", "--runner=DirectRunner", "--processes=77"), "or --runner"),
         (("--source=imagenet", f"--input={archives}", f"--output={built.parent}/f/x"), "Not a directory"),
     ]
     (built.parent / "f").write_text("")

@@ -98,3 +98,11 @@ def test_precision_follows_the_devices():
         assert keras.config.dtype_policy().name == "mixed_bfloat16"
     finally:
         keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize("text", ["{", '["worker"]', '{"cluster": {"worker": ["a:1"]}}',
+                                  '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}'])
+def test_a_tf_config_that_is_none_is_named(text, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UserError, match="expected TF_CONFIG as TensorFlow's JSON"):
+        open_devices()

@@ -96,3 +96,11 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(UserError, match=f"expected to write in {tmp_path}/file/run, received Not a directory"):
         started(tmp_path / "file" / "run")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_place_is_found_from_home_and_one_of_a_scheme_that_is_unknown_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert os.fspath(Workdir("~/run").path) == str(tmp_path / "run")
+    assert os.fspath(Workdir("gs://bucket/run").path) == "gs://bucket/run"
+    with pytest.raises(UserError, match="received hdfs://a/b"):
+        Workdir("hdfs://a/b")
