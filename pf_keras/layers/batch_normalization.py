@@ -1,6 +1,6 @@
 import keras
 
-from pf_keras.layers.fused import without_strategy
+from pf_keras.layers import fused
 
 
 @keras.saving.register_keras_serializable("pf_keras")
@@ -19,7 +19,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         plain = self.axis in (-1, 3) and self.scale and self.center and mask is None and not self.renorm
         known = len(inputs.shape) == 4 and self.variable_dtype == "float32" and self.compute_dtype != "float64"
-        if not (training and self.trainable and plain and known and without_strategy()):
+        if not (training and self.trainable and plain and known and fused.without_strategy()):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 

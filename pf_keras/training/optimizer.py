@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from pf_keras.layers.fused import without_strategy
+from pf_keras.layers import fused
 from pf_keras.layers.positions import FactorizedPositions
 
 
@@ -42,7 +42,7 @@ class AdamW(keras.optimizers.AdamW):
         super().update_step(gradient, variable, learning_rate * factor)
 
     def _backend_update_step(self, gradients, variables, learning_rate):
-        if without_strategy() and not self.amsgrad and all(v.dtype == "float32" for v in variables):
+        if fused.without_strategy() and not self.amsgrad and all(v.dtype == "float32" for v in variables):
             self._update_by_kernel(gradients, variables, learning_rate)
         else:
             super()._backend_update_step(gradients, variables, learning_rate)

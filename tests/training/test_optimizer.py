@@ -227,7 +227,7 @@ def test_the_kernel_gives_way_to_keras_and_the_numbers_are_the_same(kind, monkey
     if kind == "a variable of TensorFlow":
         variable = tf.Variable(start.astype("float32"))
     if kind == "under a strategy":
-        monkeypatch.setattr("pf_keras.training.optimizer.without_strategy", lambda: False)
+        monkeypatch.setattr("pf_keras.layers.fused.without_strategy", lambda: False)
     optimizer = AdamW(0.1, weight_decay=0.2, beta_2=0.99, epsilon=1.0, clip_norm=0.5)
     for (gradient,) in steps:
         optimizer.apply([tf.constant(gradient, variable.dtype)], [variable])
