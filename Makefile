@@ -26,4 +26,4 @@ test: lint
 
 test-long: venv
 	$(TENSORFLOW) -m "long and not slow"
-	$(JAX) tests/models tests/training/test_optimizer.py
+	$(JAX) -m "not slow" tests/models tests/training/test_optimizer.py
