@@ -125,7 +125,10 @@ def read_flags(argv):
         raise flags.Error(f"expected flags only, received {unknown[0]!r}: write --NAME=VALUE")
     for flag, field in SHORTHANDS.items():
         if FLAGS[flag].value is not None:
-            overrides[field] = str(FLAGS[flag].value)
+            value = str(FLAGS[flag].value)
+            if overrides.setdefault(field, value) != value:
+                both = f"--{flag}={value} and --config.{field}={overrides[field]}"
+                raise flags.Error(f"expected one of the two, received {both}: leave one out")
     return overrides
 
 

@@ -81,7 +81,7 @@ def measure(name, options, rest):
         (tuned,) = commands(
             (
                 "--mode=finetune", *start, f"--init={folder}/pretrain", f"--label_fraction={options.label_fraction}",
-                f"--config.run.seed={seed}", f"--workdir={folder}/finetune-{seed}",
+                f"--seed={seed}", f"--workdir={folder}/finetune-{seed}",
             )
         )  # fmt: skip
         scores.append(tuned["top1"])

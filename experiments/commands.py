@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pf_keras.training.workdir import Workdir
+from tfrecords.command import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = "TF_NUM_INTRAOP_THREADS"
@@ -18,7 +19,11 @@ THREADS = "TF_NUM_INTRAOP_THREADS"
 def commands(*lines):
     """Run main.py with each line of flags, all at once; returns their results."""
     processes = [start("main.py", *flags) for flags in lines]
-    return [json.loads(wait(process).splitlines()[-1]) for process in processes]
+    try:
+        return [json.loads(wait(process).splitlines()[-1]) for process in processes]
+    finally:
+        for process in processes:  # where one failed, the others would go on in their workdirs unseen
+            process.terminate()
 
 
 def probes(workdir, fractions, steps):
@@ -28,7 +33,7 @@ def probes(workdir, fractions, steps):
     if kept.exists():
         result = run.read_json(kept)
         wanted = [f"pretrained_linear_{float(fraction):g}" for fraction in fractions.split(",")]
-        own = (result.get("steps"), result.get("data")) == (steps, run.config().data.source)
+        own = result.get("steps") == steps and result.get("changed") == []  # of this run's data, and read as it says
         if own and all(name in result for name in wanted):
             return result
     (result,) = commands(("--mode=evaluate", f"--workdir={workdir}", f"--label_fraction={fractions}"))
@@ -37,13 +42,17 @@ def probes(workdir, fractions, steps):
 
 @contextlib.contextmanager
 def side_by_side(count):
-    """A pool for so many commands at once, which share the cores: a step of a small model makes little of several."""
+    """A pool for so many commands at once, which share the cores: a step of a small model makes little of several.
+
+    JAX takes all cores for each all the same.
+    """
     threads = os.environ.get(THREADS)
-    os.environ[THREADS] = threads or str(max(1, (os.cpu_count() or 1) // count))
+    os.environ[THREADS] = threads or str(max(1, cores() // count))
+    pool = ThreadPoolExecutor(count)
     try:
-        with ThreadPoolExecutor(count) as pool:
-            yield pool
+        yield pool
     finally:
+        pool.shutdown(cancel_futures=True)  # what has not begun, where one failed
         if threads is None:
             del os.environ[THREADS]
 

@@ -8,6 +8,7 @@ the class as `--mode=evaluate` reads it, by a linear probe and kNN from each lis
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pf_keras.data.bad import naming_bad_images, open_readable
-from pf_keras.data.labels import labelled_subset
+from pf_keras.data.labels import labelled_subset, require_labels
 from pf_keras.data.pipeline import evaluation_batches
 from pf_keras.errors import UserError
 from pf_keras.tasks.probe import embedder, features, fit_probes
@@ -49,6 +50,11 @@ def main(arguments):
 def tables(runs, config, source, files):
     """Print a row of each run: what its features tell of `source`, and of the classes from each file of labelled images."""
     lists = [labelled_subset(source.train, None, file) for file in files]
+    if lists:
+        require_labels(source.validation)
+    for file, part in zip(files, lists, strict=True):
+        if len(set(part.labels.tolist())) < 2:
+            raise UserError(f"expected images of two classes or more in {file}, received one class: name others too")
     images = np.concatenate([batch["image"] for batch in evaluation_batches(source.validation, config, config.run.eval_batch)])
     found = statistics(images[: source.validation.size].astype("float64"))
 
@@ -104,7 +110,10 @@ def statistics(images):
 
 
 def r2(vectors, values):
-    """Of ridge regression from (n, D) to (n, K), on the examples of odd number, fitted on the others."""
+    """Of ridge regression from (n, D) to (n, K), on the examples of odd number, fitted on the others; NaN of what is the
+    same in all images."""
+    if np.ptp(values, axis=0).max() < 1e-9:
+        return math.nan
     model = make_pipeline(StandardScaler(), Ridge(10.0)).fit(vectors[::2], values[::2])
     return model.score(vectors[1::2], values[1::2])
 

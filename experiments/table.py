@@ -7,7 +7,7 @@
    budget: points are compared on labelled images that are held out, and the winners run with every seed;
 3. probes the frozen features with the same shares;
 4. trains from scratch with all labels (--ceiling_epochs, 0 leaves it out), at the rate and batch that won from scratch
-   with the largest share.
+   with the last share.
 The table goes to RUNS/table.md, the curves to RUNS/curves.png.
 Started again it goes on where it was stopped. What it does not know, such as --config.sweep.batches="(32,64)", is handed to
 every command that begins a run.
@@ -83,9 +83,7 @@ def table(fractions, sweeps, probed, ceiling):
     ]
     for fraction in fractions:
         found, share = sweeps[fraction], f"{float(fraction):g}"
-        scratch, pretrained = (
-            mean_and_sd(found, f"{start}_top1") for start in ("scratch", "pretrained")
-        )
+        scratch, pretrained = (mean_and_sd(found, f"{start}_top1") for start in ("scratch", "pretrained"))
         gain = 100 * (found["pretrained_top1_mean"] - found["scratch_top1_mean"])
         linear, knn = (probed[f"pretrained_{probe}_{share}"] for probe in ("linear", "knn"))
         lines.append(

@@ -289,8 +289,8 @@ class Config:
         _expect(not self.augment.enabled or self.augment.jitter_size <= size,
                 f"augment.jitter_size of at most the patch's {size} px", self.augment.jitter_size,
                 "make it smaller, or 0 for none")
-        _expect(self.mask.block <= self.model.grid, f"mask.block of at most model.grid={self.model.grid}",
-                self.mask.block, "make it smaller")
+        _expect(self.mask.block < self.model.grid, f"mask.block below model.grid={self.model.grid}, as one block is one mask "
+                "for all images", self.mask.block, "make it smaller")
         _expect(round(self.finetune.mask_ratio * self.model.patches) < self.model.patches,
                 "a finetune.mask_ratio that leaves a patch", self.finetune.mask_ratio, "make it smaller")
 

@@ -150,3 +150,15 @@ def check_checkpoints_of_twins(ours, theirs, shape, tmp_path, **options):
         model.load_weights(tmp_path / "parts.weights.h5")
         for part, expected in zip(model.parts, other.parts, strict=True):
             np.testing.assert_array_equal(part.weights[0], expected.weights[0])
+
+
+def convolve(x, kernel, bias=0.0):
+    """By its definition, with zeros around the map: (B, h, w, C) -> (B, h, w, filters)."""
+    rows, columns = kernel.shape[:2]
+    padded = np.pad(x, [(0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0)])
+    outputs = np.zeros((*x.shape[:3], kernel.shape[-1]))
+    for i in range(x.shape[1]):
+        for j in range(x.shape[2]):
+            window = padded[:, i : i + rows, j : j + columns]
+            outputs[:, i, j] = np.einsum("byxc,yxcf->bf", window.astype("float64"), kernel)
+    return outputs + bias

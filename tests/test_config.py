@@ -70,7 +70,7 @@ def test_differing_fields():
         ("model.stacks", "3", "as a list of int"),
         ("mask.ratio", "1", "between 0 and 1"),
         ("mask.ratio", "0.001", "at least one patch"),
-        ("mask.block", "15", "at most model.grid=14, received 15"),
+        ("mask.block", "14", "below model.grid=14, as one block is one mask for all images, received 14"),
         ("target.size", "17", "at most the patch's 16 px"),
         ("target.bits", "9", "in 1..8"),
         ("target.channels", "2", "of 1 or 3"),

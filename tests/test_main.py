@@ -66,6 +66,13 @@ def test_a_flag_that_the_mode_does_not_read_is_refused(flags, words):
         assert word in done.err
 
 
+def test_a_field_and_its_short_form_are_not_both_taken():
+    from commands import command
+
+    done = command("--mode=pretrain", "--seed=5", "--config.run.seed=1", "--workdir=any")
+    assert done.code == 2 and "received --seed=5 and --config.run.seed=1" in done.err
+
+
 def test_a_backend_that_is_none_of_the_two_is_named(monkeypatch):
     from commands import command
 

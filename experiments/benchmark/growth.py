@@ -1,7 +1,8 @@
 """How time and memory of a step grow, one thing at a time, beside the law that is expected.
 
 Every point is measured in a process of its own, since a process does not give back all memory, and one after the other: a
-machine that changes its speed meanwhile shows in it. Memory is what the steps take, beyond the weights and the optimizer.
+machine that changes its speed meanwhile shows in it. Memory is by how much the process's largest grows in the steps, tracing
+and compiling included; weights and optimizer are there before.
 """
 
 import resource

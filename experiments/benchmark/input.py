@@ -107,10 +107,10 @@ def measure(cores, rounds, originals, small):
 
 
 class InOrder:
-    """A split whose training order is that of its files."""
+    """A split whose training order is that of its files, read one after the other."""
 
     def __init__(self, split):
-        self.split, self.size, self.loader, self.gifs = split, split.size, split.loader, split.gifs
+        self.split, self.loader, self.gifs = split, split.loader, split.gifs
 
     def keys(self, **options):
         return self.split.keys(shuffle=False).repeat()

@@ -31,6 +31,8 @@ def run(options):
         raise UserError(f"expected --mae to be a clone of facebookresearch/mae, received {options.mae!r}: clone it first")
     config, images, steps = config_of(options.size), options.batch, STEPS[options.size]
     devices = open_devices("float32")
+    if devices.kind != "cpu":
+        raise UserError(f"expected a CPU, on which MAE runs here, received a {devices.kind}: hide it, CUDA_VISIBLE_DEVICES=")
     model = compiled_pretrainer(config, devices)
     ours = bare_loop(model, devices, random_batch(config, images), steps)
     flops = pretrain_flops(config) * images

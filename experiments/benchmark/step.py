@@ -7,7 +7,6 @@ import unittest.mock
 from dataclasses import replace
 from functools import partial
 
-import keras
 import numpy as np
 
 from experiments.benchmark.models import (
@@ -71,9 +70,8 @@ def part_rows(config, devices, options, rounds):
         "optimizer": updates(model),
         **{name: graph(with_gradients(part, partial(part, training=True)), *inputs) for name, (part, *inputs) in parts.items()},
     }
-    if keras.backend.backend() == "tensorflow":
-        plain = compiled_pretrainer(config, devices)
-        works["step by Keras's operations"] = without_kernels(bare_loop(plain, devices, batch, 1))
+    plain = compiled_pretrainer(config, devices)
+    works["step by Keras's operations"] = without_kernels(bare_loop(plain, devices, batch, 1))
     if not devices.jit_compile:
         other = compiled_pretrainer(config, devices)
         other.jit_compile = True

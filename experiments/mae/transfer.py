@@ -6,9 +6,10 @@
 CIFAR has `train/<class>/` and `test/<class>/`; the labels are those that our sweeps used. It is pre-trained for so many
 minutes as ours, on all cores; with --images_per_second for the steps that it makes in them when nothing else runs. Then
 for each list and start (pre-trained, scratch) a grid of learning rates and layer decays is compared on 5,000 training images
-outside the list, and the winner runs with every seed on the test images. Crops, mirroring, batch, epochs, warm-up and label
-smoothing are ours; masking, normalised pixels, weight decay, layer-wise rates and stochastic depth are MAE's. The mean of
-its patches' vectors, for every image, goes to RUNS/features.npz, for `experiments.features`. Started again with the same RUNS
+outside the list, and the winner runs with every seed on the test images. Of fine-tuning crops, mirroring, batch, epochs,
+warm-up and label smoothing are ours; masking, normalised pixels, weight decay, layer-wise rates and stochastic depth are
+MAE's. Rate, batch and warm-up of its pre-training are given, not searched for. The mean of its patches' vectors, for every
+image, goes to RUNS/features.npz, for `experiments.features`. Started again with the same RUNS
 it goes on with what is left.
 """
 
@@ -31,10 +32,13 @@ from experiments.mae.clone import open_clone
 
 MEAN, SD = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 SIZE = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "num_heads": 4}
-WARM_UP = 1 / 12  # of the steps, as ours
+WARM_UP = 1 / 12  # of the steps of fine-tuning, as ours
 PRETRAIN_CROP = 0.4
 # Of all that RUNS keeps.
-SETTINGS = ("images", "minutes", "images_per_second", "depth", "pretrain_rate", "batch", "crop", "compare")
+SETTINGS = (
+    "images", "minutes", "images_per_second", "depth", "pretrain_rate", "pretrain_batch", "pretrain_warmup", "batch", "crop",
+    "compare",
+)  # fmt: skip
 
 
 def main():
@@ -50,6 +54,8 @@ def main():
     parser.add_argument("--images_per_second", type=float, help="its rate alone on the machine, for one that is busy")
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--pretrain_rate", type=float, default=1e-3)
+    parser.add_argument("--pretrain_batch", type=int, default=128)
+    parser.add_argument("--pretrain_warmup", type=float, default=1 / 12, help="a share of its steps; MAE's own recipe has 1/20")
     parser.add_argument("--batch", type=int, default=32, help="of fine-tuning")
     parser.add_argument("--crop", type=float, default=0.75, help="the least share of an image in fine-tuning's crops")
     parser.add_argument("--compare", type=int, default=5000, help="training images outside the list, to choose a rate on")
@@ -64,11 +70,14 @@ def main():
         parser.error(f"expected the settings of --runs, {before}; received {settings}; use another --runs")
     mae, vit, decay = open_clone(options.clone, "models_mae", "models_vit", "util.lr_decay")
 
-    names, images, classes = read(options.images / "train")
+    folders = sorted(folder.name for folder in (options.images / "train").iterdir() if folder.is_dir())
+    options.classes = len(folders)
+    names, images, classes = read(options.images / "train", folders)
     weights = kept(options.runs / "pretrained.pt", lambda: pretrain(mae, images, options))
-    print(f"pre-trained: {weights['steps']} steps of 128 in {weights['seconds'] / 60:.0f} minutes", flush=True)
+    minutes = f"{weights['seconds'] / 60:.0f} minutes"
+    print(f"pre-trained: {weights['steps']} steps of {options.pretrain_batch} in {minutes}", flush=True)
 
-    test_names, test_images, test_classes = read(options.images / "test")
+    test_names, test_images, test_classes = read(options.images / "test", folders)
     test = (test_images, test_classes)
     if not (kept_features := options.runs / "features.npz").exists():
         found = {"train_names": names, "test_names": test_names}
@@ -129,12 +138,12 @@ def savez(path, arrays):
         np.savez(file, **arrays)
 
 
-def read(folder):
-    """`(names, uint8 images (K, 3, S, S), classes)` of the images in class folders."""
+def read(folder, folders):
+    """`(names, uint8 images (K, 3, S, S), classes)` of the images in these class folders, numbered in their order."""
     files = sorted(file for file in folder.glob("*/*") if file.is_file())
     images = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]).transpose(0, 3, 1, 2)
-    folders = [file.parent.name for file in files]
-    return np.array([f"{file.parent.name}/{file.name}" for file in files]), images, np.unique(folders, return_inverse=True)[1]
+    classes = np.array([folders.index(file.parent.name) for file in files])
+    return np.array([f"{file.parent.name}/{file.name}" for file in files]), images, classes
 
 
 def normalize(images):
@@ -165,10 +174,9 @@ def batches(count, batch, seed):
         order = order[batch:]
 
 
-def set_rate(optimizer, rate, step, steps):
-    """Linear warm-up and cosine, scaled for each group as MAE's lr_sched does."""
-    share = step / steps
-    now = rate * (share / WARM_UP if share < WARM_UP else (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP))) / 2)
+def set_rate(optimizer, rate, share, warm_up):
+    """Linear warm-up and cosine at a share of the run, scaled for each group as MAE's lr_sched does."""
+    now = rate * (share / warm_up if share < warm_up else (1 + math.cos(math.pi * (share - warm_up) / (1 - warm_up))) / 2)
     for group in optimizer.param_groups:
         group["lr"] = now * group.get("lr_scale", 1)
 
@@ -192,20 +200,20 @@ def pretrain(mae, images, options):
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         steps, seconds = saved["steps"], saved["seconds"]
-    rng, began = np.random.default_rng(steps), time.monotonic() - seconds
-    for indices in batches(len(images), 128, steps):
+    rng, began, batch = np.random.default_rng(steps), time.monotonic() - seconds, options.pretrain_batch
+    for indices in batches(len(images), batch, steps):
         seconds = time.monotonic() - began
-        spent = 128 * steps / options.images_per_second if options.images_per_second else seconds
+        spent = batch * steps / options.images_per_second if options.images_per_second else seconds
         if spent > total:
             break
-        set_rate(optimizer, options.pretrain_rate, spent, total)
+        set_rate(optimizer, options.pretrain_rate, spent / total, options.pretrain_warmup)
         loss, _, _ = model(crops(images[indices], rng, PRETRAIN_CROP), mask_ratio=0.75)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         steps += 1
         if steps % 200 == 0:
-            rate = 128 * steps / seconds
+            rate = batch * steps / seconds
             print(f"step {steps}  loss {float(loss.detach()):.4f}  {rate:.0f} images/s  {seconds / 60:.1f} minutes", flush=True)
         if steps % 2000 == 0:
             saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "steps": steps, "seconds": seconds}
@@ -217,7 +225,7 @@ def build_vit(vit, weights, options):
     """MAE's classifier, its encoder pre-trained where there are weights."""
     model = vit.VisionTransformer(
         **SIZE, depth=options.depth, mlp_ratio=4, qkv_bias=True, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-        global_pool=True, num_classes=10, drop_path_rate=0.1,
+        global_pool=True, num_classes=options.classes, drop_path_rate=0.1,
     )  # fmt: skip
     if weights is not None:
         left = model.load_state_dict(weights, strict=False).missing_keys
@@ -245,7 +253,7 @@ def finetune(vit, decay, weights, examples, scored, rate, layer_decay, seed, epo
     steps, rng = max(1, round(epochs * len(images) / options.batch)), np.random.default_rng(seed)
     model.train()
     for step, indices in zip(range(steps), batches(len(images), options.batch, seed), strict=False):
-        set_rate(optimizer, rate, step, steps)
+        set_rate(optimizer, rate, step / steps, WARM_UP)
         logits = model.head(model.forward_features(crops(images[indices], rng, options.crop)))
         loss = functional.cross_entropy(logits, torch.from_numpy(classes[indices]), label_smoothing=0.1)
         optimizer.zero_grad()

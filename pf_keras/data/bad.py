@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import re
 import sys
 import time
@@ -12,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pf_keras.data.sources import open_source, same_data
 from pf_keras.errors import UserError
+from tfrecords.command import cores
 
 CHUNK = 1024  # examples handed to the threads at a time
 PROGRESS = 10  # seconds between lines that say how far a check is
@@ -112,7 +112,7 @@ def bad_images(split, classes=0):
 
     checked, found, told, last = 0, 0, time.monotonic(), "the beginning"
     keys = _keys(split)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         while chunk := list(itertools.islice(keys, CHUNK)):
             broken = chunk.pop() if isinstance(chunk[-1], _faults()) else None
             for key, reason in zip(chunk, threads.map(fault, chunk), strict=True):

@@ -5,7 +5,6 @@ with the same numbers, and any number of replicas sees the same masks.
 """
 
 import math
-import os
 
 import tensorflow as tf
 
@@ -15,10 +14,11 @@ from pf_keras.data.mix import MIX_NOISE, mix_pairs
 from pf_keras.data.options import as_written
 from pf_keras.errors import UserError
 from pf_keras.masking import block_count
+from tfrecords.command import cores
 
 EPOCHS = 2**20  # room for epochs in the first word of an example's seed
 # That decode. One more than there are cores, since one reads the keys meanwhile: 5% faster than what AUTOTUNE finds.
-THREADS = os.cpu_count() + 1
+THREADS = cores() + 1
 
 
 def pretrain_noise(config):

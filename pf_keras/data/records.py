@@ -11,6 +11,7 @@ import numpy as np
 from pf_keras.data.images import Images
 from pf_keras.data.options import as_written
 from pf_keras.errors import UserError
+from tfrecords.command import cores
 from tfrecords.files import count_records, read_manifest, split_files
 from tfrecords.schema import parse
 
@@ -92,7 +93,7 @@ class Records:
             return record["filename"], record["label"], key["index"], tf.strings.length(record["encoded"])
 
         print(f"reading the labels of {self.size} records", file=sys.stderr)
-        rows = self.keys(shuffle=False).map(describe, num_parallel_calls=os.cpu_count()).batch(4096)
+        rows = self.keys(shuffle=False).map(describe, num_parallel_calls=cores()).batch(4096)
         parts = [tuple(part.numpy() for part in row) for row in as_written(rows)]
         names, labels, indices, sizes = (np.concatenate(column) for column in zip(*parts, strict=True))
         places = [self.name_of(index) for index in indices.tolist()]

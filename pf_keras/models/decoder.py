@@ -12,7 +12,8 @@ class PatchDecoder(keras.Model):
     (paper, 2.1).
 
     A vector becomes a small map (2x2 for 8x8 targets), which residual upsampling blocks double until `size` is
-    reached. `width` is the number of channels of the small map; each block halves it. `channels` are the target's.
+    reached. `width` is the number of channels of the small map; each block halves it, to 16 at the
+    least. `channels` are the target's.
     """
 
     def __init__(self, size, levels, width=256, norm="batch", channels=1, **kwargs):

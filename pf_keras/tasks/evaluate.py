@@ -4,6 +4,7 @@ import csv
 import io
 from functools import partial
 
+from pf_keras.config import differing_fields
 from pf_keras.errors import UserError
 from pf_keras.figures import draw_confusion
 from pf_keras.tasks.finetune import load_classifier
@@ -36,7 +37,8 @@ def run(request):
             result = probe(workdir, config, devices, source, request.label_fractions, folder)
         else:
             result = score_classifier(workdir, config, devices, source, folder)
-    result |= {"bad_images": len(bad), "data": config.data.source}
+    changed = differing_fields(workdir.config(), config)
+    result |= {"bad_images": len(bad), "data": config.data.source, "changed": changed}
     workdir.write_json(folder / "result.json", result)
     return result
 

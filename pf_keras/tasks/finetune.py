@@ -87,7 +87,8 @@ def fit_and_score(config, devices, workdir, labelled, validation, classes, init,
             # By its class: of its name Keras would make it while the first step is traced, and trace that a second time.
             metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
         )
-    print(f"{labelled.size} labelled images of {len(classes)} classes, {steps} steps of {settings.batch}", file=sys.stderr)
+    images = f"{labelled.size} labelled images of {len(classes)} classes"
+    print(f"{images}, {steps} steps of {settings.batch} on {devices}", file=sys.stderr)
 
     options = {"crop_scale": settings.crop_scale, "classes": len(classes)}
     batches = partial(training_batches, labelled, config, settings.batch, finetune_noise(config), **options)

@@ -40,6 +40,7 @@ def run(request):
         options = {k: v for k, v in vars(config.pretrain).items() if k not in ("batch", "label_smoothing")}
         devices.compile(model, config.run.steps_per_execution, optimizer=build_optimizer(model, **options))
     describe(model, config)
+    print(f"trained on {devices}", file=sys.stderr)
 
     noise = pretrain_noise(config)
     scored = source.validation.sample(config.run.score_images)

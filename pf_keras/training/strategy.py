@@ -27,6 +27,9 @@ class Devices:
     strategy: object = None
     chief: bool = True
 
+    def __str__(self):
+        return f"{self.replicas} {self.kind}{'s' * (self.replicas > 1)}, {keras.config.dtype_policy().name}"
+
     def scope(self):
         """Where models, optimizers and metrics are to be made."""
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()

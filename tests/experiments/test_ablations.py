@@ -54,7 +54,7 @@ def test_a_row_is_what_its_commands_found(monkeypatch, tmp_path):
     for flags in (said[0], *said[2:]):  # what begins a run knows the change and what was handed on
         assert {"--config.mask.ratio=0.6", "--config.pretrain.steps=7", "--data=d"} <= set(flags)
     assert f"--init={tmp_path}/60-masked/pretrain" in said[2]
-    assert {"--config.run.seed=0", "--config.run.seed=1"} <= set(said[2]) | set(said[3])
+    assert {"--seed=0", "--seed=1"} <= set(said[2]) | set(said[3])
 
 
 def test_rows_that_there_are_not_are_refused(capsys):

@@ -52,13 +52,24 @@ def test_verdicts(tmp_path, capsys):
 
 
 def test_the_guard_alone_fails_where_an_aim_is_missed(monkeypatch, tmp_path):
-    from experiments.benchmark import guard, step
+    from experiments.benchmark import input, start, step
 
-    for module in (guard, step):
-        monkeypatch.setattr(module, "run", lambda options: [Row("slow", 2.0, aim=1.0)])
+    asked = []
+
+    def rows_of(name, *rows):
+        return lambda options: asked.append((name, options.size, options.batch, options.quick)) or list(rows)
+
+    free, kept, missed = Row("free", 9.0), Row("kept", 0.5, aim=1.0), Row("slow", 2.0, aim=1.0)
+    for module, rows in ((input, (free, kept)), (step, (kept,)), (start, (missed,))):
+        monkeypatch.setattr(module, "run", rows_of(module.__name__.rpartition(".")[2], *rows))
     output = f"--output={tmp_path / 'found.json'}"
     assert benchmark.main(["guard", output]) == 1
-    assert benchmark.main(["step", output]) == 0
+    assert asked == [(name, "small", 128, True) for name in ("input", "step", "start")]
+    found = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert [row["reached"] for row in found] == [True, True, False]  # what has no aim is none of the guard's
+    assert benchmark.main(["start", output]) == 0
+    monkeypatch.setattr(start, "run", rows_of("start", kept))
+    assert benchmark.main(["guard", output]) == 0
 
 
 def test_without_a_clone_or_images_it_is_one_line(tmp_path, capsys):

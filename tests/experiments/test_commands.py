@@ -13,7 +13,7 @@ from pf_keras.training.workdir import Workdir
 @pytest.fixture
 def kept(tmp_path):
     """A pre-trained workdir that was probed after 7 steps with 1% and 10% of the labels."""
-    result = {"steps": 7, "data": "digits", "pretrained_linear_0.01": 0.3, "pretrained_linear_0.1": 0.4}
+    result = {"steps": 7, "changed": [], "pretrained_linear_0.01": 0.3, "pretrained_linear_0.1": 0.4}
     Workdir(tmp_path).start("pretrain", Config())
     (tmp_path / "evaluate").mkdir()
     (tmp_path / "evaluate" / "result.json").write_text(json.dumps(result))
@@ -40,15 +40,15 @@ def test_probes_of_other_steps_or_shares_are_made_anew(kept, said, fractions, st
     assert said == [("--mode=evaluate", f"--workdir={kept}", f"--label_fraction={fractions}")]
 
 
-def test_probes_of_other_data_are_made_anew(kept, said):
+def test_probes_of_other_data_or_crops_are_made_anew(kept, said):
     file = kept / "evaluate" / "result.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "data": "folder:OTHER"}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "changed": ["data.eval_crop: 1.0 -> 0.25"]}))
     assert commands.probes(str(kept), "0.1", 7) == {"steps": 9}
 
 
 def test_commands_side_by_side_share_the_cores_and_those_after_do_not(monkeypatch):
     monkeypatch.delenv(commands.THREADS, raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(commands, "cores", lambda: 8)
     with commands.side_by_side(2) as pool:
         assert pool.submit(os.environ.get, commands.THREADS).result() == "4"
     assert commands.THREADS not in os.environ

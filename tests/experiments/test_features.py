@@ -31,6 +31,7 @@ def test_r2_is_that_of_images_the_fit_has_not_seen():
     truth = (1 - (left**2).sum(0) / ((values[1::2] - values[1::2].mean(0)) ** 2).sum(0)).mean()
     assert features.r2(vectors, values) == pytest.approx(truth, abs=0.01)
     assert features.r2(vectors, rng.standard_normal((2000, 1))) < 0.05
+    assert np.isnan(features.r2(vectors, np.full((2000, 2), 0.3)))  # a grey image's chroma is told by nothing
     # What was fitted itself would tell half of a noise that nothing tells.
     assert features.r2(rng.standard_normal((200, 100)), rng.standard_normal((200, 1))) < 0
 

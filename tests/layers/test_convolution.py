@@ -6,22 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
-from layer_checks import check_checkpoints_of_twins, check_layer, gradients, twins
+from layer_checks import check_checkpoints_of_twins, check_layer, convolve, gradients, twins
 from tiny import examples
 
 from pf_keras.layers.convolution import Conv2D, DoublingConv2D
-
-
-def convolve(x, kernel, bias):
-    """By its definition, with zeros around the map: (B, h, w, C) -> (B, h, w, filters)."""
-    rows, columns = kernel.shape[:2]
-    padded = np.pad(x, [(0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0)])
-    outputs = np.zeros((*x.shape[:3], kernel.shape[-1]))
-    for i in range(x.shape[1]):
-        for j in range(x.shape[2]):
-            window = padded[:, i : i + rows, j : j + columns]
-            outputs[:, i, j] = np.einsum("byxc,yxcf->bf", window.astype("float64"), kernel)
-    return outputs + bias
 
 
 @settings(max_examples=examples(40), deadline=None)

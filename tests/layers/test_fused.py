@@ -96,3 +96,44 @@ def test_only_a_training_step_is_compiled(make):
 
 def test_checkpoints_of_kerass_own_layer_norm_are_read_and_the_other_way_round(tmp_path):
     check_checkpoints_of_twins(LayerNormalization, keras.layers.LayerNormalization, (4, 3), tmp_path)
+
+
+def operations(function):
+    """What a traced function is made of, with the functions that it calls: (operation, type of its first input)s."""
+    import tensorflow as tf
+
+    graph = tf.function(function).get_concrete_function().graph.as_graph_def()
+    nodes = [*graph.node, *(node for called in graph.library.function for node in called.node_def)]
+    kinds = ((node.op, node.attr["T"].type if "T" in node.attr else 0) for node in nodes)
+    return {(name, tf.as_dtype(kind).name if kind else "") for name, kind in kinds}
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's kernels")
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_step_has_the_kernels_of_its_own_where_no_strategy_trains(alone, monkeypatch):
+    import tensorflow as tf
+
+    from pf_keras.layers.batch_normalization import BatchNormalization
+    from pf_keras.training.optimizer import AdamW
+
+    if not alone:
+        monkeypatch.setattr("pf_keras.layers.fused.without_strategy", lambda: False)
+    norm, variable, optimizer = BatchNormalization(), keras.Variable(np.ones(3, "float32")), AdamW(0.1)
+    norm.build((2, 2, 2, 3))
+    optimizer.build([variable])
+    x = tf.random.normal((2, 2, 2, 3))
+    normalizing = {name for name, _ in operations(lambda: norm(x, training=True))}
+    updating = {name for name, _ in operations(lambda: optimizer.apply([tf.ones(3)], [variable]))}
+    assert ("FusedBatchNormV3" in normalizing) == ("ResourceApplyAdam" in updating) == alone
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="by TensorFlow's graph")
+def test_the_softmax_of_attention_is_in_float32_in_any_precision():
+    import tensorflow as tf
+
+    from pf_keras.layers import Attention
+
+    layer, x = Attention(2, dtype="mixed_bfloat16"), tf.random.normal((2, 3, 8))
+    layer.build(x.shape, x.shape)
+    kinds = {kind for name, kind in operations(lambda: layer(x, x)) if name == "Softmax"}
+    assert kinds == {"float32"}

@@ -149,3 +149,33 @@ def test_paper_size():
     assert sum(isinstance(layer, Bottleneck) for layer in encoder.blocks) == 13
     assert model.masked == 118
     keras.utils.clear_session()  # or the weights would be given values later
+
+
+def test_every_field_of_the_config_reaches_its_model():
+    """Each is another than the default, which constructors have too."""
+    config = Config().override({
+        "model.image_size": "32", "model.grid": "4", "model.stem": "cifar", "model.stem_width": "8", "model.stacks": "(1,)",
+        "model.stack_widths": "(4,)", "model.norm": "group", "model.width": "16", "model.depth": "1", "model.heads": "2",
+        "model.mlp_ratio": "2", "model.norm_order": "pre_norm", "model.decode_position": "additive", "model.dropout": "0.1",
+        "model.decoder_width": "24", "mask.ratio": "0.5", "mask.block": "1", "target.size": "4", "target.bits": "3",
+        "target.crop": "subsample", "target.channels": "3", "augment.enabled": "false", "augment.jitter_size": "5",
+        "pretrain.label_smoothing": "0.03", "finetune.mask_ratio": "0.25", "finetune.dropout": "0.3",
+        "finetune.head": "linear",
+    })  # fmt: skip
+    for section in ("model", "target"):
+        for name, value in vars(getattr(config, section)).items():
+            assert value != getattr(getattr(Config(), section), name), name
+    pretrainer, classifier = models.build_pretrainer(config), models.build_classifier(config, 7)
+    fields = {**vars(config.model)}
+    decoder_width = fields.pop("decoder_width")
+    for model in (pretrainer, classifier):
+        assert model.backbone.arguments == fields
+        for part in (model.backbone.patch_encoder, model.backbone.transformer, model.backbone.pooling):
+            had = {name: value for name, value in part.get_config().items() if name in fields}
+            assert had and had == {name: fields[name] for name in had}, part
+    assert (pretrainer.mask_ratio, pretrainer.block, pretrainer.label_smoothing) == (0.5, 1, 0.03)
+    for name, value in vars(config.target).items():
+        assert getattr(pretrainer, f"target_{name}") == value
+    assert pretrainer.augment == config.augment
+    assert (pretrainer.decoder.width, pretrainer.decoder.size, pretrainer.decoder.levels) == (decoder_width, 4, 8)
+    assert (classifier.masked, classifier.dropout, classifier.head_kind, classifier.classes) == (4, 0.3, "linear", 7)
