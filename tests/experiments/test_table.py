@@ -39,6 +39,35 @@ def test_a_seed_is_no_short_form_of_seeds(monkeypatch):
     assert "--seed=5" in said[0]
 
 
+def test_what_the_commands_of_the_table_are(monkeypatch, tmp_path):
+    said = []
+    swept = {"labels": 5, "seeds": 1, "scratch_batch": 16, "scratch_learning_rate": 2e-4, "pretrained_batch": 99,
+             "pretrained_learning_rate": 9.0, **{f"{start}_top1_{name}": 0.5 for start in ("scratch", "pretrained")
+                                                for name in ("mean", "sd")}}  # fmt: skip
+
+    def commands(flags):
+        said.append(flags)
+        probed = {f"pretrained_{probe}_{share}": 0.3 for probe in ("linear", "knn") for share in (0.01, 0.2)}
+        return [{"--mode=pretrain": {"steps": 7}, "--mode=sweep": swept, "--mode=evaluate": {"images": 3, **probed},
+                 "--mode=finetune": {"labels": 9, "steps": 8, "top1": 0.6}}[flags[0]]]  # fmt: skip
+
+    monkeypatch.setattr("experiments.table.commands", commands)
+    monkeypatch.setattr("experiments.commands.commands", commands)
+    monkeypatch.setattr("experiments.table.draw_curves", lambda *_: None)
+    handed_on = ("--config=c", "--data=d", "--config.run.seed=4")
+    main([*handed_on, f"--runs={tmp_path}", "--fractions=0.01,0.2", "--epochs=60,5", "--ceiling_epochs=3", "--seeds=2"])
+    init = f"--init={tmp_path}/pretrain"
+    assert sorted(said) == sorted([
+        ("--mode=pretrain", *handed_on, f"--workdir={tmp_path}/pretrain"),
+        *(("--mode=sweep", f"--config.finetune.epochs={epochs}", *handed_on, init, f"--label_fraction={share}", "--seeds=2",
+           f"--workdir={tmp_path}/sweep-{share}") for share, epochs in (("0.01", 60), ("0.2", 5))),
+        ("--mode=evaluate", f"--workdir={tmp_path}/pretrain", "--label_fraction=0.01,0.2"),
+        ("--mode=finetune", "--config.finetune.epochs=3", *handed_on, "--init=scratch", f"--workdir={tmp_path}/all-labels",
+         "--config.finetune.batch=16", "--config.finetune.learning_rate=0.0002"),
+    ])  # fmt: skip
+    assert "| 20% (5) | 50.0% ± 50.0% | 50.0% ± 50.0% | +0.0 | 30.0% | 30.0% |" in (tmp_path / "table.md").read_text()
+
+
 @pytest.mark.slow
 def test_the_whole_chain_goes_on_where_it_was_stopped(tmp_path):
     line = [
