@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pf_keras.config import Config, DataConfig, ModelConfig
+from pf_keras.config import Config, DataConfig, MaskConfig, ModelConfig
 from pf_keras.data.pipeline import pretrain_noise, training_batches
 from pf_keras.data.records import FirstLabel, Records
 from pf_keras.data.sources import open_source, same_data
@@ -249,7 +249,7 @@ def test_all_sources_feed_the_one_pipeline(tmp_path):
     write_folder(tmp_path / "folder", images=4)
     (tmp_path / "records").mkdir()
     write_records(tmp_path / "records", "train", 2, 8, 1)
-    base = Config(model=ModelConfig(image_size=32, grid=2, width=16, heads=2))
+    base = Config(model=ModelConfig(image_size=32, grid=2, width=16, heads=2), mask=MaskConfig(block=1))
     for source in ("digits", f"folder:{tmp_path / 'folder'}", f"tfrecord:{tmp_path / 'records'}"):
         config = dataclasses.replace(base, data=DataConfig(source=source))
         batches = training_batches(open_source(config.data).train, config, 4, pretrain_noise(config))

@@ -10,14 +10,14 @@ import keras
 import numpy as np
 import pytest
 
-from pf_keras.config import Config, ModelConfig, RunConfig, TargetConfig
+from pf_keras.config import AugmentConfig, Config, ModelConfig, RunConfig, TargetConfig
 from pf_keras.data.digits import open_digits
 from pf_keras.data.pipeline import evaluation_batches, pretrain_noise, training_batches
 from pf_keras.errors import UserError
 from pf_keras.training.execution import check_steps
 from pf_keras.training.strategy import Devices, open_devices
 
-CONFIG = Config(model=ModelConfig(image_size=32, grid=2), target=TargetConfig(size=4))
+CONFIG = Config(model=ModelConfig(image_size=32, grid=4), target=TargetConfig(size=4), augment=AugmentConfig(jitter_size=7))
 
 
 def first_batches(make, count):
