@@ -50,7 +50,7 @@ flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's chec
 
 SHORTHANDS = {"data": "data.source", "seed": "run.seed", "checkpoint_every": "run.checkpoint_every"}
 READ_BY = {  # the modes that read a flag; all read those that are not here
-    **dict.fromkeys(("config", *SHORTHANDS), [mode for mode in MODES if mode != "export"]),  # a run is exported as it is
+    **dict.fromkeys(("config", "seed"), [mode for mode in MODES if mode != "export"]),  # a run is exported as it is
     **dict.fromkeys(("data", "tpu"), [mode for mode in MODES if mode not in ("export", "plan")]),
     "checkpoint_every": ["pretrain", "finetune", "sweep"],
     "init": ["finetune", "sweep"],
