@@ -4,16 +4,13 @@ A config file (`experiments/NAME.py`) is Python code that defines `config = Conf
 The defaults of every field are the paper's, or the decision that `docs/paper.md` gives where the paper is silent.
 """
 
-import ast
 import dataclasses
-import difflib
 import json
 import runpy
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pf_keras.config_values import convert, field_type, parse
 from pf_keras.errors import UserError
 
 
@@ -317,10 +314,10 @@ class Config:
             raise UserError(f"expected a config as an object of sections, received {values!r}: see pf_keras/config.py")
         sections = {}
         for name, fields in values.items():
-            kind = _lookup(cls, name, "section", name)
+            kind = field_type(cls, name, "section", name)
             if not isinstance(fields, dict):
                 raise UserError(f"expected section {name} as an object, received {fields!r}: see pf_keras/config.py")
-            sections[name] = kind(**{f: _convert(kind, name, f, value) for f, value in fields.items()})
+            sections[name] = kind(**{f: convert(kind, name, f, value) for f, value in fields.items()})
         return cls(**sections)
 
     @classmethod
@@ -335,8 +332,8 @@ class Config:
         values = self.to_dict()
         for name, text in assignments.items():
             section, _, key = name.partition(".")
-            kind = _lookup(Config, section, "section", name)
-            values[section][key] = _parse(kind, section, key, text)
+            kind = field_type(Config, section, "section", name)
+            values[section][key] = parse(kind, section, key, text)
         return Config.from_dict(values)
 
 
@@ -366,44 +363,3 @@ def differing_fields(left, right):
         for name, value in fields.items()
         if left[section][name] != value
     ]
-
-
-def _lookup(kind, name, what, shown):
-    """The type of a dataclass field, or a UserError that suggests the nearest name."""
-    hints = typing.get_type_hints(kind)
-    if name not in hints:
-        near = difflib.get_close_matches(name, hints, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(hints)}"
-        raise UserError(f"expected a config {what}, received unknown {shown}: {hint}")
-    return hints[name]
-
-
-def _convert(kind, section, name, value):
-    """`value` (from JSON or a literal) as the type of the field, lists made tuples and ints made floats."""
-    expected = _lookup(kind, name, "field", f"{section}.{name}")
-    if isinstance(expected, types.GenericAlias):
-        (item, _) = expected.__args__
-        if isinstance(value, (list, tuple)):
-            return tuple(_check(item, section, name, v) for v in value)
-        raise UserError(f"expected {section}.{name} as a list of {item.__name__}, received {value!r}")
-    return _check(expected, section, name, value)
-
-
-def _check(expected, section, name, value):
-    if expected is float and type(value) is int:
-        value = float(value)
-    if type(value) is not expected:
-        raise UserError(f"expected {section}.{name} as {expected.__name__}, received {value!r}")
-    return value
-
-
-def _parse(kind, section, name, text):
-    """The text of `--config.SECTION.FIELD=TEXT` as a literal; plain words are strings, true/false booleans."""
-    if _lookup(kind, name, "field", f"{section}.{name}") is str:
-        return text
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

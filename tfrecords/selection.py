@@ -52,8 +52,8 @@ def read_list(path: str) -> list[str]:
 
 
 def as_line(name: str) -> str:
-    """A name as a line of a list, which `read_list` and `match_list` take for that name: # begins a comment."""
-    return f"./{name}" if name.startswith("#") else name
+    """A name as a line of a list that `read_list` and `match_list` take for it: # begins a comment, space is no part."""
+    return f"./{name}" if name.startswith("#") or name[:1].isspace() else name
 
 
 def match_list(wanted: Sequence[str], names: Sequence[str]) -> list[int]:

@@ -1,10 +1,8 @@
-"""Shards of records, read as a stream: `tfrecord:DIR` and `tfds:NAME`."""
+"""A split whose examples are records in TFRecord files, read as a stream."""
 
 import functools
 import hashlib
-import os
 import sys
-from collections import Counter
 
 import numpy as np
 
@@ -12,8 +10,6 @@ from pf_keras.data.images import Images
 from pf_keras.data.options import as_written
 from pf_keras.errors import UserError
 from tfrecords.command import cores
-from tfrecords.files import count_records, read_manifest, split_files
-from tfrecords.schema import parse
 
 FILE = 2**32  # an example's index is its file's number times this plus its place in the file
 IN_MEMORY = 2 * 2**30  # bytes of a labelled subset that are kept in memory rather than filtered out of the stream
@@ -235,100 +231,3 @@ class Records:
 def _file_of(name):
     """The name of a record without its folder, which has several spellings."""
     return name.rpartition("/")[2]
-
-
-def open_tfrecords(place, config, whole=False):
-    """`(train, validation, classes, held_out)` of a directory of shards, named as the public converters do.
-
-    Where there is no validation split the last train shard is kept for it, or all of them serve as both where `whole`.
-    Raises UserError for a directory without shards, an incomplete set of them, and a damaged file.
-    """
-    place = os.path.expanduser(place)
-    files = split_files(place)
-    manifest = read_manifest(place)
-    known = {shard["file"]: shard["records"] for shard in manifest["shards"]} if manifest else {}
-    first_label = FirstLabel(config.first_label if config.first_label >= 0 else (1 if manifest else None))
-    classes = _class_names(manifest["classes"]) if manifest else ()
-
-    def split(paths):
-        names = [path.rsplit("/", 1)[-1] for path in paths]
-        counts = [known[name] for name in names] if set(names) <= set(known) else count_records(paths)
-        gifs = manifest is None  # `tfrecords.build` makes JPEGs of them
-        first_label.splits.append(Records(paths, counts, parse, config, first_label, gifs=gifs))
-        return first_label.splits[-1]
-
-    train, validation, held_out = files["train"], files["validation"], ""
-    if not train:
-        raise UserError(f"expected train-* shards in {place}, received only others: python -m tfrecords.build makes them")
-    if not validation:
-        if whole:
-            every = split(train)
-            return every, every, classes, f"all train shards of {place}, which has none for it"
-        if len(train) < 2:
-            raise UserError(f"expected validation-* shards or two train shards in {place}, received {train[0]} alone")
-        train, validation, held_out = train[:-1], train[-1:], f"the last shard, {train[-1]}"
-    return split(train), split(validation), classes, held_out
-
-
-def _class_names(classes):
-    """The names of a manifest's classes for people; with their synset where two share a name, as ImageNet's cranes do."""
-    texts = [entry["text"] or entry["synset"] for entry in classes]
-    count = Counter(texts)
-    return tuple(f"{text} ({entry['synset']})" if count[text] > 1 else text for text, entry in zip(texts, classes, strict=True))
-
-
-def open_tfds(place, config, whole=False):
-    """`(train, validation, classes, held_out)` of a data set of tensorflow-datasets, prepared if it is not yet.
-
-    Without a validation or test split the last file is kept for it, or all serve as both where `whole`. Raises UserError
-    where the data set is unknown, cannot be had, is stored otherwise than as TFRecord files, or has no image.
-    """
-    import tensorflow_datasets as tfds
-
-    try:
-        # Said here, since tensorflow-datasets reads the variable once, when it is first imported.
-        builder = tfds.builder(place, data_dir=os.environ.get("TFDS_DATA_DIR"))
-        builder.download_and_prepare()
-    except Exception as error:  # its many ways to fail share no class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"expected tfds:NAME to name a data set at hand, received {place}: {reason}") from error
-    info = builder.info
-    if info.file_format is not tfds.core.FileFormat.TFRECORD:
-        raise UserError(f"expected {place} as TFRecord files, received {info.file_format}: prepare it as tfrecord")
-    image = next((k for k, f in info.features.items() if isinstance(f, tfds.features.Image)), None)
-    label = next((k for k, f in info.features.items() if isinstance(f, tfds.features.ClassLabel)), None)
-    if image is None:
-        raise UserError(f"expected {place} to have an image, received the features {', '.join(info.features)}")
-
-    import tensorflow as tf
-
-    def read(serialized):
-        example = info.features.deserialize_example(serialized, decoders={image: tfds.decode.SkipDecoding()})
-        name = example.get("file_name", example.get("image/filename", tf.constant("")))
-        return {
-            "encoded": example[image],
-            "label": example[label] if label else tf.constant(-1, tf.int64),
-            "filename": name if name.dtype == tf.string else tf.constant(""),
-        }
-
-    zero = FirstLabel(0)
-
-    def split(names):
-        for name in names:
-            if name in info.splits:
-                known = info.splits[name]
-                return Records([str(path) for path in known.filepaths], known.shard_lengths, read, config, zero)
-        return None
-
-    train, validation = split(["train"]), split(["validation", "test"])
-    if train is None:
-        raise UserError(f"expected {place} to have a train split, received {', '.join(info.splits)}")
-    classes = tuple(info.features[label].names) if label else ()
-    if validation is not None:
-        return train, validation, classes, ""
-    if whole:
-        return train, train, classes, f"all of {place}'s train split, which has none for it"
-    if len(train.files) < 2:
-        raise UserError(f"expected {place} to have a validation or test split or two files, received {train.files[0]}")
-    parts = [Records(train.files[s], train.counts[s], read, config, zero) for s in (slice(-1), slice(-1, None))]
-    return *parts, classes, f"the last file, {train.files[-1]}"

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from pf_keras.data.digits import open_digits
 from pf_keras.data.folder import open_folder
-from pf_keras.data.records import open_tfds, open_tfrecords
+from pf_keras.data.tfds import open_tfds
+from pf_keras.data.tfrecord import open_tfrecords
 from pf_keras.errors import UserError
 
 KINDS = {"folder": open_folder, "tfrecord": open_tfrecords, "tfds": open_tfds}

@@ -8,7 +8,7 @@ def write_card(workdir, config, path, exported):
     from pf_keras.data.sources import same_data
 
     definition = workdir.definition()
-    mode = definition["mode"]
+    mode, step = definition["mode"], workdir.init_step()
     scores = workdir.read_json(workdir.result_file) if workdir.result_file.exists() else {}
     evaluation = workdir.path / "evaluate" / "result.json"
     if evaluation.exists():
@@ -28,7 +28,7 @@ def write_card(workdir, config, path, exported):
     if mode == "finetune":
         lines += [
             f"- labelled images: {scores.get('labels', 'unknown')}",
-            f"- start: {escape(definition['init'])}",
+            f"- start: {escape(definition['init'])}{f', step {step}' if step is not None else ''}",
             f"- classes ({len(definition['classes'])}): {escape(', '.join(definition['classes'][:50]))}",
         ]
     lines += [

@@ -45,6 +45,7 @@ def run(request):
         "bad_images": len(bad),
         "label_fraction": round(labelled.size / source.train.size, 6) if request.label_list else request.label_fraction,
         "init": request.init,
+        "init_step": workdir.init_step(),
         "seed": config.run.seed,
     }
     workdir.write_result(result)
@@ -77,7 +78,7 @@ def fit_and_score(config, devices, workdir, labelled, validation, classes, init,
             clip_norm=settings.clip_norm,
         )
         if init != "scratch":
-            load_backbone(model, init, config)
+            workdir.write_init(load_backbone(model, init, config).step)
             optimizer.scale_rates(layer_rates(model.backbone, settings.layer_decay))
         devices.compile(
             model,

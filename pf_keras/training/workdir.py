@@ -39,6 +39,7 @@ class Workdir:
         self.result_file = self.path / "result.json"
         self.bad_file = self.path / "bad.jsonl"
         self.data_file = self.path / "data.json"
+        self.init_file = self.path / "init.json"
         self.lock_file = self.path / ".lock"
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
@@ -197,6 +198,15 @@ class Workdir:
             changed = f"{len(before - now)} are gone and {len(now - before)} are new"
             print(f"of the labelled images with which this run began {changed}", file=sys.stderr)
         self.write_text(file, text)
+
+    def write_init(self, step):
+        """Keep which checkpoint of its pre-training a fine-tuning began from: when it goes on there may be newer ones."""
+        if not self.init_file.exists():
+            self.write_json(self.init_file, {"step": step})
+
+    def init_step(self):
+        """The step of that checkpoint; None where the fine-tuning began from scratch."""
+        return self.read_json(self.init_file)["step"] if self.init_file.exists() else None
 
     def write_result(self, result):
         self.write_json(self.result_file, result)

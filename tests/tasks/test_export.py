@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -160,6 +161,7 @@ def test_the_card_tells_of_the_run(finetuned, exported):
     card = Path(exported["model_card"]).read_text()
     assert f"| top1 | {finetuned.result['top1']:.4g} |" in card
     assert f"labelled images: {finetuned.result['labels']}" in card
+    assert re.search(r"- start: .*pretrained\d*, step 20\n", card)
     assert '"image_size": 16' in card
 
 

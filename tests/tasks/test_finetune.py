@@ -18,7 +18,7 @@ from tests.data import images_made as made
 def test_the_result_and_the_chosen_files_are_in_the_workdir(finetuned):
     result = finetuned.result
     assert set(result) >= {"top1", "top5", "images", "labels", "label_fraction", "init", "seed", "steps"}
-    assert result["images"] == 360 and result["label_fraction"] == 0.1
+    assert result["images"] == 360 and result["label_fraction"] == 0.1 and result["init_step"] == 20
     names = (finetuned.workdir / "labels.txt").read_text().split()
     assert len(names) == result["labels"] and len(set(names)) == len(names)
     assert result["steps"] == round(6 * len(names) / 16)
@@ -45,6 +45,7 @@ def logged(tmp_path_factory):
                        "--config.finetune.epochs=2", "--config.finetune.batch=16", "--config.finetune.learning_rate=0.01",
                        "--config.finetune.warmup=0.5", "--config.run.log_every=1")  # fmt: skip
     assert done.code == 0, done.err
+    assert done.result["init_step"] is None
     return Workdir(workdir).metrics(), done.result, traced.count(True)
 
 

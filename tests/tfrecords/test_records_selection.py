@@ -40,7 +40,7 @@ def test_subsets_are_stratified_nested_and_independent_of_the_order(labels, frac
 
 
 def test_a_list_of_any_names_is_read_back_whole(tmp_path):
-    names = ["#1 dogs/a.jpg", "cats/#a.jpg", "#", "cats/b.jpg"]
+    names = ["#1 dogs/a.jpg", "cats/#a.jpg", "#", " cats/b.jpg"]
     (tmp_path / "list.txt").write_text("".join(as_line(name) + "\n" for name in names))
     assert match_list(read_list(str(tmp_path / "list.txt")), names) == [0, 1, 2, 3]
 
