@@ -55,8 +55,10 @@ def tables(runs, config, source, files):
     for file, part in zip(files, lists, strict=True):
         if len(set(part.labels.tolist())) < 2:
             raise UserError(f"expected images of two classes or more in {file}, received one class: name others too")
-    images = np.concatenate([batch["image"] for batch in evaluation_batches(source.validation, config, config.run.eval_batch)])
-    found = statistics(images[: source.validation.size].astype("float64"))
+    batches = evaluation_batches(source.validation, config, config.run.eval_batch).as_numpy_iterator()
+    parts = [statistics(batch["image"].astype("float64")) for batch in batches]
+    # The last batch is filled up with what is no image.
+    found = {name: np.concatenate([part[name] for part in parts])[: source.validation.size] for name in parts[0]}
 
     told = [f"| R2 | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
     probed = [f"| linear probe, kNN | {' | '.join(f'{part.size} labels' for part in lists)} |"]

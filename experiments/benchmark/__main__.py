@@ -20,30 +20,43 @@ from experiments.benchmark.models import BATCH
 from experiments.benchmark.report import write
 from pf_keras.errors import UserError
 
-BENCHMARKS = ("input", "step", "start", "growth", "peer", "guard")
+FLAGS = {
+    "images": {"default": "", "help": "a folder of photographs; default: cut from scikit-learn's two"},
+    "size": {"choices": BATCH, "default": "small", "help": "of the model"},
+    "batch": {"type": int, "help": "images a step; default: what a CPU does in seconds"},
+    "quick": {"action": "store_true", "help": "fewer turns, of growth fewer points"},
+    "mae": {"default": "", "help": "a clone of facebookresearch/mae"},
+    "mae_python": {"default": "", "help": "a Python with torch, torchvision and timm"},
+}
+BENCHMARKS = {
+    "input": ("images", "quick"),
+    "step": ("size", "batch", "quick"),
+    "start": ("quick",),
+    "growth": ("quick",),
+    "peer": ("size", "batch", "mae", "mae_python"),
+    "guard": ("images",),
+}
 
 
 def main(arguments):
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("benchmark", choices=BENCHMARKS)
-    parser.add_argument("--output", help="where the JSON goes")
-    parser.add_argument("--images", default="", help="input: a folder of photographs; default: cut from scikit-learn's two")
-    parser.add_argument("--size", choices=BATCH, default="small", help="step, peer: of the model")
-    parser.add_argument("--batch", type=int, help="step, peer: images a step; default: what a CPU does in seconds")
-    parser.add_argument("--quick", action="store_true", help="input, step, start: fewer turns; growth: fewer points")
-    parser.add_argument("--mae", default="", help="peer: a clone of facebookresearch/mae")
-    parser.add_argument("--mae_python", default="", help="peer: a Python with torch, torchvision and timm")
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=__doc__, formatter_class=layout)
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="|".join(BENCHMARKS))
+    for name, flags in BENCHMARKS.items():
+        benchmark = benchmarks.add_parser(name)
+        benchmark.add_argument("--output", default=f"runs/benchmark/{name}.json", help="where the JSON goes")
+        for flag in flags:
+            benchmark.add_argument(f"--{flag}", **FLAGS[flag])
     options = parser.parse_args(arguments)
-    options.batch = options.batch or BATCH[options.size]
+    if "batch" in options:
+        options.batch = options.batch or BATCH[options.size]
     import keras  # after pf_keras, which says what TensorFlow is to use as it loads
 
     try:
         if keras.backend.backend() != "tensorflow":
             raise UserError(f"expected KERAS_BACKEND=tensorflow, received {keras.backend.backend()}: unset it")
         rows = importlib.import_module(f"experiments.benchmark.{options.benchmark}").run(options)
-        write(options.benchmark, rows, options.output or f"runs/benchmark/{options.benchmark}.json")
+        write(options.benchmark, rows, options.output)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

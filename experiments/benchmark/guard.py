@@ -8,5 +8,5 @@ from experiments.benchmark.models import BATCH
 
 def run(options):
     """The rows with an aim of a quick `input`, `step` at small size, and `start`."""
-    quick = argparse.Namespace(**{**vars(options), "size": "small", "batch": BATCH["small"], "quick": True})
+    quick = argparse.Namespace(images=options.images, size="small", batch=BATCH["small"], quick=True)
     return [row for module in (input, step, start) for row in module.run(quick) if row.aim is not None]

@@ -57,7 +57,11 @@ def test_the_guard_alone_fails_where_an_aim_is_missed(monkeypatch, tmp_path):
     asked = []
 
     def rows_of(name, *rows):
-        return lambda options: asked.append((name, options.size, options.batch, options.quick)) or list(rows)
+        def run(options):
+            asked.append((name, *(vars(options).get(flag) for flag in ("size", "batch", "quick"))))
+            return list(rows)
+
+        return run
 
     free, kept, missed = Row("free", 9.0), Row("kept", 0.5, aim=1.0), Row("slow", 2.0, aim=1.0)
     for module, rows in ((input, (free, kept)), (step, (kept,)), (start, (missed,))):
@@ -77,6 +81,13 @@ def test_without_a_clone_or_images_it_is_one_line(tmp_path, capsys):
         assert benchmark.main(flags) == 2
         last = capsys.readouterr().err.splitlines()[-1]
         assert last.startswith("error: expected") and word in last
+
+
+def test_a_flag_that_a_benchmark_has_no_use_for_is_refused(capsys):
+    for flags in (["input", "--size=paper"], ["guard", "--quick"], ["start", "--batch=4"], ["step", "--images=here"]):
+        with pytest.raises(SystemExit) as ended:
+            benchmark.main(flags)
+        assert ended.value.code == 2 and "unrecognized arguments" in capsys.readouterr().err, flags
 
 
 def test_photographs_are_about_as_large_as_imagenets(tmp_path):
