@@ -31,7 +31,7 @@ class Attention(keras.layers.Layer):
         def split(x):  # (B, N, D) -> (B, heads, N, D / heads)
             return ops.transpose(ops.reshape(x, (-1, ops.shape(x)[1], self.heads, width // self.heads)), (0, 2, 1, 3))
 
-        # Not by Keras's dot_product_attention: on a CPU its einsums take up to 1.8 times as long, and on a TPU under JAX its
+        # Not by Keras's dot_product_attention: on a CPU its einsums take up to 1.7 times as long, and on a TPU under JAX its
         # flash attention, without a mask, is causal and does not scale.
         key, value = ops.split(self.key_value(context), 2, axis=-1)
         query = split(self.query(queries)) * (width // self.heads) ** -0.5

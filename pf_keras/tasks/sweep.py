@@ -77,6 +77,8 @@ class Sweep:
 
         self.request, self.workdir, self.config = request, workdir, request.config
         self.devices = open_devices(request.config.run.precision, request.tpu)
+        for batch in (*self.config.sweep.batches, self.config.run.eval_batch):
+            self.devices.check_batch(batch)  # else the grid would end where it comes to one that does not fit
         self.starts = {"scratch": "scratch"}
         if request.init != "scratch":
             self.starts = {"pretrained": request.init, **self.starts}

@@ -100,6 +100,15 @@ def test_workers_that_share_a_step_are_no_workers_of_a_sweep(tmp_path, monkeypat
     assert done.code == 2 and "KERASTUNER_TUNER_ID" in done.err and not list(tmp_path.iterdir())
 
 
+def test_a_batch_that_the_replicas_do_not_divide_is_refused_before_the_first_point(tmp_path, monkeypatch):
+    from pf_keras.training.strategy import Devices
+
+    seen = fits(monkeypatch)
+    monkeypatch.setattr("pf_keras.tasks.sweep.open_devices", lambda *_: Devices("tpu", 32))
+    refused = command(*flags(tmp_path, "scratch", "(32,64,16)", "0"), "--config.run.eval_batch=128")
+    assert refused.code == 2 and "a batch that 32 replicas divide, received 16" in refused.err and not seen
+
+
 def test_one_seed_has_no_spread_and_none_counts_twice(tmp_path, monkeypatch):
     fits(monkeypatch)
     refused = command(*flags(tmp_path / "twice", "scratch", "(16,)", "0,0"))
