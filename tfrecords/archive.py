@@ -36,6 +36,8 @@ def name_problem(name: str) -> str:
         name.encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8"
+    if name != name.rstrip():
+        return "its name ends in a space"
     if any(ord(character) < 32 or ord(character) == 127 for character in name):
         return "its name has control characters"
     return ""

@@ -10,8 +10,10 @@ options follow.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
+import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,12 +29,13 @@ _NAMED = 10  # bad files in the final line
 
 def main(arguments: Sequence[str]) -> int:
     options, beam_options = _parse(arguments)
-    with _work_directory(options.output) as path:
-        index = Index(path)
-        try:
+    try:
+        with _work_directory(options.output) as path, contextlib.closing(Index(path)) as index:
             _build(options, beam_options, index)
-        finally:
-            index.close()
+    except (OSError, sqlite3.OperationalError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "is full" in str(error):
+            raise UserError(f"expected room in {options.output}, received: {error}; make some and start again") from None
+        raise
     return 0
 
 
@@ -170,21 +173,25 @@ def _work_directory(output: str) -> Iterator[str]:
     fs.make_directory(work)
     if fs.is_remote(output):
         with tempfile.TemporaryDirectory() as directory:
-            yield os.path.join(directory, "index.sqlite")
+            yield os.path.join(directory, manifest.INDEX)
         return
-    lock, index = os.path.join(work, "lock"), os.path.join(work, "index.sqlite")
+    lock, index = os.path.join(work, manifest.LOCK), os.path.join(work, manifest.INDEX)
     with open(lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"expected nobody else in {output}, another build is writing there; wait for it") from None
+        if not os.path.exists(lock) or not os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
+            raise UserError(f"expected nobody else in {output}, another build has just ended there; start again")
+        for name in os.listdir(work):
+            if name.endswith(".partial"):
+                os.remove(os.path.join(work, name))
         try:
             yield index
         finally:
-            with contextlib.suppress(OSError):  # an empty one is no unfinished build
-                os.remove(index)
-                os.remove(lock)
-                os.rmdir(work)
+            for remove, what in ((os.remove, index), (os.remove, lock), (os.rmdir, work)):
+                with contextlib.suppress(OSError):  # one that is not empty is of an unfinished build
+                    remove(what)
 
 
 if __name__ == "__main__":

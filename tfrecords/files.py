@@ -9,6 +9,7 @@ from tfrecords import records
 from tfrecords.errors import UserError
 
 MANIFEST = "manifest.json"
+WORK = ".build"  # the folder in the output that holds what is unfinished; removed at the end
 _SHARD = re.compile(r"(train|validation|valid|val|test)-(\d{5})-of-(\d{5})(\.tfrecords?)?")
 _THREADS = 16  # of `count_records`: on a cold disk or a remote store it waits more than it works
 
@@ -18,8 +19,10 @@ def split_files(directory: str) -> dict[str, list[str]]:
 
     Names are `train-00000-of-01024` and `validation-…`, or the public variants `val-…` and `valid-…`, with or without
     `.tfrecord` behind; `test-…` is taken as the validation split where there is no other. Raises UserError where there
-    are no shards, or not all of those that `-of-` promises.
+    are no shards, not all of those that `-of-` promises, or the directory is that of an unfinished build.
     """
+    if fs.exists(fs.join(directory, WORK)) and not fs.exists(fs.join(directory, MANIFEST)):
+        raise UserError(f"{directory}: expected a finished build, received one that is not; start tfrecords.build again")
     found = shards_in(directory)
     names = [name for name in ("validation", "val", "valid", "test") if name in found]
     if not found:
@@ -83,6 +86,9 @@ def read_manifest(directory: str) -> dict | None:
         for entry in entries:
             if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()):
                 raise UserError(f"{path}: expected entries with {', '.join(kinds)}; damaged, build it again")
+    for split in manifest["splits"].values():
+        if other := [key for key in split["classes"] if key != "unlabelled" and not key.isdecimal()]:
+            raise UserError(f"{path}: expected classes by their number, received {other[0]!r}; damaged, build it again")
     return manifest
 
 

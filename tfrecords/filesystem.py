@@ -63,8 +63,10 @@ def entries(directory: str) -> Iterator[tuple[str, bool, int | None]]:
     else:
         with os.scandir(directory) as found:
             for entry in found:
-                regular = entry.is_file()
-                yield entry.name, entry.is_dir(), entry.stat().st_size if regular else None
+                try:
+                    yield entry.name, entry.is_dir(), entry.stat().st_size if entry.is_file() else None
+                except OSError:  # links in a circle, or gone meanwhile
+                    yield entry.name, False, None
 
 
 def make_directory(path: str) -> None:

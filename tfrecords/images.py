@@ -67,7 +67,7 @@ def prepare(data: bytes, name: str, resize_shorter: int | None = None, quality: 
     resize = resize_shorter is not None and min(width, height) > resize_shorter
     if not convert and not resize:
         _check_whole(image, data, jpeg)
-        channels = len(image.getbands())
+        channels = 3 if image.mode == "P" else len(image.getbands())
         return Prepared(
             data, height, width, channels, "Grayscale" if grey else "RGB", "JPEG" if jpeg else "PNG", tuple(oddities)
         )
@@ -119,8 +119,9 @@ def encoder() -> str:
 
 def _open(data: bytes):
     """The image with its header read and no pixel decoded."""
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # of all texts: a long one is no damage
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's on large images: `prepare` has its own bound

@@ -58,7 +58,7 @@ class Index:
                 problem = f"it has {item.size} bytes, more than the {MAX_BYTES:,} allowed"
             if not problem:
                 key = hashlib.sha256(f"{seed}/{item.split}/{item.name}".encode()).digest()[:8]
-                row = (item.split, key, item.name, item.path, item.offset, item.size, item.label)
+                row = (item.split, key, item.name, os.fsencode(item.path), item.offset, item.size, item.label)
                 added = self._database.execute("INSERT OR IGNORE INTO found VALUES (?,?,?,?,?,?,?)", row).rowcount
                 problem = "" if added else "a second file of that name"
             if problem:
@@ -113,7 +113,9 @@ class Index:
         """`(name, path, offset, size, label)` of part `number` of the `parts` equal ones of a split."""
         first, count = self._ranges.get(split, (0, 0))
         start, stop = count * number // parts, count * (number + 1) // parts
-        return self._database.execute(
+        rows = self._database.execute(
             "SELECT name, path, offset, size, label FROM plan WHERE number >= ? AND number < ? ORDER BY number",
             (first + start, first + stop),
         )
+        # SQLite's text is UTF-8, a path of this system any bytes.
+        return ((name, os.fsdecode(path), *rest) for name, path, *rest in rows)

@@ -104,6 +104,11 @@ class Tables:
         numbers = [int(match[1]) if (match := _NUMBER.search(name)) else 0 for name in names]
         if all(0 < number <= len(self.truth) for number in numbers):
             return {name: self.truth[number - 1] for name, number in zip(names, numbers, strict=True)}
+        unnumbered = sorted(name for name, number in zip(names, numbers, strict=True) if not number)
+        if unnumbered and len(unnumbered) < len(names):
+            raise UserError(
+                f"expected validation images whose names end in a number, received {unnumbered[0]!r} beside such; remove it"
+            )
         if len(names) == len(self.truth):
             return dict(zip(sorted(names), self.truth, strict=True))
         raise UserError(

@@ -9,12 +9,13 @@ from collections import Counter
 
 from tfrecords import filesystem as fs
 from tfrecords.errors import UserError
-from tfrecords.files import MANIFEST, read_manifest, shard_names, shards_in
+from tfrecords.files import MANIFEST, WORK, read_manifest, shard_names, shards_in
 from tfrecords.images import ODDITIES
 from tfrecords.index import Index
-from tfrecords.shards import WORK, note_path
+from tfrecords.shards import note_path
 
 BAD = "bad.txt"
+LOCK, INDEX = "lock", "index.sqlite"  # of a build that runs; it removes them as it ends
 _SETTINGS = "settings.json"
 _SOURCE = "source_fingerprint"
 
@@ -108,5 +109,14 @@ def finish(output: str, settings: dict, source: dict, classes: list[tuple[str, s
     if bad:
         fs.write_whole(fs.join(output, BAD), "".join(line + "\n" for line in sorted(bad)).encode(), temporary)
     fs.write_whole(fs.join(output, MANIFEST), json.dumps(manifest, indent=1).encode() + b"\n", temporary)
-    fs.remove_tree(fs.join(output, WORK))
+    _clear(fs.join(output, WORK))
     return manifest
+
+
+def _clear(work: str) -> None:
+    """Removes what the work directory holds but its lock, without which a second build could begin, and the index."""
+    if fs.is_remote(work):
+        fs.remove_tree(work)
+    else:
+        for name in set(fs.names_in(work)) - {LOCK, INDEX}:
+            fs.remove(fs.join(work, name))

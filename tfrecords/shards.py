@@ -13,9 +13,8 @@ from collections import Counter
 from tfrecords import filesystem as fs
 from tfrecords import records, schema
 from tfrecords.errors import UserError
+from tfrecords.files import WORK
 from tfrecords.images import BadImage, prepare
-
-WORK = ".build"  # the folder in the output that holds what is unfinished; removed at the end
 
 
 def shard_name(split: str, number: int, shards: int) -> str:
@@ -42,7 +41,12 @@ def make_shard(task: dict) -> dict:
     note = dict(task["done"] or {})
     same = note.pop("made_of", made_of) == made_of
     if not (note and same and (task["skip_bad"] or not note["bad"]) and _is_whole(path, note) and _still_bad(task, note)):
-        note = _write(task, temporary)
+        try:
+            note = _write(task, temporary)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                fs.remove(temporary)  # which only takes room, as on a full disk
+            raise
         if note["sha256"] is None:
             fs.remove(temporary)
         else:
@@ -89,9 +93,8 @@ def _write(task: dict, path: str) -> dict:
     refused = False
     with _Reader() as reader, fs.open_file(path, "wb") as file:
         for name, source, offset, length, synset in task["items"]:
-            data = reader.read(source, offset, length)
             try:
-                image = prepare(data, name, task["resize_shorter"], task["quality"])
+                image = prepare(reader.read(source, offset, length), name, task["resize_shorter"], task["quality"])
             except BadImage as error:
                 bad.append([name, str(error), synset])
                 refused = not task["skip_bad"]
@@ -143,7 +146,13 @@ class _Reader:
     def read(self, path: str, offset: int, size: int) -> bytes:
         if path != self._path:
             self._file.close()
-            self._read, _ = self._file.enter_context(fs.random_access(path))
+            self._path = None
+            try:
+                self._read, _ = self._file.enter_context(fs.random_access(path))
+            except (FileNotFoundError, PermissionError) as error:
+                if offset:  # an archive, of which more is lost than this image
+                    raise
+                raise BadImage(f"it cannot be read ({error.strerror})") from None
             self._path = path
         data = self._read(offset, size)
         if len(data) != size:

@@ -46,29 +46,33 @@ def open_readable(config, workdir, whole=False):
     `workdir.bad_file`.
 
     With a `max_bad_fraction` above 0 every image is read once before the run begins; a run that goes on takes the list of
-    its workdir, and so has its examples in the same order, as has what reads its data later. Raises UserError where the
-    config names nothing that can be opened, and where more images are bad than that. `whole` is that of `open_source`.
+    its workdir, as long as the data are the same, and so has its examples in the same order, as has what reads its data
+    later. Raises UserError where the config names nothing that can be opened, and where more images are bad than that.
+    `whole` is that of `open_source`.
     """
-    source, bad = _open_readable(config, workdir, whole)
-    if workdir.config_file.exists() and same_data(workdir.config().data.source, config.source):
-        workdir.tell_of_changed_data(source.splits())
-    return source, bad
-
-
-def _open_readable(config, workdir, whole):
     source = open_source(config, whole)
     if source.held_out:
         print(f"validation: {source.held_out}, {source.validation.size} images", file=sys.stderr)
-    if workdir.bad_file.exists() and same_data(workdir.config().data.source, config.source):
+    own = workdir.config_file.exists() and same_data(workdir.config().data.source, config.source)
+    if own and workdir.bad_file.exists():
         bad = [json.loads(line) for line in workdir.bad_file.read_text().splitlines()]
-    elif config.max_bad_fraction:
-        bad = [
-            {"split": split, "name": name, "reason": reason}
-            for split, examples in source.splits().items()
-            for name, reason in bad_images(examples, len(source.classes))
-        ]
-    else:
+        readable = _without(source, bad, config)
+        if not workdir.tell_of_changed_data(readable.splits()):
+            return readable, bad
+    elif own:
+        workdir.tell_of_changed_data(source.splits())
+    if not config.max_bad_fraction:
         return source, []
+    bad = [
+        {"split": split, "name": name, "reason": reason}
+        for split, examples in source.splits().items()
+        for name, reason in bad_images(examples, len(source.classes))
+    ]
+    return _without(source, bad, config), bad
+
+
+def _without(source, bad, config):
+    """The source without these images. Raises UserError where they are too many, or all of a split."""
     size = sum(examples.size for examples in source.splits().values())
     if len(bad) > config.max_bad_fraction * size:
         first = "; ".join(f"{image['name']}: {image['reason']}" for image in bad[:3])
@@ -83,7 +87,7 @@ def _open_readable(config, workdir, whole):
             raise UserError(f"expected images for {split}, received only ones that cannot be read: repair them")
     if bad:
         print(f"{len(bad)} of {size} images cannot be read and are left out, the first {bad[0]['name']}", file=sys.stderr)
-    return dataclasses.replace(source, **parts), bad
+    return dataclasses.replace(source, **parts)
 
 
 def bad_images(split, classes=0):

@@ -9,6 +9,7 @@ from pf_keras.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
 VALIDATION = ("val", "valid", "validation", "test")
+SPLITS = {"train", "training", "testing", *VALIDATION}  # what is no name of a class where all are of these
 
 
 def open_folder(place, config, whole=False):
@@ -19,11 +20,13 @@ def open_folder(place, config, whole=False):
     classes, in sorted order. Where images lie directly in it, there are no labels: in `train` and the like not beside
     class folders. Raises UserError where there is no image.
     """
-    root = Path(place).expanduser()
+    root = Path(os.path.expanduser(place))
     if not root.is_dir():
         raise UserError(f"expected folder:DIR to name a directory, received {place}, which is none: check the path")
     if not (root / "train").is_dir():
         images, classes = _read_split(root, None, mixed=True)
+        if classes and {name.lower() for name in classes} <= SPLITS:
+            raise UserError(f"expected {root}/train beside {' and '.join(classes)}, received none: give it that very name")
         return _held_out(images, root, config, whole, classes)
     train, classes = _read_split(root / "train", None)
     used = next((name for name in VALIDATION if (root / name).is_dir()), None)
@@ -82,14 +85,14 @@ def _images_below(root):
     Others are files of other names, and what is no file: a pipe that is called an image would be read for ever.
     Raises UserError for a folder that cannot be read.
     """
-    images, others, seen = [], [], set()
+    images, others = [], []
 
-    def visit(folder):
+    def visit(folder, above=()):
         status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above, or to one that is here already
+        own = status.st_dev, status.st_ino
+        if own in above:  # a link to a folder above it, and so on for ever
             others.append(_as_text(folder))
             return
-        seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as entries:
             entries = sorted(entries, key=lambda entry: entry.name)
         for entry in entries:
@@ -101,7 +104,7 @@ def _images_below(root):
             if entry.is_dir() and entry.name.startswith("."):  # thumbnails, what was thrown away
                 others.append(_as_text(entry.path))
             elif entry.is_dir():
-                visit(entry.path)
+                visit(entry.path, (*above, own))
 
     try:
         visit(os.fspath(root))

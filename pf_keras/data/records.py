@@ -40,21 +40,24 @@ class Records:
     files: their paths; counts: how many records each holds. parse: a graph function of a serialized record to a dict
     of `encoded`, `label` and `filename`. first_label: a `FirstLabel`, shared with the other splits of the source.
     config: a `DataConfig`. wanted: the indices that belong to the split, ascending, or None for all. gifs: whether there
-    may be GIFs among them, whose frames are counted in Python, which a TPU's own hosts have not.
+    may be GIFs among them, whose frames are counted in Python, which a TPU's own hosts have not. digests: of the files, where a
+    manifest knows them.
     """
 
-    def __init__(self, files, counts, parse, config, first_label, wanted=None, gifs=True):
+    def __init__(self, files, counts, parse, config, first_label, wanted=None, gifs=True, digests=()):
         self.files, self.counts, self.parse, self.config = list(files), list(counts), parse, config
-        self.first_label, self.wanted, self.gifs = first_label, wanted, gifs
+        self.first_label, self.wanted, self.gifs, self.digests = first_label, wanted, gifs, list(digests)
 
     @property
     def size(self):
         return sum(self.counts) if self.wanted is None else len(self.wanted)
 
     def fingerprint(self):
-        """What tells whether the split is still the same, without reading it: a digest of its files and their counts."""
+        """What tells whether the split is still the same, without reading it: a digest of its files and their counts,
+        and of their content as far as it is known."""
         wanted = "" if self.wanted is None else self.wanted.tolist()
-        return hashlib.sha256(repr((list(map(_file_of, self.files)), self.counts, wanted)).encode()).hexdigest()
+        files = list(map(_file_of, self.files))
+        return hashlib.sha256(repr((files, self.counts, wanted, *self.digests)).encode()).hexdigest()
 
     def sample(self, count):
         """The split of the first `count` records, which converters have shuffled, or of all where there are no more."""
@@ -131,8 +134,8 @@ class Records:
 
     def _part(self, wanted, files=None):
         """The split of these indices, which lie in the first so many files."""
-        files, counts = self.files[:files], self.counts[:files]
-        return Records(files, counts, self.parse, self.config, self.first_label, wanted, self.gifs)
+        files, counts, digests = self.files[:files], self.counts[:files], self.digests[:files]
+        return Records(files, counts, self.parse, self.config, self.first_label, wanted, self.gifs, digests)
 
     def _indices(self):
         """int64 (size,): the indices of the split, ascending."""

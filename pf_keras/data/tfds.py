@@ -10,7 +10,8 @@ def open_tfds(place, config, whole=False):
     """`(train, validation, classes, held_out)` of a data set of tensorflow-datasets, prepared if it is not yet.
 
     Without a validation or test split the last file is kept for it, or all serve as both where `whole`. Raises UserError
-    where the data set is unknown, cannot be had, is stored otherwise than as TFRecord files, or has no image.
+    where the data set is unknown, cannot be had, is stored otherwise than as TFRecord files, or has no image. Of several
+    images or labels its `supervised_keys` are taken, else those of the usual names, else the first by name.
     """
     import tensorflow_datasets as tfds
 
@@ -24,8 +25,13 @@ def open_tfds(place, config, whole=False):
     info = builder.info
     if info.file_format is not tfds.core.FileFormat.TFRECORD:
         raise UserError(f"expected {place} as TFRecord files, received {info.file_format}: prepare it as tfrecord")
-    image = next((k for k, f in info.features.items() if isinstance(f, tfds.features.Image)), None)
-    label = next((k for k, f in info.features.items() if isinstance(f, tfds.features.ClassLabel)), None)
+
+    def the(kind, usual):
+        """The feature of this kind: read from its files, a data set has its features in another order each time."""
+        keys = sorted(key for key, feature in info.features.items() if isinstance(feature, kind))
+        return next((key for key in (*(info.supervised_keys or ()), usual, *keys) if key in keys), None)
+
+    image, label = the(tfds.features.Image, "image"), the(tfds.features.ClassLabel, "label")
     if image is None:
         raise UserError(f"expected {place} to have an image, received the features {', '.join(info.features)}")
 

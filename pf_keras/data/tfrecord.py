@@ -18,15 +18,17 @@ def open_tfrecords(place, config, whole=False):
     place = os.path.expanduser(place)
     files = split_files(place)
     manifest = read_manifest(place)
-    known = {shard["file"]: shard["records"] for shard in manifest["shards"]} if manifest else {}
+    known = {shard["file"]: shard for shard in manifest["shards"]} if manifest else {}
     first_label = FirstLabel(config.first_label if config.first_label >= 0 else (1 if manifest else None))
     classes = _class_names(manifest["classes"]) if manifest else ()
 
     def split(paths):
         names = [path.rsplit("/", 1)[-1] for path in paths]
-        counts = [known[name] for name in names] if set(names) <= set(known) else count_records(paths)
+        told = set(names) <= set(known)
+        counts = [known[name]["records"] for name in names] if told else count_records(paths)
+        digests = [known[name]["sha256"] for name in names] if told else ()
         gifs = manifest is None  # `tfrecords.build` makes JPEGs of them
-        first_label.splits.append(Records(paths, counts, parse, config, first_label, gifs=gifs))
+        first_label.splits.append(Records(paths, counts, parse, config, first_label, gifs=gifs, digests=digests))
         return first_label.splits[-1]
 
     train, validation, held_out = files["train"], files["validation"], ""

@@ -169,22 +169,23 @@ class Workdir:
 
         config: its `DataConfig`. Of a run that leaves none out, and so looked for none, no list is kept.
         """
-        if not self.data_file.exists():
+        if not self.data_file.exists() or (config.max_bad_fraction and not self.bad_file.exists()):
             kept = {name: {"images": split.size, "fingerprint": split.fingerprint()} for name, split in splits.items()}
             self.write_json(self.data_file, kept)
         if config.max_bad_fraction:
             self.write_text(self.bad_file, "".join(json.dumps(image) + "\n" for image in bad))
 
     def tell_of_changed_data(self, splits):
-        """Say so where the splits are not those with which the run began."""
+        """Say so, and return True, where the splits are not those with which the run began."""
         before = self.read_json(self.data_file) if self.data_file.exists() else {}
-        for name, split in splits.items():
-            if name in before and before[name]["fingerprint"] != split.fingerprint():
-                print(
-                    f"the data for {name} are not those with which this run began, {before[name]['images']} images then and "
-                    f"{split.size} now: what is kept for validation may have been trained on",
-                    file=sys.stderr,
-                )
+        changed = [n for n, split in splits.items() if n in before and before[n]["fingerprint"] != split.fingerprint()]
+        for name in changed:
+            print(
+                f"the data for {name} are not those with which this run began, {before[name]['images']} images then and "
+                f"{splits[name].size} now: what is kept for validation may have been trained on",
+                file=sys.stderr,
+            )
+        return bool(changed)
 
     def write_labels(self, split):
         """Keep the names of the images whose labels a run uses: a file that `--label_list` takes.

@@ -217,18 +217,27 @@ def test_tfds_that_is_prepared_on_disk(tmp_path, monkeypatch):
 
     def examples(first):
         for i in range(first, first + 12):
-            yield {"image": np.asarray(picture(i)), "label": i % 2}
+            mask = np.zeros((20, 24, 3), "uint8")
+            yield {"annotation": mask, "image": np.asarray(picture(i)), "label": i % 2, "a_kind": 0}
 
     builder = tfds.dataset_builders.store_as_tfds_dataset(
         name="ants_and_bees",
         version="1.0.0",
         features=tfds.features.FeaturesDict(
-            {"image": tfds.features.Image(shape=(None, None, 3)), "label": tfds.features.ClassLabel(names=["ant", "bee"])}
+            {
+                "annotation": tfds.features.Image(shape=(None, None, 3)),
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "label": tfds.features.ClassLabel(names=["ant", "bee"]),
+                "a_kind": tfds.features.ClassLabel(names=["insect", "beast"]),
+            }
         ),
         split_datasets={
             name: tf.data.Dataset.from_generator(
                 lambda first=first: examples(first),
-                output_signature={"image": tf.TensorSpec((None, None, 3), tf.uint8), "label": tf.TensorSpec((), tf.int64)},
+                output_signature={
+                    **dict.fromkeys(("annotation", "image"), tf.TensorSpec((None, None, 3), tf.uint8)),
+                    **dict.fromkeys(("label", "a_kind"), tf.TensorSpec((), tf.int64)),
+                },
             )
             for name, first in (("train", 0), ("test", 100))
         },
@@ -277,6 +286,49 @@ def test_unknown_sources_are_named(source, words):
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="received none"):
         open_source(DataConfig(source=f"folder:{tmp_path}"))
+
+
+@pytest.mark.parametrize("splits", [("Train", "Val"), ("training", "validation"), ("val", "test")])
+def test_splits_of_other_names_are_no_classes(tmp_path, splits):
+    write_folder(tmp_path, splits=splits)
+    with pytest.raises(UserError, match=f"{tmp_path}/train beside {' and '.join(sorted(splits))}, received none"):
+        open_source(DataConfig(source=f"folder:{tmp_path}"))
+
+
+def test_the_home_of_nobody_is_named():
+    with pytest.raises(UserError, match="received ~nobody_of_that_name/photos, which is none"):
+        open_source(DataConfig(source="folder:~nobody_of_that_name/photos"))
+
+
+def test_a_class_that_links_to_another_takes_nothing_from_it(tmp_path):
+    write_folder(tmp_path, classes=("bee", "cat"))
+    (tmp_path / "train" / "ant").symlink_to(tmp_path / "train" / "bee")
+    (tmp_path / "train" / "cat" / "loop").symlink_to(tmp_path / "train")
+    source = open_source(DataConfig(source=f"folder:{tmp_path}"))
+    assert source.classes == ("ant", "bee", "cat")
+    assert np.bincount(source.train.labels).tolist()[:2] == [3, 3]
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 3])
+def test_hosts_read_files_of_their_own_and_together_all_records(tmp_path, hosts):
+    for shard, records in enumerate((3, 5, 4, 2, 0)):
+        with tf.io.TFRecordWriter(str(tmp_path / f"train-{shard:05d}-of-00005")) as writer:
+            for number in range(records):
+                image = tf.io.encode_jpeg(np.asarray(picture(number))).numpy()
+                name = f"{shard}-{number}.jpg"
+                writer.write(make_example(encoded=image, height=20, width=24, channels=3, colorspace="RGB", format="JPEG",
+                                          filename=name, label=1))  # fmt: skip
+    write_records(tmp_path, "validation", 1, 3, 1)
+    split = open_source(DataConfig(source=f"tfrecord:{tmp_path}", shuffle_buffer=3)).train
+    seen = []
+    for host in range(hosts):
+        size = sum((3, 5, 4, 2, 0)[host::hosts])
+        read = [int(key["index"]) for key in split.keys(seed=1, host=host, hosts=hosts).take(2 * size)]
+        assert sorted(read[:size]) == sorted(read[size:]) and len(set(read)) == size
+        later = split.keys(start=2 * hosts, seed=1, host=host, hosts=hosts).take(size)
+        assert [int(key["index"]) for key in later] == read[2 : size + 2]
+        seen += read[:size]
+    assert sorted(seen) == sorted(int(key["index"]) for key in split.keys(shuffle=False)) and len(seen) == 14
 
 
 def test_classes_that_train_does_not_know_are_named(tmp_path):

@@ -1,11 +1,17 @@
 """Builds from the command line: the download, its extraction, folders; bad files; settings; errors."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
+
+from tfrecords.errors import UserError
+from tfrecords.files import split_files
 
 
 def check_contents(helpers, imagenet, output, wnids):
@@ -171,6 +177,74 @@ def test_hidden_files_among_images_are_left_out_once(helpers, tmp_path):
     assert sorted(row["image/filename"] for row in helpers.records(tmp_path / "o", "train")) == [b"0.jpg", b"1.jpg"]
     lines = (tmp_path / "o" / "bad.txt").read_text().splitlines()
     assert lines == ["train/.hidden.jpg\tit is hidden", "train/.thumbnails\tit is hidden"]
+
+
+def test_what_cannot_be_read_is_bad_like_any_other(helpers, tmp_path):
+    helpers.write(tmp_path / "in/train/cat/a.png", helpers.image("a", format="PNG"))
+    helpers.write(tmp_path / "in/train/cat/space.png ", helpers.image("b", format="PNG"))
+    (tmp_path / "in/train/cat/loop.png").symlink_to(tmp_path / "in/train/cat/loop.png")
+    arguments = ("--source=folder", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--train_shards=1")
+    helpers.fails(helpers.command("build", *arguments), "received 2 damaged", "loop.png: it is no regular file", "in a space")
+    helpers.build(*arguments, "--skip_bad")
+    assert [record["image/filename"] for record in helpers.records(tmp_path / "out", "train")] == [b"cat/a.png"]
+
+
+def test_a_file_that_is_gone_when_it_is_read_is_bad(tmp_path, helpers):
+    from tfrecords.shards import make_shard
+
+    path = helpers.write(tmp_path / "a.png", helpers.image("a", format="PNG"))
+    (tmp_path / "out" / ".build").mkdir(parents=True)
+    rows = [["gone.png", str(tmp_path / "gone.png"), 0, 10, None], ["a.png", str(path), 0, path.stat().st_size, None]]
+    task = {"output": str(tmp_path / "out"), "file": "train-00000-of-00001", "resize_shorter": None, "quality": None,
+            "skip_bad": True, "items": rows, "classes": {}, "done": None}  # fmt: skip
+    note = make_shard(task)
+    assert note["records"] == 1 and note["bad"] == [["gone.png", "it cannot be read (No such file or directory)", None]]
+
+
+def test_an_input_whose_path_is_no_text(helpers, tmp_path):
+    folder = os.path.join(os.fsencode(tmp_path), b"caf\xe9")
+    os.makedirs(os.path.join(folder, b"train", b"cat"))
+    with open(os.path.join(folder, b"train", b"cat", b"a.png"), "wb") as file:
+        file.write(helpers.image("a", format="PNG"))
+    helpers.build("--source=folder", f"--input={os.fsdecode(folder)}", f"--output={tmp_path / 'out'}", "--train_shards=1")
+    assert len(helpers.records(tmp_path / "out", "train")) == 1
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_that_takes_room(helpers, tmp_path, monkeypatch, capsys):
+    from tfrecords import build, pool, shards
+
+    helpers.write(tmp_path / "in/train/cat/a.png", helpers.image("a", format="PNG"))
+    arguments = ["--source=folder", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--train_shards=1"]
+
+    def full(task, path):
+        Path(path).write_bytes(b"a part")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pool, "run", lambda work, tasks, processes: map(work, tasks))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "_write", full)
+        with pytest.raises(UserError, match=f"expected room in {tmp_path / 'out'}, received: .*No space left"):
+            build.main(arguments)
+    assert not list((tmp_path / "out").rglob("*.partial"))
+    left = helpers.write(tmp_path / "out/.build/train-00000-of-00001.1-ab.partial", b"of a build that was killed")
+    (tmp_path / "out/train-00000-of-00001").touch()
+    with pytest.raises(UserError, match="expected a finished build"):
+        split_files(str(tmp_path / "out"))
+    assert build.main(arguments) == 0 and not left.exists() and not (tmp_path / "out/.build").exists()
+
+
+def test_a_build_that_ends_lets_no_two_others_in(tmp_path):
+    """One that opened its lock before the end holds the lock of a file that is no longer there."""
+    from tfrecords import build, manifest
+
+    work = tmp_path / ".build"
+    with build._work_directory(str(tmp_path)):
+        (work / "train-00000-of-00001.json").write_text("{}")
+        manifest._clear(str(work))
+        assert (work / "lock").exists() and not (work / "train-00000-of-00001.json").exists()
+        with pytest.raises(UserError, match="another build is writing there"), build._work_directory(str(tmp_path)):
+            pass
+    assert not work.exists()
 
 
 def test_what_others_put_beside_a_finished_build_stays(helpers, tmp_path):

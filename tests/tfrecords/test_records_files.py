@@ -92,5 +92,10 @@ def test_manifest(built, tmp_path):
         (tmp_path / "manifest.json").write_text(json.dumps(json.loads((built / "manifest.json").read_text()) | change))
         with pytest.raises(UserError, match="damaged"):
             files.read_manifest(str(tmp_path))
+    content = json.loads((built / "manifest.json").read_text())
+    content["splits"]["train"]["classes"]["one"] = 1
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="classes by their number, received 'one'"):
+        files.read_manifest(str(tmp_path))
     shutil.copy(built / "manifest.json", tmp_path)
     assert files.read_manifest(str(tmp_path))["format"] == "pf_keras tfrecords 1"

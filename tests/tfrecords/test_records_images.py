@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tfrecords import images
 from tfrecords.images import BadImage, prepare
@@ -14,6 +15,15 @@ from tfrecords.images import BadImage, prepare
 
 def opened(prepared):
     return Image.open(io.BytesIO(prepared.encoded))
+
+
+def test_a_palette_is_colour_and_a_long_text_no_damage():
+    texts = PngInfo()
+    texts.add_text("XML:com.adobe.xmp", "x" * (2 << 20), zip=True)
+    out = io.BytesIO()
+    Image.new("P", (30, 20)).save(out, "PNG", pnginfo=texts)
+    prepared = prepare(out.getvalue(), "a.png")
+    assert (prepared.channels, prepared.colorspace, prepared.encoded) == (3, "RGB", out.getvalue())
 
 
 @pytest.mark.parametrize("mode, channels, colorspace, odd", [("RGB", 3, "RGB", ()), ("L", 1, "Grayscale", ("grey",))])

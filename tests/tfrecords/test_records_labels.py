@@ -67,6 +67,13 @@ def test_labels_are_matched_by_number_or_else_by_order(tmp_path, helpers):
         tables.of_validation(gaps[:2])
 
 
+def test_a_stray_file_shifts_no_label(tmp_path, helpers):
+    helpers.write(tmp_path / "imagenet_2012_validation_synset_labels.txt", b"n00000001\nn00000002\nn00000003\n")
+    names = ["ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000003.JPEG", "prepare.sh"]
+    with pytest.raises(UserError, match="received 'prepare.sh' beside such; remove it"):
+        Tables(str(tmp_path)).of_validation(names)
+
+
 def test_a_class_that_is_not_listed_is_an_error(tmp_path, helpers):
     helpers.write(tmp_path / "synsets.txt", b"n00000001\nn00000002\n")
     with pytest.raises(UserError, match="the first n00000009"):

@@ -113,7 +113,7 @@ def test_unfinished_builds_and_usage(helpers, copy, tmp_path):
     (copy / ".build").mkdir()
     (copy / "train-00000-of-00003").unlink()
     done = helpers.command("verify", copy)
-    assert done.returncode == 1 and "the build is not finished" in done.stdout
+    assert done.returncode == 1 and "expected a finished build" in done.stdout
     helpers.fails(helpers.command("verify", tmp_path / "absent"), "expected a directory")
     helpers.fails(helpers.command("verify"), "required")
     (tmp_path / "empty").mkdir()
