@@ -68,7 +68,10 @@ def main(argv):
         check_mode(overrides)
     except flags.Error as error:
         return fail(error)
-    load_quietly()
+    try:
+        load_quietly()
+    except KeyboardInterrupt:  # from here on `stopping` takes it
+        return 130
 
     from pf_keras.errors import Stopped, UserError
     from pf_keras.signals import stopping
@@ -126,6 +129,8 @@ def read_flags(argv):
     for flag, field in SHORTHANDS.items():
         if FLAGS[flag].value is not None:
             value = str(FLAGS[flag].value)
+            if flag == "data":
+                value = value.rstrip("/")  # which a shell's completion puts behind a folder
             if overrides.setdefault(field, value) != value:
                 both = f"--{flag}={value} and --config.{field}={overrides[field]}"
                 raise flags.Error(f"expected one of the two, received {both}: leave one out")
@@ -158,7 +163,7 @@ def read_request(overrides):
         workdir=workdir,
         config=read_config(workdir).override(overrides),
         checkpoint=FLAGS.checkpoint,
-        init=FLAGS.init,
+        init=FLAGS.init.rstrip("/"),
         label_fractions=numbers("label_fraction", float),
         label_list=FLAGS.label_list,
         seeds=numbers("seeds", int),

@@ -15,9 +15,10 @@ import statistics
 import sys
 from pathlib import Path
 
-from experiments.commands import ROOT, commands, probes, side_by_side
+from experiments.commands import ROOT, commands, end_together, probes, side_by_side
 from pf_keras.tpu.flops import pretrain_flops
 from pf_keras.training.workdir import Workdir
+from tfrecords.command import positive
 
 CHANGES = {
     "as it is": (),
@@ -50,7 +51,7 @@ def main(arguments):
     parser.add_argument("--only", default=",".join(CHANGES), help="rows of the table, by name")
     parser.add_argument("--label_fraction", default="0.01")
     parser.add_argument("--seeds", default="0,1")
-    parser.add_argument("--at_once", type=int, default=1, help="rows that run side by side, sharing the cores")
+    parser.add_argument("--at_once", type=positive, default=1, help="rows that run side by side, sharing the cores")
     options, rest = parser.parse_known_args(arguments)
     names = options.only.split(",")
     if unknown := [name for name in names if name not in CHANGES]:
@@ -90,8 +91,10 @@ def measure(name, options, rest):
     tuned = f"{statistics.fmean(scores):.1%}{spread}"
     cost = f"{pretrain_flops(Workdir(ROOT / folder / 'pretrain').config()) / 1e6:.0f}"
     rate = f"{pretrained['images_per_second']:.0f}"
-    return f"{cost} | {rate} | {pretrained['loss_ratio']:.3f} | {tuned} | {probed}"
+    ratio = "none" if pretrained["loss_ratio"] is None else f"{pretrained['loss_ratio']:.3f}"
+    return f"{cost} | {rate} | {ratio} | {tuned} | {probed}"
 
 
 if __name__ == "__main__":
+    end_together()
     main(sys.argv[1:])

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from tfrecords.command import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = "TF_NUM_INTRAOP_THREADS"
+RUNNING = set()  # the processes of commands, in whatever thread
 
 
 def commands(*lines):
@@ -57,15 +59,29 @@ def side_by_side(count):
             del os.environ[THREADS]
 
 
+def end_together():
+    """Have a script that is told to stop (SIGTERM) stop its commands too, which save and can go on later."""
+
+    def stop(number, _):
+        for process in list(RUNNING):
+            process.terminate()
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
 def start(*words):
     """Start a Python program in the repository's root; what it says of its progress is shown."""
     print("\n$ python " + shlex.join(words), flush=True)
-    return subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    RUNNING.add(process)
+    return process
 
 
 def wait(process):
     """The standard output of a process, shown when it ends. Ends the script with its exit code where that is not 0."""
     output, _ = process.communicate()
+    RUNNING.discard(process)
     print(output, end="", flush=True)
     if process.returncode:
         sys.exit(process.returncode)

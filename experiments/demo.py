@@ -6,7 +6,7 @@ Every part is a command of main.py, printed as one would type it. Started again 
 
 from pathlib import Path
 
-from experiments.commands import ROOT, commands, start, wait
+from experiments.commands import ROOT, commands, end_together, start, wait
 
 RUNS = Path("runs/demo")
 FRACTIONS = (0.01, 0.1, 0.2)
@@ -49,4 +49,5 @@ def save_a_digit(path):
 
 
 if __name__ == "__main__":
+    end_together()
     main()

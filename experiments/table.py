@@ -19,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.commands import ROOT, commands, probes, side_by_side
+from experiments.commands import ROOT, commands, end_together, probes, side_by_side
 from pf_keras.figures import new_figure, save_figure
 from pf_keras.tasks.sweep import mean_and_sd
 from pf_keras.training.workdir import Workdir
+from tfrecords.command import positive
 
 
 def main(arguments):
@@ -37,7 +38,7 @@ def main(arguments):
     parser.add_argument("--epochs", default="60,20,20", help="epochs of fine-tuning, for each of them")
     parser.add_argument("--ceiling_epochs", type=int, default=20)
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--at_once", type=int, default=1, help="sweeps that run side by side, sharing the cores")
+    parser.add_argument("--at_once", type=positive, default=1, help="sweeps that run side by side, sharing the cores")
     options, rest = parser.parse_known_args(arguments)
     fractions, epochs = options.fractions.split(","), options.epochs.split(",")
     if len(fractions) != len(epochs):
@@ -91,6 +92,10 @@ def table(fractions, sweeps, probed, ceiling):
         )
     seeds = sweeps[fractions[0]]["seeds"]
     lines += ["", f"top-1 on {probed['images']} validation images, mean ± standard deviation of {seeds} seeds"]
+    for fraction in fractions:
+        for start in ("scratch", "pretrained"):
+            if lost := sweeps[fraction][f"{start}_diverged"]:
+                lines += ["", f"{lost} of the seeds of {start} with {float(fraction):.0%} diverged and count as 0"]
     if ceiling:
         lines += ["", f"All {ceiling['labels']} labels from scratch, {ceiling['steps']} steps: {ceiling['top1']:.1%}"]
     return lines
@@ -115,4 +120,5 @@ def draw_curves(runs, fractions, path):
 
 
 if __name__ == "__main__":
+    end_together()
     main(sys.argv[1:])

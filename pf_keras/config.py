@@ -255,7 +255,7 @@ class RunConfig:
         """`checkpoint_every` as `(steps, None)` or `(None, seconds)`."""
         text = self.checkpoint_every
         number = text.removesuffix("min")
-        valid = number.replace(".", "", 1).isdigit() and float(number) > 0 and ("min" in text or "." not in number)
+        valid = number.replace(".", "", 1).isdecimal() and float(number) > 0 and ("min" in text or "." not in number)
         _expect(valid, 'run.checkpoint_every as steps ("500") or minutes ("10min")', repr(text), "use one of the forms")
         return (None, 60 * float(number)) if text != number else (int(number), None)
 

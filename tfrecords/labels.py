@@ -153,6 +153,8 @@ def read_lines(path: str) -> list[str]:
     """The lines of a UTF-8 text file that are neither blank nor begin with #, without surrounding space."""
     if not fs.exists(path):
         raise UserError(f"expected a text file at {path}, found none")
+    if fs.is_directory(path):
+        raise UserError(f"expected a text file at {path}, found a folder")
     with fs.open_file(path, "rb") as file:
         data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST:

@@ -13,13 +13,20 @@ def labelled_subset(split, fraction, list_file=""):
 
     fraction: share of each class, stratified, nested (1% in 10% in 20%) and the same on every machine and for every seed
     of a run; or list_file: the names of the files, as published lists give them.
-    Raises UserError for unlabelled images, a fraction that leaves a class empty, and names that are not in the data.
+    Raises UserError for unlabelled images, a fraction that leaves a class empty, names that are not in the data, and those of
+    one class alone.
     """
     require_labels(split)
     if list_file:
         if fraction not in (None, 1):
             raise UserError(f"expected --label_list or --label_fraction, received both, {list_file} and {fraction}: use one")
-        return split.subset(sorted(match_list(read_list(list_file), split.names)))
+        try:
+            chosen = split.subset(sorted(match_list(read_list(list_file), split.names)))
+        except UserError as error:
+            raise UserError(f"{error} (images that cannot be read and are left out are not among them)") from error
+        if len(set(chosen.labels.tolist())) < 2:
+            raise UserError(f"expected images of two classes or more in {list_file}, received one class: name others too")
+        return chosen
     if fraction == 1:
         return split
     return split.subset(stratified_subset(split.names, split.labels, fraction, seed=0))

@@ -3,6 +3,8 @@ al., 2019). The paper has neither."""
 
 import tensorflow as tf
 
+from pf_keras.errors import UserError
+
 MIX_NOISE = 4  # numbers an example: whether and how, how much is kept, the middle of the box
 
 
@@ -25,6 +27,15 @@ def mix_pairs(images, labels, noise, share):
     mixed = whole + (_neighbours(whole) - whole) * weight[..., None]
     taken = tf.reduce_mean(weight, axis=(1, 2))[:, None]
     return tf.cast(tf.round(mixed), tf.uint8), labels + (_neighbours(labels) - labels) * taken
+
+
+def require_pairs(images):
+    """Raises UserError where so many images a replica are no pairs."""
+    if images % 2:
+        raise UserError(
+            f"expected an even number of images a replica for finetune.mix, received {images}: choose another "
+            "finetune.batch, or finetune.mix=0"
+        )
 
 
 def _neighbours(x):

@@ -10,9 +10,8 @@ import tensorflow as tf
 
 from pf_keras.augment import NOISE
 from pf_keras.data.decode import CROP_NOISE, centre_window, decode_and_crop, random_window
-from pf_keras.data.mix import MIX_NOISE, mix_pairs
+from pf_keras.data.mix import MIX_NOISE, mix_pairs, require_pairs
 from pf_keras.data.options import as_written
-from pf_keras.errors import UserError
 from pf_keras.masking import block_count
 from tfrecords.command import cores
 
@@ -83,11 +82,7 @@ def training_batches(
     keys = split.keys(start=start_step * batch, seed=seed, shuffle=True, batch=batch, host=host, hosts=hosts)
     batches = _batched(keys, example, noise, batch // replicas, drop_remainder=True)
     if "mix_noise" in noise:
-        if (batch // replicas) % 2:
-            raise UserError(
-                f"expected an even number of images a replica for finetune.mix, received {batch // replicas}: choose another "
-                "finetune.batch, or finetune.mix=0"
-            )
+        require_pairs(batch // replicas)
 
         def mix(inputs, labels):
             images, labels = mix_pairs(inputs["image"], labels, inputs.pop("mix_noise"), config.finetune.mix)

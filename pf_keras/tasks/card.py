@@ -13,8 +13,9 @@ def write_card(workdir, config, path, exported):
     evaluation = workdir.path / "evaluate" / "result.json"
     if evaluation.exists():
         found = workdir.read_json(evaluation)
-        same = same_data(found.get("data", ""), config.data.source)
-        scores |= {f"evaluate{'' if same else ' on other data'}: {k}": v for k, v in found.items()}
+        where = "" if same_data(found.get("data", ""), config.data.source) else " on other data"
+        where += "" if found.get("steps") == exported["step"] else f" at step {found.get('steps', 'unknown')}"
+        scores |= {f"evaluate{where}: {k}": v for k, v in found.items()}
     lines = [
         f"# PatchFormer, {'classifier' if mode == 'finetune' else 'pre-trained by decoding masked patches'}",
         "",
@@ -42,8 +43,8 @@ def write_card(workdir, config, path, exported):
         *[f"| {escape(str(k))} | {escape(_figure(v))} |" for k, v in scores.items()],
         *([] if scores else ["| none recorded: the run has not ended | |"]),
         "",
-        "Scores are on the validation images of the source above, or of the other data that a row names, and say nothing of"
-        " more.",
+        f"What was exported is of step {exported['step']}. Scores are of that step and on the validation images of the source"
+        " above, but where a row names another step or other data, and say nothing of more.",
         "",
         "## Files",
         "",

@@ -52,7 +52,7 @@ def score_classifier(workdir, config, devices, source, folder):
     validation = source.validation
     require_labels(validation)
     with devices.scope():
-        model, classes = load_classifier(workdir, config)
+        model, classes, checkpoint = load_classifier(workdir, config)
         model.compile(jit_compile=devices.jit_compile)
     labels = labels_of_head(validation.labels, source.classes, classes)
     batches = devices.spread(partial(evaluation_batches, validation, config, config.run.eval_batch))
@@ -71,6 +71,7 @@ def score_classifier(workdir, config, devices, source, folder):
     return {
         "top1": top_k(logits, labels, 1),
         "top5": top_k(logits, labels, 5),
+        "steps": checkpoint.step,
         "images": validation.size,
         "classes": len(classes),
     }

@@ -19,6 +19,8 @@ from pf_keras.tasks.finetune import load_classifier
 from pf_keras.training.checkpoint import require_checkpoint
 from pf_keras.training.workdir import Workdir
 
+PARTS = ("saved_model", "model.keras", "model.onnx", "classes.txt", "model_card.md", "result.json")  # of an export
+
 
 def run(request):
     """Export the newest checkpoint of `request.workdir` into its `export` folder; returns what was written."""
@@ -33,17 +35,21 @@ def run(request):
         aside.mkdir()
     config = workdir.config()
     export = export_classifier if workdir.mode() == "finetune" else export_pretrainer
-    written = export(workdir, config, aside)
+    written, checkpoint = export(workdir, config, aside)
+    written["step"] = checkpoint.step
     result = {name: str(folder / what.name) if isinstance(what, os.PathLike) else what for name, what in written.items()}
     write_card(workdir, config, aside / "model_card.md", result)
     result["model_card"] = str(folder / "model_card.md")
     workdir.write_json(aside / "result.json", result)
     with writing(workdir.path):  # all of it is there: in the place of an earlier export's
-        for file in aside.iterdir():
-            target = folder / file.name
+        for name in PARTS:
+            target = folder / name
             if target.is_dir():
                 target.rmtree()
-            file.replace(target)
+            elif target.exists():
+                target.unlink()  # an earlier export may have had what this one has not
+            if (aside / name).exists():
+                (aside / name).replace(target)
         aside.rmdir()
     return result
 
@@ -63,44 +69,46 @@ def export_elsewhere(workdir):
 def export_classifier(workdir, config, folder):
     """`serving_default`, `serve_jpeg` and `embed`; `model.keras`; `model.onnx` where its packages are installed.
 
-    Returns what was written into `folder`, files as their paths.
+    Returns what was written into `folder`, files as their paths, and the checkpoint that it is of.
     """
     from pf_keras.tasks.serving import save_classifier
 
-    model, classes = load_classifier(workdir)
+    model, classes, checkpoint = load_classifier(workdir)
     with writing(workdir.path):
         save_classifier(model, classes, config, folder / "saved_model")
         model.save(os.fspath(folder / "model.keras"))
     workdir.write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
-    return {
+    written = {
         "saved_model": folder / "saved_model",
         "signatures": ["serving_default", "serve_jpeg", "embed"],
         "keras": folder / "model.keras",
         "onnx": export_onnx(model, config, folder / "model.onnx"),
         "classes": len(classes),
     }
+    return written, checkpoint
 
 
 def export_pretrainer(workdir, config, folder):
     """`embed` (also the default) and `reconstruct`; the whole pre-trainer as `model.keras`, with its `backbone`.
 
-    Returns what was written into `folder`, files as their paths.
+    Returns what was written into `folder`, files as their paths, and the checkpoint that it is of.
     """
     from pf_keras.tasks.serving import save_pretrainer
 
     model = build_pretrainer(config)
-    require_checkpoint(workdir.checkpoints).load_into(model)
+    checkpoint = require_checkpoint(workdir.checkpoints).load_into(model)
     with writing(workdir.path):
         save_pretrainer(model, config, folder / "saved_model")
         model.save(os.fspath(folder / "model.keras"))
     embedder = Embedder(model.backbone, name="embedder")
     embedder.build()
-    return {
+    written = {
         "saved_model": folder / "saved_model",
         "signatures": ["serving_default", "embed", "reconstruct"],
         "keras": folder / "model.keras",
         "onnx": export_onnx(embedder, config, folder / "model.onnx"),
     }
+    return written, checkpoint
 
 
 def export_onnx(model, config, path):

@@ -8,6 +8,7 @@ import keras
 from pf_keras.errors import UserError
 from pf_keras.figures import draw_loss
 from pf_keras.models import build_classifier
+from pf_keras.training.checkpoint import latest_checkpoint, require_checkpoint
 from pf_keras.training.execution import check_steps
 from pf_keras.training.loop import train
 from pf_keras.training.optimizer import build_optimizer, layer_rates
@@ -22,8 +23,8 @@ def run(request):
     from pf_keras.data.bad import naming_bad_images, open_readable
     from pf_keras.data.labels import class_names, labelled_subset, labels_definition, require_classes, require_labels
 
-    check_init(request.init)
     config = request.config
+    check_init(request.init, config)
     devices = open_devices(config.run.precision, request.tpu)
     workdir = devices.workdir(request.workdir)
     source, bad = open_readable(config.data, workdir)
@@ -32,6 +33,7 @@ def run(request):
         require_labels(source.validation)
         classes = class_names(source)
         require_classes(classes)
+    steps_of(config, devices, labelled.size)
     labels = labels_definition(request.label_fraction, request.label_list)
     definition = {"init": request.init, **labels, "classes": list(classes), **devices.definition()}
     workdir.start("finetune", config, definition)
@@ -60,11 +62,7 @@ def fit_and_score(config, devices, workdir, labelled, validation, classes, init,
     from pf_keras.data.bad import naming_bad_images
     from pf_keras.data.pipeline import evaluation_batches, finetune_noise, training_batches
 
-    settings, several = config.finetune, config.run.steps_per_execution
-    devices.check_batch(settings.batch)
-    devices.check_batch(config.run.eval_batch)
-    steps = several * max(1, round(settings.epochs * labelled.size / settings.batch / several))
-    check_steps(config.run, steps)
+    settings, steps = config.finetune, steps_of(config, devices, labelled.size)
     keras.utils.set_random_seed(config.run.seed)
     with devices.scope():
         model = build_classifier(config, len(classes))
@@ -78,17 +76,19 @@ def fit_and_score(config, devices, workdir, labelled, validation, classes, init,
             clip_norm=settings.clip_norm,
         )
         if init != "scratch":
-            workdir.write_init(load_backbone(model, init, config).step)
+            checkpoint = load_backbone(model, init, config)
+            if not latest_checkpoint(workdir.checkpoints):  # else it goes on from that, whatever it began from
+                workdir.write_init(checkpoint.step)
             optimizer.scale_rates(layer_rates(model.backbone, settings.layer_decay))
         devices.compile(
             model,
-            several,
+            config.run.steps_per_execution,
             optimizer=optimizer,
             loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
             # By its class: of its name Keras would make it while the first step is traced, and trace that a second time.
             metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
         )
-    images = f"{labelled.size} labelled images of {len(classes)} classes"
+    images = f"{labelled.size} labelled images of {len(set(labelled.labels.tolist()))} of {len(classes)} classes"
     print(f"{images}, {steps} steps of {settings.batch} on {devices}", file=sys.stderr)
 
     options = {"crop_scale": settings.crop_scale, "classes": len(classes)}
@@ -115,24 +115,44 @@ def fit_and_score(config, devices, workdir, labelled, validation, classes, init,
     }
 
 
+def steps_of(config, devices, size):
+    """The number of steps of a fine-tuning on so many images.
+
+    Raises UserError where batch, steps and devices do not go together.
+    """
+    from pf_keras.data.mix import require_pairs
+
+    settings, several = config.finetune, config.run.steps_per_execution
+    for batch in (settings.batch, config.run.eval_batch):
+        devices.check_batch(batch)
+    if settings.mix:
+        require_pairs(settings.batch // devices.replicas)
+    steps = several * max(1, round(settings.epochs * size / settings.batch / several))
+    check_steps(config.run, steps)
+    return steps
+
+
 def load_classifier(workdir, config=None):
-    """The classifier of a fine-tuned workdir with its newest checkpoint, uncompiled: `(model, class names)`.
+    """The classifier of a fine-tuned workdir, uncompiled: `(model, class names, checkpoint)`, the newest.
 
     config: in place of the workdir's. Raises UserError where it has another network.
     """
-    from pf_keras.training.checkpoint import require_checkpoint
-
     config = config or workdir.config()
     workdir.require_same(config, "model", "finetune.head", free=NO_WEIGHTS)
     classes = tuple(workdir.definition()["classes"])
     model = build_classifier(config, len(classes))
-    require_checkpoint(workdir.checkpoints).load_into(model)
-    return model, classes
+    return model, classes, require_checkpoint(workdir.checkpoints).load_into(model)
 
 
-def check_init(init):
-    """Raises UserError where `--init` is neither `scratch` nor a pre-training workdir."""
+def check_init(init, config):
+    """The step of the newest checkpoint in the pre-training workdir `init`; None where it is `scratch`.
+
+    Raises UserError where it is neither, has no checkpoint, or its network is not the config's.
+    """
     if not init:
         raise UserError("expected --init=PRETRAIN_WORKDIR or --init=scratch, received none: say where to start from")
-    if init != "scratch":
-        Workdir.of_run(init, "pretrain")
+    if init == "scratch":
+        return None
+    workdir = Workdir.of_run(init, "pretrain")
+    workdir.require_same(config, "model", free=NO_WEIGHTS)
+    return require_checkpoint(workdir.checkpoints).step

@@ -90,7 +90,8 @@ def describe(model, config):
 
 
 def score(model, batches, examples, devices):
-    """The figures on held-out images, without smoothing: `loss`, `marginal_entropy` and `loss_ratio`.
+    """The figures on held-out images, without smoothing: `loss`, `marginal_entropy` and `loss_ratio`, which is None
+    where all targets are of one level.
 
     `marginal_entropy` is the loss of a predictor that knows only how often each level of a channel occurs in these targets.
     """
@@ -102,7 +103,7 @@ def score(model, batches, examples, devices):
     counts = np.sum(outputs["level_counts"][:examples], axis=0, dtype="float64")
     shares = counts / counts.sum(axis=1, keepdims=True)  # (channels, 2**bits)
     entropy = float(-(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=1).mean())
-    return {"loss": loss, "marginal_entropy": entropy, "loss_ratio": loss / entropy if entropy else float("inf")}
+    return {"loss": loss, "marginal_entropy": entropy, "loss_ratio": loss / entropy if entropy else None}
 
 
 class Pictures(RunCallback):

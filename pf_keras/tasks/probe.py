@@ -30,6 +30,8 @@ def probe(workdir, config, devices, source, fractions, folder):
     require_labels(source.validation)
     require_classes(class_names(source))
     subsets = {fraction: labelled_subset(source.train, fraction) for fraction in fractions}
+    for subset in subsets.values():
+        require_classes(set(subset.labels.tolist()))
     pretrained, checkpoint = embedder(config, devices, str(workdir.path))
     untrained, _ = embedder(config, devices)
     extractors = {"pretrained": pretrained, "untrained": untrained, "pixels": None}

@@ -8,7 +8,6 @@ or machines that share the workdir share the grid; the chief hands it out and ma
 
 import csv
 import io
-import json
 import os
 import statistics
 from dataclasses import replace
@@ -29,8 +28,10 @@ def run(request):
     """Search the grid, run the winners, write `table.md`, `table.csv` and `figures/grid.png`; returns the result."""
     from pf_keras.data.labels import labels_definition
 
-    finetune.check_init(request.init)
+    init_step = finetune.check_init(request.init, request.config)
     workdir = Workdir(request.workdir)
+    for seed in request.seeds:
+        replace(request.config.run, seed=seed)  # raises UserError for one that is none
     if len(set(request.seeds)) < max(1, len(request.seeds)):
         raise UserError(f"expected --seeds to name one at least, and each once, received {request.seeds}: use --seeds=0,1,2")
     if workers_of_a_step() > 1:
@@ -40,16 +41,15 @@ def run(request):
         )
     worker = os.environ.get("KERASTUNER_TUNER_ID", "chief")
     labels = labels_definition(request.label_fraction, request.label_list)
-    definition = {"init": request.init, **labels, "seeds": list(request.seeds)}
     chief = "chief" in worker
+    sweep = Sweep(request, workdir, init_step)
+    definition = {"init": request.init, "init_step": init_step, **labels, "seeds": list(request.seeds)}
+    definition |= sweep.devices.definition()
     if chief:
         workdir.start("sweep", request.config, definition)
-
-    sweep = Sweep(request, workdir)
-    if chief:
         workdir.write_data(sweep.source.splits(), sweep.bad, request.config.data)
         workdir.write_labels(sweep.labelled)
-    sweep.search(chief)
+    sweep.search(chief, definition)
     if not chief:
         return {"worker": worker, "runs": sweep.runs}
     rows = [sweep.final_row(start) for start in sweep.starts]
@@ -60,10 +60,12 @@ def run(request):
         "points": sum(map(len, grid.values())),
         "seeds": len(request.seeds),
         "labels": rows[0]["labels"],
+        "init_step": init_step,
         "bad_images": len(sweep.bad),
     }
+    shown = ("batch", "learning_rate", "top1_mean", "top1_sd", "diverged")
     for row in rows:
-        result |= {f"{row['start']}_{name}": row[name] for name in ("batch", "learning_rate", "top1_mean", "top1_sd")}
+        result |= {f"{row['start']}_{name}": row[name] for name in shown}
     workdir.write_result(result)
     return result
 
@@ -71,14 +73,12 @@ def run(request):
 class Sweep:
     """The runs of a sweep and where they lie: `grid/START-bBATCH-lrRATE/seed-S` and `final/START/seed-S`."""
 
-    def __init__(self, request, workdir):
+    def __init__(self, request, workdir, init_step):
         from pf_keras.data.bad import naming_bad_images, open_readable
         from pf_keras.data.labels import class_names, hold_out, labelled_subset, require_classes, require_labels
 
-        self.request, self.workdir, self.config = request, workdir, request.config
+        self.request, self.workdir, self.config, self.init_step = request, workdir, request.config, init_step
         self.devices = open_devices(request.config.run.precision, request.tpu)
-        for batch in (*self.config.sweep.batches, self.config.run.eval_batch):
-            self.devices.check_batch(batch)  # else the grid would end where it comes to one that does not fit
         self.starts = {"scratch": "scratch"}
         if request.init != "scratch":
             self.starts = {"pretrained": request.init, **self.starts}
@@ -90,9 +90,12 @@ class Sweep:
             # The same labels for all points and seeds: these differ in training alone.
             self.labelled = labelled_subset(self.source.train, request.label_fraction, request.label_list)
         self.train, self.held_out = hold_out(self.labelled, self.config.sweep.holdout, self.config.run.seed)
+        for batch in self.config.sweep.batches:
+            for split in (self.train, self.labelled):  # else the grid would end where it comes to what does not fit
+                finetune.steps_of(self.config_of(batch, self.config.finetune.learning_rate, 0), self.devices, split.size)
         self.runs = 0
 
-    def search(self, chief):
+    def search(self, chief, definition):
         """Let keras-tuner go through the grid; returns when it is done by all workers, or this worker's part is.
 
         The chief, which is who searches alone too, has the grid gone through from its first point each time: points that
@@ -108,6 +111,7 @@ class Sweep:
             def run_trial(self, trial):
                 values = trial.hyperparameters.values
                 try:
+                    sweep.workdir.check("sweep", sweep.config, definition)  # a worker's may be another than the chief's
                     return {METRIC: sweep.run_point(values["start"], values["batch"], values["learning_rate"])}
                 except Exception as error:  # the tuner would take any for a bad point, and go on without it
                     raise keras_tuner.errors.FatalError(str(error)) from error
@@ -143,7 +147,14 @@ class Sweep:
         """What a run of the sweep found, which is made if it is not there. One whose loss diverges has found nothing."""
         if not run.result_file.exists():
             config, init = self.config_of(batch, rate, seed), self.starts[start]
-            run.start("finetune", config, {"init": init, "classes": list(self.classes), **self.devices.definition()})
+            if start == "pretrained" and (newest := finetune.check_init(init, config)) != self.init_step:
+                raise UserError(
+                    f"expected all runs of the sweep to begin at step {self.init_step} of {init}, received one that is at "
+                    f"step {newest} by now: let it end, and sweep in another --workdir"
+                )
+            # Of the labels nothing but this: it is no fine-tuning that goes on by itself.
+            definition = {"init": init, "label_fraction": "of a sweep", "classes": list(self.classes)}
+            run.start("finetune", config, {**definition, **self.devices.definition()})
             run.write_labels(train)
             forget_models()
             try:
@@ -168,7 +179,7 @@ class Sweep:
             for rate in self.config.sweep.learning_rates:
                 file = self.point_folder(start, batch, rate) / "point.json"
                 if file.exists():
-                    found[batch, rate] = json.loads(file.read_text())[METRIC]
+                    found[batch, rate] = self.workdir.read_json(file)[METRIC]
         return found
 
     def final_row(self, start):

@@ -69,7 +69,7 @@ def find_slice(name):
     """The `Slice` of a name. Raises UserError for one that is none of those above."""
     family, _, number = name.lower().partition("-")
     kind = KINDS.get(OTHER_NAMES.get(family, family))
-    if kind is None or not number.isdigit():
+    if kind is None or not number.isdecimal():
         known = ", ".join(f"{k}-N" for k in KINDS)
         raise UserError(f"expected --topology to be one of {known}, received {name!r}: the paper's is v3-32")
     # v2 and v3 come by four chips at least, v5e and v6e by single ones.

@@ -110,7 +110,7 @@ def require_checkpoint(directory, step=""):
     directory = epath.Path(directory)
     if step:
         names = [path.name for path in _folders(directory)]
-        name = f"step-{int(step):08d}" if step.isdigit() else step
+        name = f"step-{int(step):08d}" if step.isdecimal() else step
         if name not in names:
             raise UserError(f"expected a checkpoint of {directory} ({', '.join(names) or 'none there'}), received {step}")
         state, fault = _examine(directory / name)

@@ -68,7 +68,12 @@ class Workdir:
             self._lock()
         if not self.config_file.exists():
             self.write_json(self.config_file, {"mode": mode, **(extra or {}), "config": config.to_dict()})
-            return
+        else:
+            known = self.check(mode, config, extra)
+            self.write_json(self.config_file, {**known, "config": config.to_dict()})
+
+    def check(self, mode, config, extra=None):
+        """What defines the run that is here, if it is this one. Raises UserError where it is another."""
         if self.mode() != mode:
             raise UserError(
                 f"expected --workdir to be new or of --mode={mode}, received {self.path} of --mode={self.mode()}: "
@@ -86,7 +91,7 @@ class Workdir:
                 f"expected the config of the run in {self.path}, received another ({'; '.join(changed)}): "
                 f"choose another --workdir, or the same config{own}"
             )
-        self.write_json(self.config_file, {**known, "config": config.to_dict()})
+        return known
 
     def _lock(self):
         """Keep other processes out for as long as this object lives; the system unlocks when the process dies.
@@ -201,9 +206,8 @@ class Workdir:
         self.write_text(file, text)
 
     def write_init(self, step):
-        """Keep which checkpoint of its pre-training a fine-tuning began from: when it goes on there may be newer ones."""
-        if not self.init_file.exists():
-            self.write_json(self.init_file, {"step": step})
+        """Keep which checkpoint of its pre-training a fine-tuning began from."""
+        self.write_json(self.init_file, {"step": step})
 
     def init_step(self):
         """The step of that checkpoint; None where the fine-tuning began from scratch."""

@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -56,3 +60,20 @@ def test_commands_side_by_side_share_the_cores_and_those_after_do_not(monkeypatc
     with commands.side_by_side(2):
         assert os.environ[commands.THREADS] == "3"
     assert os.environ[commands.THREADS] == "3"
+
+
+def test_a_script_that_is_told_to_stop_stops_its_commands(tmp_path):
+    sleeps = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(300)"
+    script = (
+        "from experiments import commands\n"
+        "commands.end_together()\n"
+        "with commands.side_by_side(1) as pool:\n"
+        f"    pool.submit(lambda: commands.wait(commands.start('-c', {sleeps!r}))).result()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=commands.ROOT, stdout=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text()}")

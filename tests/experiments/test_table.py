@@ -12,9 +12,11 @@ from tests.commands import TINY
 def test_the_table_says_what_the_commands_found():
     sweeps = {
         "0.01": {"labels": 500, "seeds": 3, "scratch_top1_mean": 0.265, "scratch_top1_sd": 0.01,
-                 "pretrained_top1_mean": 0.442, "pretrained_top1_sd": 0.0049},
+                 "pretrained_top1_mean": 0.442, "pretrained_top1_sd": 0.0049,
+                 "scratch_diverged": 0, "pretrained_diverged": 0},
         "0.20": {"labels": 10000, "seeds": 3, "scratch_top1_mean": 0.7, "scratch_top1_sd": 0.0,
-                 "pretrained_top1_mean": 0.6, "pretrained_top1_sd": 0.02},
+                 "pretrained_top1_mean": 0.6, "pretrained_top1_sd": 0.02,
+                 "scratch_diverged": 0, "pretrained_diverged": 1},
     }  # fmt: skip
     probes = {"images": 2000, "pretrained_linear_0.01": 0.3, "pretrained_knn_0.01": 0.25,
               "pretrained_linear_0.2": 0.5, "pretrained_knn_0.2": 0.4}  # fmt: skip
@@ -22,6 +24,7 @@ def test_the_table_says_what_the_commands_found():
     assert lines[2] == "| 1% (500) | 26.5% ± 1.0% | 44.2% ± 0.5% | +17.7 | 30.0% | 25.0% |"
     assert lines[3] == "| 20% (10000) | 70.0% ± 0.0% | 60.0% ± 2.0% | -10.0 | 50.0% | 40.0% |"
     assert "2000 validation images" in lines[5] and "3 seeds" in lines[5]
+    assert "1 of the seeds of pretrained with 20% diverged and count as 0" in lines
     assert lines[-1] == "All 50000 labels from scratch, 7 steps: 90.0%"
 
 
@@ -43,7 +46,8 @@ def test_what_the_commands_of_the_table_are(monkeypatch, tmp_path):
     said = []
     swept = {"labels": 5, "seeds": 1, "scratch_batch": 16, "scratch_learning_rate": 2e-4, "pretrained_batch": 99,
              "pretrained_learning_rate": 9.0, **{f"{start}_top1_{name}": 0.5 for start in ("scratch", "pretrained")
-                                                for name in ("mean", "sd")}}  # fmt: skip
+                                                for name in ("mean", "sd")},
+             "scratch_diverged": 0, "pretrained_diverged": 0}  # fmt: skip
 
     def commands(flags):
         said.append(flags)

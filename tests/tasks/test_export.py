@@ -76,7 +76,7 @@ def reference(finetuned, images):
     from pf_keras.data.decode import centre_window, decode_and_crop
 
     config = Workdir(finetuned.workdir).config()
-    model, classes = load_classifier(Workdir(finetuned.workdir))
+    model, classes, _ = load_classifier(Workdir(finetuned.workdir))
     window = centre_window(config.data.eval_crop)
     size = config.model.image_size
     cropped = np.stack([decode_and_crop(encoded, window, size).numpy() for encoded in images])
@@ -123,7 +123,7 @@ def test_the_keras_file_loads_without_custom_objects_and_trains_on(finetuned, ex
     import pf_keras  # noqa: F401 - registers the layers
 
     model = keras.models.load_model(exported["keras"])
-    ours, _ = load_classifier(Workdir(finetuned.workdir))
+    ours, *_ = load_classifier(Workdir(finetuned.workdir))
     images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype="uint8")
     np.testing.assert_allclose(np.array(model(images)), np.array(ours(images)), atol=1e-5)
 
@@ -139,7 +139,7 @@ def test_onnx_agrees_with_the_model(finetuned, exported):
     session = runtime.InferenceSession(exported["onnx"], providers=["CPUExecutionProvider"])
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype="uint8")
     (found,) = session.run(None, {session.get_inputs()[0].name: images})
-    ours, _ = load_classifier(Workdir(finetuned.workdir))
+    ours, *_ = load_classifier(Workdir(finetuned.workdir))
     np.testing.assert_allclose(found, np.array(ours(images)), atol=1e-4)
 
 
@@ -163,6 +163,30 @@ def test_the_card_tells_of_the_run(finetuned, exported):
     assert f"labelled images: {finetuned.result['labels']}" in card
     assert re.search(r"- start: .*pretrained\d*, step 20\n", card)
     assert '"image_size": 16' in card
+
+
+def test_what_an_earlier_export_had_and_this_one_has_not_goes(finetuned, exported, monkeypatch):
+    folder = Path(exported["model_card"]).parent
+    (folder / "model.onnx").write_bytes(b"of an earlier export")
+    (folder / "notes.txt").write_text("of the user")
+    monkeypatch.setattr("pf_keras.tasks.export.export_onnx", lambda *_: "not written: pip install tf2onnx")
+    done = command("--mode=export", f"--workdir={finetuned.workdir}")
+    assert done.code == 0 and "not written" in done.result["onnx"], done.err
+    assert not (folder / "model.onnx").exists() and (folder / "notes.txt").exists()
+    assert done.result["step"] == finetuned.result["steps"]
+
+
+def test_the_card_names_the_step_of_a_score(finetuned, tmp_path):
+    from pf_keras.tasks.card import write_card
+
+    workdir = Workdir(tmp_path)
+    workdir.start("finetune", tiny_config(), {"init": "scratch", "classes": ["a", "b"]})
+    workdir.folder("evaluate")
+    for found, told in (({"steps": 9}, "| evaluate: top1 |"), ({"steps": 7}, "| evaluate at step 7: top1 |"),
+                        ({}, "| evaluate at step unknown: top1 |")):  # fmt: skip
+        workdir.write_json(tmp_path / "evaluate" / "result.json", {"top1": 0.5, "data": tiny_config().data.source, **found})
+        write_card(workdir, workdir.config(), tmp_path / "card.md", {"step": 9})
+        assert told in (tmp_path / "card.md").read_text()
 
 
 def test_text_from_data_is_escaped():

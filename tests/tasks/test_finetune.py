@@ -155,7 +155,7 @@ def test_every_validation_image_counts_once_whatever_the_batch(finetuned):
     from pf_keras.training.scores import predict_logits
 
     workdir = Workdir(finetuned.workdir)
-    model, _ = load_classifier(workdir)
+    model, *_ = load_classifier(workdir)
     validation = open_source(workdir.config().data).validation.subset(range(29))
     alone = predict_logits(model, evaluation_batches(validation, workdir.config(), 1), 29)
     for batch in (7, 360, 500):
@@ -294,3 +294,46 @@ def test_two_fits_with_one_seed_are_alike_and_with_another_differ(pretrained, fi
 
 def test_from_scratch_needs_no_pretraining(logged):
     assert logged[1]["init"] == "scratch" and 0 <= logged[1]["top1"] <= 1
+
+
+def test_what_is_refused_takes_no_workdir(pretrained, tmp_path):
+    """The same command, put right, runs in the same place."""
+    words = ("--mode=finetune", f"--init={pretrained.workdir}", f"--workdir={tmp_path}", "--label_fraction=0.05",
+             "--config.finetune.epochs=1", "--config.finetune.batch=16")  # fmt: skip
+    for wrong, said in (
+        ("--config.run.steps_per_execution=7", "run.log_every to be a multiple"),
+        ("--config.model.heads=4", "model.heads"),
+        ("--config.finetune.mix=0.5", "an even number of images a replica"),
+    ):
+        batch = ("--config.finetune.batch=15",) if "mix" in wrong else ()
+        check_refused(command(*words, *batch, wrong), said)
+        assert not (tmp_path / "config.json").exists()
+
+
+def test_it_began_where_it_first_went_on_from(pretrained, tmp_path, monkeypatch):
+    """Before its first checkpoint it begins anew, from what its pre-training has by then; after it, it goes on."""
+    import shutil
+
+    init, run = tmp_path / "pre", tmp_path / "run"
+    shutil.copytree(pretrained.workdir, init)
+    words = ("--mode=finetune", f"--init={init}/", f"--workdir={run}", "--label_fraction=0.05",
+             "--config.finetune.epochs=1", "--config.finetune.batch=16")  # fmt: skip
+    Workdir(run).folder("")
+    Workdir(run).write_init(7)  # of a start that was stopped before it saved
+    done = command(*words)
+    assert done.code == 0 and done.result["init_step"] == 20, done.err
+    assert done.result["init"] == str(init)  # whatever a shell puts behind a folder
+    monkeypatch.setattr("pf_keras.tasks.finetune.load_backbone", lambda *_: type("Newer", (), {"step": 30}))
+    assert command(*words).result["init_step"] == 20
+
+
+def test_a_list_of_one_class_is_refused_and_what_a_list_lacks_is_told(pretrained, tmp_path):
+    train = open_source(Workdir(pretrained.workdir).config().data).train
+    one, few = ([name for name, label in zip(train.names, train.labels, strict=True) if label < n] for n in (1, 2))
+    (tmp_path / "one.txt").write_text("\n".join(one))
+    (tmp_path / "two.txt").write_text("\n".join(few))
+    words = ("--mode=finetune", "--init=scratch", *TINY, "--config.finetune.epochs=1")
+    check_refused(command(*words, f"--workdir={tmp_path / 'a'}", f"--label_list={tmp_path / 'one.txt'}"), "two classes or more")
+    check_refused(command(*words, f"--workdir={tmp_path / 'a'}", f"--label_list={tmp_path}"), "found a folder")
+    done = command(*words, f"--workdir={tmp_path / 'a'}", f"--label_list={tmp_path / 'two.txt'}")
+    assert f"{len(few)} labelled images of 2 of 10 classes" in done.err

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from commands import TINY, command
 
+from pf_keras.errors import UserError
 from tests.robustness.runs import in_a_process
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +108,71 @@ def test_a_batch_that_the_replicas_do_not_divide_is_refused_before_the_first_poi
     monkeypatch.setattr("pf_keras.tasks.sweep.open_devices", lambda *_: Devices("tpu", 32))
     refused = command(*flags(tmp_path, "scratch", "(32,64,16)", "0"), "--config.run.eval_batch=128")
     assert refused.code == 2 and "a batch that 32 replicas divide, received 16" in refused.err and not seen
+    monkeypatch.undo()
+    refused = command(*flags(tmp_path, "scratch", "(32,)", "0,-1"))
+    assert refused.code == 2 and "run.seed in 0..2^31-1, received -1" in refused.err
+    for wrong in ("--label_fraction=0.001", "--data=folder:/nowhere"):
+        assert command(*flags(tmp_path, "scratch", "(16,)", "0"), wrong).code == 2
+    assert not (tmp_path / "config.json").exists()  # so that the right command may have the place
+
+
+def test_all_runs_of_a_sweep_are_of_one_precision_one_start_and_its_labels(pretrained, tmp_path, monkeypatch):
+    import keras
+
+    from pf_keras.tasks import finetune
+    from pf_keras.training.strategy import Devices
+
+    seen = fits(monkeypatch)
+    words = flags(tmp_path, pretrained.workdir, "(16,32)", "0")
+    done = command(*words)
+    assert done.code == 0 and done.result["init_step"] == 20 and done.result["pretrained_diverged"] == 0, done.err
+    before = len(seen)
+
+    def other_precision(*_):
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        return Devices("gpu", 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pf_keras.tasks.sweep.open_devices", other_precision)
+        try:
+            refused = command(*words)
+        finally:
+            keras.config.set_dtype_policy("float32")
+    assert refused.code == 2 and "--config.run.precision=float32" in refused.err
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "check_init", lambda *_: 30)
+        refused = command(*words)
+    assert refused.code == 2 and "init_step: 20 -> 30" in refused.err
+    (tmp_path / "grid" / "pretrained-b16-lr0.001" / "seed-0" / "result.json").unlink()
+    steps = iter((20, 30))  # it goes on while the sweep runs
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "check_init", lambda *_: next(steps))
+        refused = command(*words)
+    assert refused.code == 2 and "to begin at step 20" in refused.err and "step 30 by now" in refused.err
+    assert len(seen) == before
+    taken = command("--mode=finetune", f"--workdir={tmp_path / 'final' / 'scratch' / 'seed-0'}", "--init=scratch")
+    assert taken.code == 2 and "label_fraction: of a sweep -> 1.0" in taken.err
+
+
+def test_a_worker_has_the_labels_of_its_chief(tmp_path, monkeypatch):
+    from pf_keras.tasks import sweep
+    from pf_keras.tasks.sweep import Sweep
+
+    fits(monkeypatch)
+    asked = []
+    monkeypatch.setattr(Sweep, "search", lambda self, chief, definition: asked.append((self, definition)))
+    monkeypatch.setattr(Sweep, "final_row", lambda self, start: {"start": start, "labels": 1, **dict.fromkeys(ROW, 0.0)})
+    monkeypatch.setattr(sweep, "write_tables", lambda *_: None)
+    monkeypatch.setattr(sweep, "draw_grid", lambda *_: None)
+    assert command(*flags(tmp_path, "scratch", "(16,)", "0")).code == 0
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker0")
+    assert command(*(w.replace("fraction=0.05", "fraction=0.2") for w in flags(tmp_path, "scratch", "(16,)", "0"))).code == 0
+    worker, definition = asked[1]
+    with pytest.raises(UserError, match="label_fraction: 0.05 -> 0.2"):
+        worker.workdir.check("sweep", worker.config, definition)
+
+
+ROW = ("batch", "learning_rate", "top1_mean", "top1_sd", "diverged")
 
 
 def test_one_seed_has_no_spread_and_none_counts_twice(tmp_path, monkeypatch):

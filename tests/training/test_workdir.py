@@ -84,14 +84,6 @@ def test_other_labelled_images_than_before_are_told_of(tmp_path, capsys):
     assert "began 2 are gone and 1 are new" in capsys.readouterr().err
 
 
-def test_a_fine_tuning_that_goes_on_began_where_it_began(tmp_path):
-    workdir = Workdir(tmp_path)
-    assert workdir.init_step() is None
-    workdir.write_init(20)
-    workdir.write_init(30)  # its pre-training has gone on meanwhile
-    assert workdir.init_step() == 20
-
-
 def test_damaged_files_are_named(tmp_path):
     workdir = started(tmp_path)
     (tmp_path / "config.json").write_text('{"mode": "pre')
