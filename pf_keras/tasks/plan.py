@@ -31,11 +31,11 @@ def run(request):
     workdir = Workdir(request.workdir)
     if workdir.config_file.exists() and workdir.mode() != "plan":
         raise UserError(f"expected --workdir to be new or of --mode=plan, received {workdir.path} of {workdir.mode()}")
+    workdir.folder("figures")  # a place that cannot be written is known now, not after minutes
 
     result = estimate(config, slice_)
     if has_compiler():
         result |= compiled(config, slice_, result["parameters"])
-    workdir.folder("figures")
     workdir.write_json(workdir.config_file, {"mode": "plan", "config": config.to_dict()})
     workdir.write_result(result)
     print(table(result))
