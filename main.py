@@ -129,8 +129,6 @@ def read_flags(argv):
     for flag, field in SHORTHANDS.items():
         if FLAGS[flag].value is not None:
             value = str(FLAGS[flag].value)
-            if flag == "data":
-                value = value.rstrip("/")  # which a shell's completion puts behind a folder
             if overrides.setdefault(field, value) != value:
                 both = f"--{flag}={value} and --config.{field}={overrides[field]}"
                 raise flags.Error(f"expected one of the two, received {both}: leave one out")
@@ -163,7 +161,7 @@ def read_request(overrides):
         workdir=workdir,
         config=read_config(workdir).override(overrides),
         checkpoint=FLAGS.checkpoint,
-        init=FLAGS.init.rstrip("/"),
+        init=FLAGS.init,
         label_fractions=numbers("label_fraction", float),
         label_list=FLAGS.label_list,
         seeds=numbers("seeds", int),

@@ -10,6 +10,7 @@ from tfrecords.errors import UserError
 
 MANIFEST = "manifest.json"
 WORK = ".build"  # the folder in the output that holds what is unfinished; removed at the end
+SETTINGS = "settings.json"  # in it, of a build that has begun to write here
 _SHARD = re.compile(r"(train|validation|valid|val|test)-(\d{5})-of-(\d{5})(\.tfrecords?)?")
 _THREADS = 16  # of `count_records`: on a cold disk or a remote store it waits more than it works
 
@@ -21,7 +22,7 @@ def split_files(directory: str) -> dict[str, list[str]]:
     `.tfrecord` behind; `test-…` is taken as the validation split where there is no other. Raises UserError where there
     are no shards, not all of those that `-of-` promises, or the directory is that of an unfinished build.
     """
-    if fs.exists(fs.join(directory, WORK)) and not fs.exists(fs.join(directory, MANIFEST)):
+    if is_unfinished(directory):
         raise UserError(f"{directory}: expected a finished build, received one that is not; start tfrecords.build again")
     found = shards_in(directory)
     names = [name for name in ("validation", "val", "valid", "test") if name in found]
@@ -31,6 +32,11 @@ def split_files(directory: str) -> dict[str, list[str]]:
             f"python -m tfrecords.build makes them"
         )
     return {"train": found.get("train", []), "validation": found[names[0]] if names else []}
+
+
+def is_unfinished(directory: str) -> bool:
+    """Whether a build has begun in the directory and not ended."""
+    return fs.exists(fs.join(directory, WORK, SETTINGS)) and not fs.exists(fs.join(directory, MANIFEST))
 
 
 def shard_names(directory: str) -> list[str]:

@@ -101,10 +101,10 @@ class Tables:
                 "the validation images are in one folder and their labels are not here; give the list of wnids or "
                 f"the devkit archive by --validation_labels=, or put {' or '.join(_VALIDATION)} into the input"
             )
-        numbers = [int(match[1]) if (match := _NUMBER.search(name)) else 0 for name in names]
-        if all(0 < number <= len(self.truth) for number in numbers):
+        numbers = [int(match[1]) if (match := _NUMBER.search(name)) else None for name in names]
+        if all(number and number <= len(self.truth) for number in numbers):
             return {name: self.truth[number - 1] for name, number in zip(names, numbers, strict=True)}
-        unnumbered = sorted(name for name, number in zip(names, numbers, strict=True) if not number)
+        unnumbered = sorted(name for name, number in zip(names, numbers, strict=True) if number is None)
         if unnumbered and len(unnumbered) < len(names):
             raise UserError(
                 f"expected validation images whose names end in a number, received {unnumbered[0]!r} beside such; remove it"

@@ -9,14 +9,13 @@ from collections import Counter
 
 from tfrecords import filesystem as fs
 from tfrecords.errors import UserError
-from tfrecords.files import MANIFEST, WORK, read_manifest, shard_names, shards_in
+from tfrecords.files import MANIFEST, SETTINGS, WORK, read_manifest, shard_names, shards_in
 from tfrecords.images import ODDITIES
 from tfrecords.index import Index
 from tfrecords.shards import note_path
 
 BAD = "bad.txt"
 LOCK, INDEX = "lock", "index.sqlite"  # of a build that runs; it removes them as it ends
-_SETTINGS = "settings.json"
 _SOURCE = "source_fingerprint"
 
 
@@ -33,7 +32,7 @@ def begin(output: str, settings: dict) -> dict[str, dict]:
     shards that nobody noted.
     """
     manifest = read_manifest(output)
-    unfinished = fs.join(output, WORK, _SETTINGS)
+    unfinished = fs.join(output, WORK, SETTINGS)
     if manifest:
         earlier = manifest["settings"]
     elif fs.exists(unfinished):

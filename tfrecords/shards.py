@@ -150,7 +150,7 @@ class _Reader:
             try:
                 self._read, _ = self._file.enter_context(fs.random_access(path))
             except (FileNotFoundError, PermissionError) as error:
-                if offset:  # an archive, of which more is lost than this image
+                if offset or not os.path.isdir(os.path.dirname(path)):  # more is lost than this image
                     raise
                 raise BadImage(f"it cannot be read ({error.strerror})") from None
             self._path = path

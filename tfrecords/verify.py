@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     manifest = files.read_manifest(options.directory)
     failures = _Lines("FAILED")
     if manifest is None:
-        unfinished = fs.exists(fs.join(options.directory, files.WORK))
+        unfinished = files.is_unfinished(options.directory)
         if not unfinished:
             print(f"note: no {files.MANIFEST} in {options.directory}: nothing to check counts and sha256 against")
         try:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import json
 import re
 import sys
 import time
@@ -46,48 +45,49 @@ def open_readable(config, workdir, whole=False):
     `workdir.bad_file`.
 
     With a `max_bad_fraction` above 0 every image is read once before the run begins; a run that goes on takes the list of
-    its workdir, as long as the data are the same, and so has its examples in the same order, as has what reads its data
-    later. Raises UserError where the config names nothing that can be opened, and where more images are bad than that.
-    `whole` is that of `open_source`.
+    its workdir, as long as that leaves the images which it left then, and so has its examples in the same order, as has
+    what reads its data later. Raises UserError where the config names nothing that can be opened, and where more images are
+    bad than that. `whole` is that of `open_source`.
     """
     source = open_source(config, whole)
     if source.held_out:
         print(f"validation: {source.held_out}, {source.validation.size} images", file=sys.stderr)
     own = workdir.config_file.exists() and same_data(workdir.config().data.source, config.source)
-    if own and workdir.bad_file.exists():
-        bad = [json.loads(line) for line in workdir.bad_file.read_text().splitlines()]
-        readable = _without(source, bad, config)
-        if not workdir.tell_of_changed_data(readable.splits()):
-            return readable, bad
-    elif own:
-        workdir.tell_of_changed_data(source.splits())
-    if not config.max_bad_fraction:
-        return source, []
-    bad = [
-        {"split": split, "name": name, "reason": reason}
-        for split, examples in source.splits().items()
-        for name, reason in bad_images(examples, len(source.classes))
-    ]
-    return _without(source, bad, config), bad
+    bad = workdir.listed_bad(lambda listed: _without(source, listed).splits()) if own else None
+    if bad is None and config.max_bad_fraction:
+        bad = [
+            {"split": split, "name": name, "reason": reason}
+            for split, examples in source.splits().items()
+            for name, reason in bad_images(examples, len(source.classes))
+        ]
+    readable = _without(source, bad or [])
+    _check(source, readable, bad or [], config)
+    if own:
+        workdir.tell_of_changed_data(readable.splits(), source.splits())
+    return readable, bad or []
 
 
-def _without(source, bad, config):
-    """The source without these images. Raises UserError where they are too many, or all of a split."""
-    size = sum(examples.size for examples in source.splits().values())
-    if len(bad) > config.max_bad_fraction * size:
+def _without(source, bad):
+    names = {split: {image["name"] for image in bad if image["split"] == split} for split in source.splits()}
+    parts = {split: examples.without(names[split]) for split, examples in source.splits().items() if names[split]}
+    return dataclasses.replace(source, **parts)
+
+
+def _check(source, readable, bad, config):
+    """Say how many images are left out. Raises UserError where they are too many, or all of a split."""
+    size, left = (sum(examples.size for examples in s.splits().values()) for s in (source, readable))
+    if size == left:
+        return
+    if size - left > config.max_bad_fraction * size:
         first = "; ".join(f"{image['name']}: {image['reason']}" for image in bad[:3])
         raise UserError(
             f"expected at most data.max_bad_fraction={config.max_bad_fraction} of {size} images to be unreadable, "
-            f"received {len(bad)} ({first}{'; ...' if len(bad) > 3 else ''}): repair or remove them"
+            f"received {size - left} ({first}{'; ...' if len(bad) > 3 else ''}): repair or remove them"
         )
-    names = {split: {image["name"] for image in bad if image["split"] == split} for split in source.splits()}
-    parts = {split: examples.without(names[split]) for split, examples in source.splits().items() if names[split]}
-    for split, part in parts.items():
+    for split, part in readable.splits().items():
         if not part.size:
             raise UserError(f"expected images for {split}, received only ones that cannot be read: repair them")
-    if bad:
-        print(f"{len(bad)} of {size} images cannot be read and are left out, the first {bad[0]['name']}", file=sys.stderr)
-    return dataclasses.replace(source, **parts)
+    print(f"{size - left} of {size} images cannot be read and are left out, the first {bad[0]['name']}", file=sys.stderr)
 
 
 def bad_images(split, classes=0):

@@ -85,14 +85,14 @@ def _images_below(root):
     Others are files of other names, and what is no file: a pipe that is called an image would be read for ever.
     Raises UserError for a folder that cannot be read.
     """
-    images, others = [], []
+    images, others, seen, links = [], [], set(), []
 
-    def visit(folder, above=()):
+    def visit(folder):
         status = os.stat(folder)
-        own = status.st_dev, status.st_ino
-        if own in above:  # a link to a folder above it, and so on for ever
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above, or to one that is here already
             others.append(_as_text(folder))
             return
+        seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as entries:
             entries = sorted(entries, key=lambda entry: entry.name)
         for entry in entries:
@@ -103,11 +103,15 @@ def _images_below(root):
         for entry in entries:
             if entry.is_dir() and entry.name.startswith("."):  # thumbnails, what was thrown away
                 others.append(_as_text(entry.path))
+            elif entry.is_symlink() and entry.is_dir():
+                links.append(entry.path)  # later: what they lead to may be here by its own name
             elif entry.is_dir():
-                visit(entry.path, (*above, own))
+                visit(entry.path)
 
     try:
         visit(os.fspath(root))
+        while links:
+            visit(links.pop(0))
     except OSError as error:
         raise UserError(f"expected to read {root}, received {error}: change its rights or remove it") from error
     return images, others

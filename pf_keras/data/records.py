@@ -129,7 +129,7 @@ class Records:
         kept = np.asarray([index for index in indices if _file_of(self.name_of(index)) not in left_out], "int64")
         left = self._part(kept)
         # What is left out may not even be read, to find the first label.
-        self.first_label.splits = [left if split is self else split for split in self.first_label.splits]
+        self.first_label.splits = [left if split.files == self.files else split for split in self.first_label.splits]
         return left
 
     def _part(self, wanted, files=None):

@@ -9,12 +9,13 @@ def write_card(workdir, config, path, exported):
 
     definition = workdir.definition()
     mode, step = definition["mode"], workdir.init_step()
-    scores = workdir.read_json(workdir.result_file) if workdir.result_file.exists() else {}
+    result = workdir.read_json(workdir.result_file) if workdir.result_file.exists() else {}
+    scores = {f"{key}{_at_step(result, exported)}": value for key, value in result.items()}
     evaluation = workdir.path / "evaluate" / "result.json"
     if evaluation.exists():
         found = workdir.read_json(evaluation)
         where = "" if same_data(found.get("data", ""), config.data.source) else " on other data"
-        where += "" if found.get("steps") == exported["step"] else f" at step {found.get('steps', 'unknown')}"
+        where += _at_step(found, exported)
         scores |= {f"evaluate{where}: {k}": v for k, v in found.items()}
     lines = [
         f"# PatchFormer, {'classifier' if mode == 'finetune' else 'pre-trained by decoding masked patches'}",
@@ -28,7 +29,7 @@ def write_card(workdir, config, path, exported):
     ]
     if mode == "finetune":
         lines += [
-            f"- labelled images: {scores.get('labels', 'unknown')}",
+            f"- labelled images: {result.get('labels', 'unknown')}",
             f"- start: {escape(definition['init'])}{f', step {step}' if step is not None else ''}",
             f"- classes ({len(definition['classes'])}): {escape(', '.join(definition['classes'][:50]))}",
         ]
@@ -64,6 +65,11 @@ def write_card(workdir, config, path, exported):
         "```",
     ]
     workdir.write_text(path, "\n".join(lines) + "\n")
+
+
+def _at_step(scores, exported):
+    """What tells that scores are of another step than what was exported."""
+    return "" if scores.get("steps") == exported["step"] else f" at step {scores.get('steps', 'unknown')}"
 
 
 def escape(text):

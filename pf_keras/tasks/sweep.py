@@ -108,10 +108,13 @@ class Sweep:
         sweep = self
 
         class Tuner(BaseTuner):
+            def on_search_begin(self):
+                self.oracle.get_space()  # a worker waits for its chief here, which has begun the sweep by then
+                sweep.workdir.check("sweep", sweep.config, definition)
+
             def run_trial(self, trial):
                 values = trial.hyperparameters.values
                 try:
-                    sweep.workdir.check("sweep", sweep.config, definition)  # a worker's may be another than the chief's
                     return {METRIC: sweep.run_point(values["start"], values["batch"], values["learning_rate"])}
                 except Exception as error:  # the tuner would take any for a bad point, and go on without it
                     raise keras_tuner.errors.FatalError(str(error)) from error
@@ -147,11 +150,8 @@ class Sweep:
         """What a run of the sweep found, which is made if it is not there. One whose loss diverges has found nothing."""
         if not run.result_file.exists():
             config, init = self.config_of(batch, rate, seed), self.starts[start]
-            if start == "pretrained" and (newest := finetune.check_init(init, config)) != self.init_step:
-                raise UserError(
-                    f"expected all runs of the sweep to begin at step {self.init_step} of {init}, received one that is at "
-                    f"step {newest} by now: let it end, and sweep in another --workdir"
-                )
+            if start == "pretrained":
+                self.require_start(finetune.check_init(init, config))
             # Of the labels nothing but this: it is no fine-tuning that goes on by itself.
             definition = {"init": init, "label_fraction": "of a sweep", "classes": list(self.classes)}
             run.start("finetune", config, {**definition, **self.devices.definition()})
@@ -161,9 +161,18 @@ class Sweep:
                 result = finetune.fit_and_score(config, self.devices, run, train, scored, self.classes, init, self.source)
             except NonFiniteLoss as error:
                 result = {"top1": 0.0, "top5": 0.0, "images": scored.size, "steps": 0, "error": str(error)}
+            self.require_start(run.init_step())  # its pre-training may have saved just then
             run.write_result({**result, "labels": train.size})
             self.runs += 1
         return run.read_json(run.result_file)
+
+    def require_start(self, step):
+        """Raises UserError where a run does not begin at the step of the pre-training at which the others do."""
+        if step not in (None, self.init_step):
+            raise UserError(
+                f"expected all runs of the sweep to begin at step {self.init_step} of {self.request.init}, received one that "
+                f"is at step {step} by now: let it end, and sweep in another --workdir"
+            )
 
     def config_of(self, batch, rate, seed):
         settings = replace(self.config.finetune, batch=batch, learning_rate=rate)

@@ -11,13 +11,13 @@ from pf_keras.training.workdir import Workdir
 
 
 def follower_workdir(path):
-    """A scratch `Workdir` that starts from the config, bad images and newest checkpoint of the run at `path`; gone at exit.
+    """A scratch `Workdir`, gone at exit, that starts from what the run at `path` keeps of itself and its newest checkpoint.
 
     It is copied before the first step, which no process does alone, so that all start from the same checkpoint.
     """
     run, scratch = Workdir(path), Workdir(tempfile.mkdtemp(prefix="follower-"))
     atexit.register(shutil.rmtree, scratch.path, ignore_errors=True)
-    for file in (run.config_file, run.bad_file):
+    for file in (run.config_file, run.data_file, run.bad_file):
         if file.exists():
             file.copy(scratch.path / file.name)
     newest = latest_checkpoint(run.checkpoints)

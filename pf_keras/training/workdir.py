@@ -74,6 +74,8 @@ class Workdir:
 
     def check(self, mode, config, extra=None):
         """What defines the run that is here, if it is this one. Raises UserError where it is another."""
+        from pf_keras.data.sources import same_data
+
         if self.mode() != mode:
             raise UserError(
                 f"expected --workdir to be new or of --mode={mode}, received {self.path} of --mode={self.mode()}: "
@@ -81,9 +83,11 @@ class Workdir:
             )
         known = self.definition()
         known = {**(extra or {}), **known}  # a run begun before something came to be kept goes on
-        changed = [f"{k}: {known[k]} -> {v}" for k, v in (extra or {}).items() if known[k] != v]
+        changed = [f"{k}: {known[k]} -> {v}" for k, v in (extra or {}).items() if not _same(k, known[k], v)]
         # Where the precision is kept that `run.precision` came to, that alone has to be the same.
         free = (*CHANGEABLE, "run.precision") if "precision" in known else CHANGEABLE
+        if same_data(self.config().data.source, config.data.source):
+            free = (*free, "data.source")  # by another spelling
         changed += [f for f in differing_fields(self.config(), config) if f.split(":")[0] not in free]
         if changed:
             own = f", with --config.run.precision={known['precision']}" if "precision" in known else ""
@@ -174,23 +178,35 @@ class Workdir:
 
         config: its `DataConfig`. Of a run that leaves none out, and so looked for none, no list is kept.
         """
-        if not self.data_file.exists() or (config.max_bad_fraction and not self.bad_file.exists()):
-            kept = {name: {"images": split.size, "fingerprint": split.fingerprint()} for name, split in splits.items()}
-            self.write_json(self.data_file, kept)
+        now = _fingerprints(splits)
+        data = self._data() or {"began": now}
         if config.max_bad_fraction:
             self.write_text(self.bad_file, "".join(json.dumps(image) + "\n" for image in bad))
+            data["listed"] = now  # what the list leaves
+        self.write_json(self.data_file, data)
 
-    def tell_of_changed_data(self, splits):
-        """Say so, and return True, where the splits are not those with which the run began."""
-        before = self.read_json(self.data_file) if self.data_file.exists() else {}
-        changed = [n for n, split in splits.items() if n in before and before[n]["fingerprint"] != split.fingerprint()]
-        for name in changed:
-            print(
-                f"the data for {name} are not those with which this run began, {before[name]['images']} images then and "
-                f"{splits[name].size} now: what is kept for validation may have been trained on",
-                file=sys.stderr,
-            )
-        return bool(changed)
+    def listed_bad(self, without):
+        """The list of bad images that `write_data` kept; None where there is none, or it is of other data.
+
+        without: a function of the list to the splits that it leaves.
+        """
+        if not self.bad_file.exists():
+            return None
+        bad, data = [json.loads(line) for line in self.bad_file.read_text().splitlines()], self._data()
+        return bad if "listed" not in data or _fingerprints(without(bad)) == data["listed"] else None
+
+    def tell_of_changed_data(self, splits, whole):
+        """Say so where neither the splits nor what they were before any image was left out are those of the beginning."""
+        for name, before in self._data().get("began", {}).items():
+            if name in splits and before not in (_fingerprints(splits)[name], _fingerprints(whole)[name]):
+                print(
+                    f"the data for {name} are not those with which this run began, {before['images']} images then and "
+                    f"{splits[name].size} now: what is kept for validation may have been trained on",
+                    file=sys.stderr,
+                )
+
+    def _data(self):
+        return self.read_json(self.data_file) if self.data_file.exists() else {}
 
     def write_labels(self, split):
         """Keep the names of the images whose labels a run uses: a file that `--label_list` takes.
@@ -232,3 +248,12 @@ class Workdir:
         with writing(self.path):
             aside.write_text(text)
             aside.replace(file)
+
+
+def _fingerprints(splits):
+    return {name: {"images": split.size, "fingerprint": split.fingerprint()} for name, split in splits.items()}
+
+
+def _same(name, one, other):
+    """Whether what `Workdir.start` was given is the same: a folder may have a slash behind it, as shells put one there."""
+    return one == other or (name == "init" and one.rstrip("/") == other.rstrip("/"))

@@ -82,8 +82,9 @@ def test_bad_images_are_left_out_by_name_and_remembered(folder, tmp_path):
 def test_a_run_that_found_none_need_not_look_again(folder, tmp_path, monkeypatch):
     config, workdir = config_of(folder, 0.2), Workdir(tmp_path / "run")
     workdir.start("pretrain", config)
-    assert open_readable(config.data, workdir)[1] == []
-    workdir.write_data({}, [], config.data)
+    source, bad = open_readable(config.data, workdir)
+    assert bad == []
+    workdir.write_data(source.splits(), bad, config.data)
     monkeypatch.setattr("pf_keras.data.bad.bad_images", lambda *_: pytest.fail("it looked again"))
     assert open_readable(config.data, workdir)[1] == []
 
@@ -257,6 +258,43 @@ def test_a_list_of_bad_records_is_of_these_records_alone(tmp_path, monkeypatch, 
     assert [image["name"].rpartition(" ")[2] for image in bad] == ["2", "2"]
     assert "the data for train are not those" in capsys.readouterr().err
     assert 2 not in source.train.wanted and 4 in source.train.wanted
+
+
+def test_a_run_whose_data_changed_is_told_each_time_but_looks_through_them_once(folder, tmp_path, monkeypatch, capsys):
+    looked = []
+    monkeypatch.setattr("pf_keras.data.bad.bad_images", lambda *split: looked.append(split) or bad_images(*split))
+    config, workdir = config_of(folder), Workdir(tmp_path / "run")
+    source, bad = open_readable(config.data, workdir)
+    workdir.start("pretrain", config)
+    workdir.write_data(source.splits(), bad, config.data)
+    (folder / "train" / "class0" / "new.jpg").write_bytes(made.jpeg())
+    spoil(folder)
+    forgiving = config_of(folder, 0.2)
+    for _ in range(3):
+        source, bad = open_readable(forgiving.data, workdir)
+        workdir.write_data(source.splits(), bad, forgiving.data)
+        said = capsys.readouterr().err
+        assert "the data for train are not those with which this run began, 12 images then and 13 now" in said
+        assert said.count("are left out") == 1 and len(looked) == 2  # both splits, once
+    for name in KINDS:
+        os.remove(folder / "train" / "class1" / name)  # as the error says
+    again, _ = open_readable(config_of(folder, 0.01).data, workdir)
+    assert again.train.names == source.train.names and len(looked) == 2
+
+
+def test_a_process_that_trains_with_others_leaves_out_what_they_do(folder, tmp_path):
+    from pf_keras.training.follower import follower_workdir
+
+    spoil(folder)
+    config, workdir = config_of(folder, 0.2), Workdir(tmp_path / "run")
+    source, bad = open_readable(config.data, workdir)
+    workdir.start("pretrain", config)
+    workdir.write_data(source.splits(), bad, config.data)
+    (folder / "train" / "class1" / "good01.jpg").write_bytes(b"")
+    (folder / "train" / "class1" / "page.jpg").write_bytes(made.jpeg())
+    (folder / "train" / "class0" / "new.jpg").write_bytes(made.jpeg())
+    chief, follower = (open_readable(config.data, w)[0] for w in (workdir, follower_workdir(workdir.path)))
+    assert chief.train.names == follower.train.names and "class1/page.jpg" in chief.train.names
 
 
 def test_data_that_changed_since_the_run_began_are_told_of(tmp_path, capsys):

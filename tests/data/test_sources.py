@@ -300,13 +300,17 @@ def test_the_home_of_nobody_is_named():
         open_source(DataConfig(source="folder:~nobody_of_that_name/photos"))
 
 
-def test_a_class_that_links_to_another_takes_nothing_from_it(tmp_path):
-    write_folder(tmp_path, classes=("bee", "cat"))
-    (tmp_path / "train" / "ant").symlink_to(tmp_path / "train" / "bee")
-    (tmp_path / "train" / "cat" / "loop").symlink_to(tmp_path / "train")
-    source = open_source(DataConfig(source=f"folder:{tmp_path}"))
-    assert source.classes == ("ant", "bee", "cat")
-    assert np.bincount(source.train.labels).tolist()[:2] == [3, 3]
+def test_a_folder_that_several_names_lead_to_is_read_once_and_by_its_own(tmp_path, capsys):
+    write_folder(tmp_path / "photos", classes=("bee", "cat"))
+    write_folder(tmp_path / "elsewhere", classes=("dog",))
+    train = tmp_path / "photos" / "train"
+    (train / "ant").symlink_to(train / "bee")
+    (train / "ant_hill").symlink_to(train / "bee")
+    (train / "cat" / "loop").symlink_to(train)
+    (train / "dog").symlink_to(tmp_path / "elsewhere" / "train" / "dog")
+    source = open_source(DataConfig(source=f"folder:{tmp_path / 'photos'}"))
+    assert source.classes == ("bee", "cat", "dog") and np.bincount(source.train.labels).tolist() == [3, 3, 3]
+    assert f"9 images; 3 others are not read, the first {train}/ant" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 3])

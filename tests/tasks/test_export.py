@@ -185,8 +185,12 @@ def test_the_card_names_the_step_of_a_score(finetuned, tmp_path):
     for found, told in (({"steps": 9}, "| evaluate: top1 |"), ({"steps": 7}, "| evaluate at step 7: top1 |"),
                         ({}, "| evaluate at step unknown: top1 |")):  # fmt: skip
         workdir.write_json(tmp_path / "evaluate" / "result.json", {"top1": 0.5, "data": tiny_config().data.source, **found})
+        workdir.write_result({"top1": 0.4, "steps": 9})
         write_card(workdir, workdir.config(), tmp_path / "card.md", {"step": 9})
-        assert told in (tmp_path / "card.md").read_text()
+        card = (tmp_path / "card.md").read_text()
+        assert told in card and "| top1 |" in card
+    write_card(workdir, workdir.config(), tmp_path / "card.md", {"step": 7})  # as where the newest checkpoint is damaged
+    assert "| top1 at step 9 |" in (tmp_path / "card.md").read_text()
 
 
 def test_text_from_data_is_escaped():

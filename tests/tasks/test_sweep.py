@@ -162,8 +162,8 @@ def test_a_worker_has_the_labels_of_its_chief(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(Sweep, "search", lambda self, chief, definition: asked.append((self, definition)))
     monkeypatch.setattr(Sweep, "final_row", lambda self, start: {"start": start, "labels": 1, **dict.fromkeys(ROW, 0.0)})
-    monkeypatch.setattr(sweep, "write_tables", lambda *_: None)
-    monkeypatch.setattr(sweep, "draw_grid", lambda *_: None)
+    for name in ("write_tables", "draw_grid"):
+        monkeypatch.setattr(sweep, name, lambda *_: None)
     assert command(*flags(tmp_path, "scratch", "(16,)", "0")).code == 0
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker0")
     assert command(*(w.replace("fraction=0.05", "fraction=0.2") for w in flags(tmp_path, "scratch", "(16,)", "0"))).code == 0

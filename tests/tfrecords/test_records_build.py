@@ -198,6 +198,8 @@ def test_a_file_that_is_gone_when_it_is_read_is_bad(tmp_path, helpers):
     task = {"output": str(tmp_path / "out"), "file": "train-00000-of-00001", "resize_shorter": None, "quality": None,
             "skip_bad": True, "items": rows, "classes": {}, "done": None}  # fmt: skip
     note = make_shard(task)
+    with pytest.raises(FileNotFoundError):  # with all of its folder, more is lost than an image
+        make_shard({**task, "items": [["cat/gone.png", str(tmp_path / "cat" / "gone.png"), 0, 10, None]]})
     assert note["records"] == 1 and note["bad"] == [["gone.png", "it cannot be read (No such file or directory)", None]]
 
 
@@ -228,12 +230,13 @@ def test_a_full_disk_is_named_and_leaves_nothing_that_takes_room(helpers, tmp_pa
     assert not list((tmp_path / "out").rglob("*.partial"))
     left = helpers.write(tmp_path / "out/.build/train-00000-of-00001.1-ab.partial", b"of a build that was killed")
     (tmp_path / "out/train-00000-of-00001").touch()
+    assert (tmp_path / "out/.build/settings.json").exists()
     with pytest.raises(UserError, match="expected a finished build"):
         split_files(str(tmp_path / "out"))
     assert build.main(arguments) == 0 and not left.exists() and not (tmp_path / "out/.build").exists()
 
 
-def test_a_build_that_ends_lets_no_two_others_in(tmp_path):
+def test_a_build_that_ends_lets_no_two_others_in(tmp_path, monkeypatch):
     """One that opened its lock before the end holds the lock of a file that is no longer there."""
     from tfrecords import build, manifest
 
@@ -245,6 +248,14 @@ def test_a_build_that_ends_lets_no_two_others_in(tmp_path):
         with pytest.raises(UserError, match="another build is writing there"), build._work_directory(str(tmp_path)):
             pass
     assert not work.exists()
+
+    def lock_late(file, how):
+        (work / "lock").unlink()  # by the build that held it, as it ends
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build.fcntl, "flock", lock_late)
+        with pytest.raises(UserError, match="another build has just ended there"), build._work_directory(str(tmp_path)):
+            pass
 
 
 def test_what_others_put_beside_a_finished_build_stays(helpers, tmp_path):

@@ -67,6 +67,12 @@ def test_labels_are_matched_by_number_or_else_by_order(tmp_path, helpers):
         tables.of_validation(gaps[:2])
 
 
+def test_numbers_from_0_are_no_numbers_of_the_list(tmp_path, helpers):
+    helpers.write(tmp_path / "imagenet_2012_validation_synset_labels.txt", b"n00000001\nn00000002\nn00000003\n")
+    found = Tables(str(tmp_path)).of_validation([f"val_{n:08d}.JPEG" for n in range(3)])
+    assert found["val_00000002.JPEG"] == "n00000003"
+
+
 def test_a_stray_file_shifts_no_label(tmp_path, helpers):
     helpers.write(tmp_path / "imagenet_2012_validation_synset_labels.txt", b"n00000001\nn00000002\nn00000003\n")
     names = ["ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000003.JPEG", "prepare.sh"]

@@ -111,6 +111,7 @@ def test_records_that_are_no_examples(helpers, tmp_path):
 def test_unfinished_builds_and_usage(helpers, copy, tmp_path):
     (copy / "manifest.json").unlink()
     (copy / ".build").mkdir()
+    (copy / ".build" / "settings.json").write_text("{}")
     (copy / "train-00000-of-00003").unlink()
     done = helpers.command("verify", copy)
     assert done.returncode == 1 and "expected a finished build" in done.stdout

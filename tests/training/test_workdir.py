@@ -84,6 +84,15 @@ def test_other_labelled_images_than_before_are_told_of(tmp_path, capsys):
     assert "began 2 are gone and 1 are new" in capsys.readouterr().err
 
 
+def test_a_folder_may_have_a_slash_behind_it(tmp_path):
+    config = Config().override({"data.source": "folder:photos"})
+    workdir = Workdir(tmp_path)
+    workdir.start("finetune", config, {"init": "runs/pre/"})
+    workdir.start("finetune", config.override({"data.source": "folder:photos/"}), {"init": "runs/pre"})
+    with pytest.raises(UserError, match="init: runs/pre/ -> scratch; data.source: folder:photos/ -> folder:other"):
+        workdir.start("finetune", config.override({"data.source": "folder:other"}), {"init": "scratch"})
+
+
 def test_damaged_files_are_named(tmp_path):
     workdir = started(tmp_path)
     (tmp_path / "config.json").write_text('{"mode": "pre')
