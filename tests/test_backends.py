@@ -18,7 +18,7 @@ import pf_keras
 PACKAGE = Path(pf_keras.__file__).parent
 CORE = [
     PACKAGE / "__init__.py",
-    *(PACKAGE / f"{name}.py" for name in ("augment", "config", "errors", "masking", "patches", "targets")),
+    *(PACKAGE / f"{name}.py" for name in ("augment", "config", "config_values", "errors", "masking", "patches", "targets")),
     *sorted((PACKAGE / "layers").glob("*.py")),
     *sorted((PACKAGE / "models").glob("*.py")),
     PACKAGE.parent / "tfrecords" / "errors.py",  # the one exception of both packages
