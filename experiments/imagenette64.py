@@ -8,8 +8,8 @@
 IMAGENETTE is a folder with `train/<class>/...` and `val/<class>/...`. On two CPU cores 110 minutes at 348 images/s, the median,
 153 in fact, beside other work; loss ratio 0.584; 47.3% ± 0.4% of the validation images with 1% of the labels, 35.6% ± 1.3%
 from scratch (six seeds); with 10% and 30 epochs 68.4% ± 0.5% and 50.1% ± 0.9% (three); from scratch at a rate of 2.5e-4
-(experiments/README.md). Colour and no patch
-augmentation are what did best on CIFAR-10; 5,000 steps with augmentation gained less.
+(experiments/README.md). Colour and no patch augmentation are what did best on CIFAR-10; 5,000 steps with augmentation gained
+less.
 """
 
 from pf_keras.config import (

@@ -53,18 +53,20 @@ def open_readable(config, workdir, whole=False):
     if source.held_out:
         print(f"validation: {source.held_out}, {source.validation.size} images", file=sys.stderr)
     own = workdir.config_file.exists() and same_data(workdir.config().data.source, config.source)
-    bad = workdir.listed_bad(lambda listed: _without(source, listed).splits()) if own else None
-    if bad is None and config.max_bad_fraction:
+    bad = workdir.listed_bad() if own else []
+    readable = _without(source, bad)
+    if not (own and workdir.is_listed(readable.splits())):
+        looked_through = source.splits() if config.max_bad_fraction else {}
         bad = [
             {"split": split, "name": name, "reason": reason}
-            for split, examples in source.splits().items()
+            for split, examples in looked_through.items()
             for name, reason in bad_images(examples, len(source.classes))
         ]
-    readable = _without(source, bad or [])
-    _check(source, readable, bad or [], config)
+        readable = _without(source, bad)
+    _check(source, readable, bad, config)
     if own:
         workdir.tell_of_changed_data(readable.splits(), source.splits())
-    return readable, bad or []
+    return readable, bad
 
 
 def _without(source, bad):

@@ -178,27 +178,28 @@ class Workdir:
 
         config: its `DataConfig`. Of a run that leaves none out, and so looked for none, no list is kept.
         """
-        now = _fingerprints(splits)
+        now = {name: _described(split) for name, split in splits.items()}
         data = self._data() or {"began": now}
         if config.max_bad_fraction:
             self.write_text(self.bad_file, "".join(json.dumps(image) + "\n" for image in bad))
             data["listed"] = now  # what the list leaves
         self.write_json(self.data_file, data)
 
-    def listed_bad(self, without):
-        """The list of bad images that `write_data` kept; None where there is none, or it is of other data.
+    def listed_bad(self):
+        """The list of bad images that `write_data` kept, empty where there is none."""
+        return [json.loads(line) for line in self.bad_file.read_text().splitlines()] if self.bad_file.exists() else []
 
-        without: a function of the list to the splits that it leaves.
-        """
+    def is_listed(self, splits):
+        """Whether there is such a list and `splits` are what it left when it was made."""
         if not self.bad_file.exists():
-            return None
-        bad, data = [json.loads(line) for line in self.bad_file.read_text().splitlines()], self._data()
-        return bad if "listed" not in data or _fingerprints(without(bad)) == data["listed"] else None
+            return False
+        left = self._data().get("listed")
+        return left is None or left == {name: _described(split) for name, split in splits.items()}
 
     def tell_of_changed_data(self, splits, whole):
         """Say so where neither the splits nor what they were before any image was left out are those of the beginning."""
         for name, before in self._data().get("began", {}).items():
-            if name in splits and before not in (_fingerprints(splits)[name], _fingerprints(whole)[name]):
+            if name in splits and before not in (_described(now[name]) for now in (splits, whole)):
                 print(
                     f"the data for {name} are not those with which this run began, {before['images']} images then and "
                     f"{splits[name].size} now: what is kept for validation may have been trained on",
@@ -250,8 +251,8 @@ class Workdir:
             aside.replace(file)
 
 
-def _fingerprints(splits):
-    return {name: {"images": split.size, "fingerprint": split.fingerprint()} for name, split in splits.items()}
+def _described(split):
+    return {"images": split.size, "fingerprint": split.fingerprint()}
 
 
 def _same(name, one, other):

@@ -326,8 +326,8 @@ def test_folder_names_of_any_bytes_and_things_that_are_no_files(tmp_path, capsys
     source = Source(*open_folder(str(tmp_path), config.data))
     assert source.train.size + source.validation.size == 3
     assert "3 others are not read" in capsys.readouterr().err
-    read = [int(key["index"]) for split in (source.train, source.validation) for key in split.keys(shuffle=False)]
-    assert len(read) == 3 and all(batch.shape[0] for batch in read_all(source, config))
+    read = np.concatenate(read_all(source, config))
+    assert len(read) >= 3 and read.any((1, 2, 3)).sum() == 3  # what fills up a batch is black
 
 
 @pytest.mark.parametrize("count", [2_000, pytest.param(200_000, marks=pytest.mark.slow)])

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -165,12 +166,14 @@ def test_the_card_tells_of_the_run(finetuned, exported):
     assert '"image_size": 16' in card
 
 
-def test_what_an_earlier_export_had_and_this_one_has_not_goes(finetuned, exported, monkeypatch):
-    folder = Path(exported["model_card"]).parent
+def test_what_an_earlier_export_had_and_this_one_has_not_goes(finetuned, tmp_path, monkeypatch):
+    shutil.copytree(finetuned.workdir, tmp_path / "run")
+    folder = tmp_path / "run" / "export"
+    folder.mkdir(exist_ok=True)
     (folder / "model.onnx").write_bytes(b"of an earlier export")
     (folder / "notes.txt").write_text("of the user")
     monkeypatch.setattr("pf_keras.tasks.export.export_onnx", lambda *_: "not written: pip install tf2onnx")
-    done = command("--mode=export", f"--workdir={finetuned.workdir}")
+    done = command("--mode=export", f"--workdir={tmp_path / 'run'}")
     assert done.code == 0 and "not written" in done.result["onnx"], done.err
     assert not (folder / "model.onnx").exists() and (folder / "notes.txt").exists()
     assert done.result["step"] == finetuned.result["steps"]

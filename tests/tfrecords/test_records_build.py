@@ -212,7 +212,7 @@ def test_an_input_whose_path_is_no_text(helpers, tmp_path):
     assert len(helpers.records(tmp_path / "out", "train")) == 1
 
 
-def test_a_full_disk_is_named_and_leaves_nothing_that_takes_room(helpers, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_named_and_leaves_nothing_that_takes_room(helpers, tmp_path, monkeypatch):
     from tfrecords import build, pool, shards
 
     helpers.write(tmp_path / "in/train/cat/a.png", helpers.image("a", format="PNG"))
