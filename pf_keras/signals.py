@@ -27,7 +27,8 @@ def stopping():
     """Raise `Stopped` in the body at a stop signal, wherever it has come to.
 
     Python ends no program by what is raised in a destructor or in a callback of its garbage collector, and a model
-    that is traced spends much of its time near those: a signal that was lost so is sent again, until it is heard.
+    that is traced spends much of its time near those: a signal that was lost so is sent again, until it is heard. And
+    where a library's own clean-up trips over the `Stopped`, what it raises there is not what ended the run.
     """
     hook = sys.unraisablehook
 
@@ -42,9 +43,20 @@ def stopping():
     try:
         with handling(_stop):
             yield
+    except Exception as error:
+        if stopped := _stopped_behind(error):
+            raise stopped from None
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)  # what is over needs no telling: outside, the signal would kill
         sys.unraisablehook = hook
+
+
+def _stopped_behind(error):
+    """The `Stopped` that was being handled when `error` was raised, or None."""
+    while error is not None and not isinstance(error, Stopped):
+        error = error.__context__
+    return error
 
 
 def _stop(number, frame):

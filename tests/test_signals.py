@@ -59,6 +59,29 @@ def test_a_signal_that_a_destructor_loses_goes_to_the_handler_of_that_moment():
     assert heard == [signal.SIGTERM] * 2
 
 
+def test_a_library_that_trips_over_the_signal_does_not_hide_it():
+    def library():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+            result = 1
+        finally:
+            return_value = result  # noqa: F841 - not bound where the signal came first
+
+    with pytest.raises(Stopped) as stopped, stopping():
+        library()
+    assert stopped.value.signal == signal.SIGTERM
+
+
+def test_an_error_that_no_signal_is_behind_is_raised_as_it_is():
+    error = ValueError("of the body")
+    with pytest.raises(ValueError) as raised, stopping():
+        try:
+            raise KeyError("handled before")
+        except KeyError:
+            raise error from None
+    assert raised.value is error
+
+
 def test_other_errors_that_are_lost_are_shown_as_ever(monkeypatch):
     class Broken:
         def __del__(self):
