@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pf_keras.training.workdir import Workdir
-from tfrecords.command import cores
+from tfrecords.pool import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = "TF_NUM_INTRAOP_THREADS"

@@ -60,7 +60,7 @@ def first_steps():
     keras.utils.set_random_seed(0)
     with devices.scope():
         model = build_pretrainer(CONFIG)
-        optimizer = build_optimizer(model, 1e-2, STEPS, 1, weight_decay=0.001, beta_2=0.999, clip_norm=1.0)
+        optimizer = build_optimizer(model, PretrainConfig(learning_rate=1e-2, weight_decay=0.001), STEPS, 1)
         devices.compile(model, STEPS_PER_EXECUTION, optimizer=optimizer)
     if not os.path.exists(WEIGHTS):
         np.savez(WEIGHTS, *model.get_weights())

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tfrecords.errors import UserError
-from tfrecords.images import MAX_BYTES
 
 _LARGEST_HEADER = 1 << 20  # bytes; a tar's extended headers are read whole, so their size has to be bounded
 MAX_NAME = 1000  # characters of a member's path
@@ -111,6 +110,4 @@ def _member(info: tarfile.TarInfo, start: int, size: int, where: str) -> Member:
         problem = "it is no regular file"
     elif info.size < 0 or info.offset_data + info.size > size:
         raise UserError(f"{where}: member {info.name!r} reaches beyond the archive's end: cut short; download it again")
-    elif info.size > MAX_BYTES and not info.name.endswith(".tar"):
-        problem = f"it has {info.size} bytes, more than the {MAX_BYTES:,} allowed"
     return Member(info.name, start + info.offset_data, info.size, problem)

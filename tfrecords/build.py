@@ -56,7 +56,7 @@ def _parse(arguments: Sequence[str]):
     parser.add_argument("--runner", help="make the shards by Apache Beam: DirectRunner, FlinkRunner, ...")
     parser.add_processes()
     options, rest = parser.parse_known_args(arguments)
-    if options.runner and options.processes != command.cores():
+    if options.runner and options.processes != pool.cores():
         raise UserError("expected --processes or --runner, received both; Beam has options of its own for its workers")
     if rest and not options.runner:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")

@@ -1,12 +1,12 @@
-"""What the command lines of this package share: one-line errors, exit codes, the number of processes."""
+"""What the command lines of this package share: one-line errors, exit codes, the option --processes."""
 
 import argparse
-import os
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 
 from tfrecords.errors import UserError, tensorflow_reason
+from tfrecords.pool import cores
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,11 +29,6 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a number of at least 1, received {text}")
     return number
-
-
-def cores() -> int:
-    """The cores this process may use, which in a container are fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(main: Callable[[Sequence[str]], int]) -> int:

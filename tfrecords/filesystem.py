@@ -13,6 +13,7 @@ from typing import BinaryIO
 from tfrecords.errors import UserError
 
 ReadAt = Callable[[int, int], bytes]
+_LARGEST_TEXT = 64 << 20  # bytes; the lists and tables of ImageNet have a few million
 
 
 def is_remote(path: str) -> bool:
@@ -103,6 +104,23 @@ def write_whole(path: str, data: bytes, temporary: str) -> None:
     with open_file(temporary, "wb") as file:
         file.write(data)
     replace(temporary, path)
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a UTF-8 text file that are neither blank nor begin with #, without surrounding space."""
+    if not exists(path):
+        raise UserError(f"expected a text file at {path}, found none")
+    if is_directory(path):
+        raise UserError(f"expected a text file at {path}, found a folder")
+    with open_file(path, "rb") as file:
+        data = file.read(_LARGEST_TEXT + 1)
+    if len(data) > _LARGEST_TEXT:
+        raise UserError(f"{path}: expected a list of at most {_LARGEST_TEXT} bytes, received more")
+    try:
+        lines = (line.strip() for line in data.decode("utf-8-sig").split("\n"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: expected UTF-8 text, received something else ({error})") from None
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def read_json(path: str) -> dict:

@@ -48,8 +48,6 @@ def prepare(data: bytes, name: str, resize_shorter: int | None = None, quality: 
     """
     image = _open(data)
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise BadImage(f"its header declares {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
     oddities = []
     jpeg = image.format in ("JPEG", "MPO")  # MPO: a JPEG with further pictures behind the first
     grey = image.mode in ("1", "L", "LA", "I;16", "I")
@@ -103,10 +101,7 @@ def _reencoded(image, grey: bool, convert: bool, shorter: int | None, quality: i
 
 def check_decodes(data: bytes) -> None:
     """Decodes every pixel. Raises BadImage where that fails, or where the image is too large to try."""
-    image = _open(data)
-    if image.width * image.height > MAX_PIXELS:
-        raise BadImage(f"its header declares {image.width} x {image.height} pixels, more than {MAX_PIXELS:,} allowed")
-    _decode(image)
+    _decode(_open(data))
 
 
 def encoder() -> str:
@@ -124,8 +119,8 @@ def _open(data: bytes):
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # of all texts: a long one is no damage
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's on large images: `prepare` has its own bound
-            return Image.open(io.BytesIO(data), formats=_FORMATS)
+            warnings.simplefilter("ignore")  # Pillow's on large images: the bound is below
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
         raise BadImage(f"its header declares more pixels than the {MAX_PIXELS:,} allowed ({error})") from None
     except Image.UnidentifiedImageError:
@@ -133,6 +128,9 @@ def _open(data: bytes):
         raise BadImage(what) from None
     except Exception as error:  # Pillow's readers raise many kinds on damaged headers
         raise BadImage(f"damaged header ({_words(error)})") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImage(f"its header declares {image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} allowed")
+    return image
 
 
 def _decode(image):

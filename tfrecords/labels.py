@@ -22,7 +22,7 @@ _NAMES = ("wnid_to_name.tsv", "LOC_synset_mapping.txt", "wnids.txt", "words.txt"
 _DEVKIT = ("ILSVRC2012_devkit_t12.tar.gz",)
 _VALIDATION = ("imagenet_2012_validation_synset_labels.txt", *_DEVKIT)
 _SPLITS = {"train", "val", "valid", "validation", "test"}
-_LARGEST = 64 << 20  # bytes of a table, or of the devkit unpacked; the real ones have a few
+_LARGEST = 64 << 20  # bytes of the devkit unpacked; the real one has a few million
 MAX_TEXT = 1000  # characters of a class's name
 
 
@@ -149,30 +149,13 @@ def read_devkit(path: str) -> Devkit:
         raise UserError(f"{path}: its tables cannot be read ({type(error).__name__}: {error})") from None
 
 
-def read_lines(path: str) -> list[str]:
-    """The lines of a UTF-8 text file that are neither blank nor begin with #, without surrounding space."""
-    if not fs.exists(path):
-        raise UserError(f"expected a text file at {path}, found none")
-    if fs.is_directory(path):
-        raise UserError(f"expected a text file at {path}, found a folder")
-    with fs.open_file(path, "rb") as file:
-        data = file.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
-        raise UserError(f"{path}: expected a list of at most {_LARGEST} bytes, received more")
-    try:
-        lines = (line.strip() for line in data.decode("utf-8-sig").split("\n"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected UTF-8 text, received something else ({error})") from None
-    return [line for line in lines if line and not line.startswith("#")]
-
-
 def _find(places: list[str], names: tuple[str, ...]) -> str | None:
     paths = (fs.join(place, name) for name in names for place in places)
     return next((path for path in paths if fs.exists(path)), None)
 
 
 def _wnids(path: str) -> list[str]:
-    wnids = [line.split()[0] for line in read_lines(path)]
+    wnids = [line.split()[0] for line in fs.read_lines(path)]
     for number, wnid in enumerate(wnids, 1):
         if not WNID.fullmatch(wnid):
             raise UserError(
@@ -182,5 +165,5 @@ def _wnids(path: str) -> list[str]:
 
 
 def _names(path: str) -> dict[str, str]:
-    pairs = (line.split(None, 1) for line in read_lines(path))
+    pairs = (line.split(None, 1) for line in fs.read_lines(path))
     return {pair[0]: pair[1][:MAX_TEXT] for pair in pairs if len(pair) == 2}

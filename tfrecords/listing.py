@@ -1,7 +1,6 @@
 """File names and labels of all records, without reading an image: only the fields between them are touched."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from tfrecords import filesystem as fs
 from tfrecords import pool, records, schema
@@ -12,37 +11,18 @@ _BUFFER = 1024  # bytes read at once; all fields of a record but the image fit
 _LARGEST_FIELD = 1 << 20  # bytes of a name or a label
 
 
-@dataclass(frozen=True)
-class Listing:
-    """Parallel lists over all records, in the order of the shards and of the records in them.
+def read_listing(paths: Sequence[str], processes: int) -> tuple[list[str], list[int]]:
+    """The names and labels of all records of some shards, in their order.
 
-    `labels` are as stored, counting from 1, or `schema.NO_LABEL`; `shards[i]` is the number of the record's path,
-    `offsets[i]` and `lengths[i]` the place of its data there in bytes.
+    Labels are as stored, counting from 1, or `schema.NO_LABEL`. Raises UserError for a file that is truncated, or holds
+    no tf.train.Example.
     """
-
-    names: list[str]
-    labels: list[int]
-    shards: list[int]
-    offsets: list[int]
-    lengths: list[int]
+    parts = sorted(pool.run(_read_shard, enumerate(paths), processes))
+    rows = [row for _, part in parts for row in part]
+    return [name for name, _ in rows], [label for _, label in rows]
 
 
-def read_listing(paths: Sequence[str], processes: int = 1) -> Listing:
-    """The listing of some shards. Raises UserError for a file that is truncated, or holds no tf.train.Example."""
-    tasks = list(enumerate(paths))
-    parts = sorted(pool.run(_read_shard, tasks, processes) if processes > 1 else map(_read_shard, tasks))
-    listing = Listing([], [], [], [], [])
-    for number, rows in parts:
-        for name, label, offset, length in rows:
-            listing.names.append(name)
-            listing.labels.append(label)
-            listing.shards.append(number)
-            listing.offsets.append(offset)
-            listing.lengths.append(length)
-    return listing
-
-
-def _read_shard(task: tuple[int, str]) -> tuple[int, list[tuple[str, int, int, int]]]:
+def _read_shard(task: tuple[int, str]) -> tuple[int, list[tuple[str, int]]]:
     number, path = task
     rows = []
     with fs.random_access(path) as (read, size):
@@ -52,7 +32,7 @@ def _read_shard(task: tuple[int, str]) -> tuple[int, list[tuple[str, int, int, i
             except (ValueError, IndexError) as error:
                 where = f"{path}: record {len(rows)} at byte {offset - records.HEADER}"
                 raise UserError(f"{where}: expected a tf.train.Example, received something else ({error})") from None
-            rows.append((name, label, offset, length))
+            rows.append((name, label))
     return number, rows
 
 

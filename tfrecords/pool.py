@@ -14,6 +14,11 @@ from tfrecords.errors import UserError
 Task, Result = TypeVar("Task"), TypeVar("Result")
 
 
+def cores() -> int:
+    """The cores this process may use, which in a container are fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def run(function: Callable[[Task], Result], tasks: Iterable[Task], processes: int) -> Iterator[Result]:
     """`function` of each task, in the order in which they are done. Tasks are taken as needed, not all at once.
 

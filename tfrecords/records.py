@@ -7,7 +7,8 @@ TensorFlow's own reader names neither the file nor the position of a damaged rec
 import struct
 from collections.abc import Iterator
 
-from tfrecords import crc
+import google_crc32c
+
 from tfrecords.errors import UserError
 from tfrecords.filesystem import ReadAt
 
@@ -18,10 +19,16 @@ FOOTER = _CHECKSUM.size
 _LARGEST = 1 << 31  # bytes of a record; TensorFlow cannot parse a longer one either
 
 
+def masked(data: bytes) -> int:
+    """The CRC-32C of `data`, rotated and offset as TFRecord files store it."""
+    crc = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
 def frame(data: bytes) -> tuple[bytes, bytes, bytes]:
     """A record as the three pieces to be written one behind the other."""
     length = _LENGTH.pack(len(data))
-    return length + _CHECKSUM.pack(crc.masked(length)), data, _CHECKSUM.pack(crc.masked(data))
+    return length + _CHECKSUM.pack(masked(length)), data, _CHECKSUM.pack(masked(data))
 
 
 def spans(read: ReadAt, size: int, path: str) -> Iterator[tuple[int, int]]:
@@ -37,7 +44,7 @@ def spans(read: ReadAt, size: int, path: str) -> Iterator[tuple[int, int]]:
         if len(header) < HEADER:
             raise UserError(f"{where}: the file is truncated: {size} bytes, which end inside the record's header")
         length = _LENGTH.unpack_from(header)[0]
-        if _CHECKSUM.unpack_from(header, 8)[0] != crc.masked(header[:8]) or length > _LARGEST:
+        if _CHECKSUM.unpack_from(header, 8)[0] != masked(header[:8]) or length > _LARGEST:
             raise UserError(f"{where}: the checksum of its length does not match: damaged, or not a TFRecord file")
         if position + HEADER + length + FOOTER > size:
             raise UserError(
@@ -54,4 +61,4 @@ def read_data(read: ReadAt, offset: int, length: int) -> bytes | None:
     data = read(offset, length + FOOTER)
     stored = _CHECKSUM.unpack_from(data, length)[0]
     data = data[:length]
-    return data if crc.masked(data) == stored else None
+    return data if masked(data) == stored else None

@@ -1,10 +1,11 @@
-"""Which examples keep their labels: stratified, nested, seeded subsets, and published lists. NumPy and stdlib only."""
+"""Which examples keep their labels: stratified, nested, seeded subsets, and published lists. No TensorFlow."""
 
 import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
+from tfrecords import filesystem as fs
 from tfrecords.errors import UserError
 
 
@@ -43,9 +44,7 @@ def stratified_subset(
 
 def read_list(path: str) -> list[str]:
     """The file names in a list, one a line; blank lines and those that begin with # are left out. Raises UserError."""
-    from tfrecords.labels import read_lines
-
-    names = read_lines(path)
+    names = fs.read_lines(path)
     if not names:
         raise UserError(f"{path}: expected file names, one a line, received none")
     return names

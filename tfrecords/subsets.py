@@ -32,22 +32,22 @@ def main(arguments: Sequence[str]) -> int:
     if not paths:
         raise UserError(f"expected train shards in {options.directory}, found only others")
     wanted = read_list(options.include) if options.include else []
-    listing = read_listing(paths, options.processes)
-    if not listing.names or NO_LABEL in listing.labels:
+    listed, labels = read_listing(paths, options.processes)
+    if not listed or NO_LABEL in labels:
         raise UserError(f"expected labelled images in {options.directory}, received some without a label")
-    if "" in listing.names or len(set(listing.names)) < len(listing.names):
+    if "" in listed or len(set(listed)) < len(listed):
         raise UserError(f"expected a file name of its own in each record of {options.directory}, received some without")
-    included = {listing.names[index] for index in match_list(wanted, listing.names)}
+    included = {listed[index] for index in match_list(wanted, listed)}
     # All are drawn before the first is written, so that an error leaves nothing half done.
-    subsets = [stratified_subset(listing.names, listing.labels, part, options.seed, included) for part in fractions]
+    subsets = [stratified_subset(listed, labels, part, options.seed, included) for part in fractions]
     output = options.output or fs.join(options.directory, "subsets")
     fs.make_directory(output)
     for fraction, indices in zip(fractions, subsets, strict=True):
-        names = sorted(listing.names[index] for index in indices)
+        names = sorted(listed[index] for index in indices)
         kind = "_with_list" if included else ""
         path = fs.join(output, f"train_{_percent(fraction)}pct_seed{options.seed}{kind}.txt")
         fs.write_whole(path, "".join(as_line(name) + "\n" for name in names).encode(), path + ".partial")
-        line = f"{path}: {len(names)} of {len(listing.names)} images"
+        line = f"{path}: {len(names)} of {len(listed)} images"
         if included:
             line += f", {len(included.intersection(names))} of the {len(included)} in {options.include}"
         print(line)

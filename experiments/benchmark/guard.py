@@ -1,4 +1,4 @@
-"""The ratios that must hold, measured in a few minutes: run it before and after a change that may cost speed."""
+"""The ratios, and two times of starting, that must hold: a few minutes, before and after a change that may cost speed."""
 
 import argparse
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from experiments.benchmark.photographs import collect, make_records
 from experiments.benchmark.process import answer, in_process
 from experiments.benchmark.report import Row
-from tfrecords import command
+from tfrecords import pool
 
 IMAGES, SHARDS, BATCH = 2000, 16, 64  # more images than a turn takes: at the end of an epoch the shuffle buffer fills anew
 BATCHES = {"start": 4, "timed": 10}  # of a turn; the first fill the buffers
@@ -30,7 +30,7 @@ def run(options):
         shards = f"--train_shards={SHARDS}"
         originals = make_records(folder / "images", folder / "originals", shards)
         small = make_records(folder / "images", folder / "small", shards, "--resize_shorter=256", "--quality=90")
-        cores = command.cores()
+        cores = pool.cores()
         measured = {}
         for n in sorted({1, cores}):
             print(f"measuring with {n} of the cores", file=sys.stderr)

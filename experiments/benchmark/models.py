@@ -35,8 +35,8 @@ def compiled_pretrainer(config, devices):
     from pf_keras.training.optimizer import build_optimizer
 
     model = build_pretrainer(config)
-    options = {k: v for k, v in vars(config.pretrain).items() if k not in ("batch", "label_smoothing")}
-    devices.compile(model, optimizer=build_optimizer(model, **options))
+    optimizer = build_optimizer(model, config.pretrain, config.pretrain.steps, config.pretrain.warmup_steps)
+    devices.compile(model, optimizer=optimizer)
     return model
 
 

@@ -1,11 +1,12 @@
 """What a benchmark found, as a table for people and JSON for programs."""
 
 import json
-import os
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+
+from tfrecords.pool import cores
 
 
 @dataclass(frozen=True)
@@ -56,4 +57,4 @@ def machine():
             installed[package] = version(package)
         except ImportError:
             continue
-    return {"processor": processor, "cores": len(os.sched_getaffinity(0)), **installed}
+    return {"processor": processor, "cores": cores(), **installed}

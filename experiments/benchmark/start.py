@@ -1,6 +1,5 @@
 """How long a command takes to answer: `--help`, and the first step on digits."""
 
-import os
 import signal
 import statistics
 import subprocess
@@ -42,7 +41,7 @@ def first_step():
     with tempfile.TemporaryDirectory() as folder:
         line = [sys.executable, "main.py", "--mode=pretrain", f"--workdir={folder}", "--config.run.log_every=1"]
         began = time.perf_counter()
-        process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ)
+        process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         for text in process.stderr:
             if text.startswith("step 1/"):
                 break

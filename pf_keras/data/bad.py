@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pf_keras.data.sources import open_source, same_data
 from pf_keras.errors import UserError
-from tfrecords.command import cores
+from tfrecords.pool import cores
 
 CHUNK = 1024  # examples handed to the threads at a time
 PROGRESS = 10  # seconds between lines that say how far a check is

@@ -7,10 +7,10 @@ import struct
 import numpy as np
 import tensorflow as tf
 
+from tfrecords.images import MAX_PIXELS
+
 # Uniform numbers that a training crop takes: area, aspect ratio, place, mirror.
 CROP_NOISE = 5
-# Of an image, before it is decoded: a few bytes can declare more than fits in memory. tfrecords has the same bound.
-MAX_PIXELS = 89_478_485
 
 
 def decode_and_crop(encoded, window, size, gif=True):
@@ -38,8 +38,13 @@ def decode_and_crop(encoded, window, size, gif=True):
         return image[top : top + height, left : left + width]
 
     image = tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
-    image = tf.image.resize(tf.ensure_shape(image, (None, None, 3)), (size, size), method="bilinear")
-    return tf.cast(image + 0.5, tf.uint8)  # bilinear values lie between those of the pixels: none to clip
+    return resize(tf.ensure_shape(image, (None, None, 3)), size)
+
+
+def resize(images, size):
+    """uint8 (..., H, W, 3) -> uint8 (..., size, size, 3), by bilinear interpolation; halves go up."""
+    images = tf.image.resize(images, (size, size), method="bilinear")
+    return tf.cast(images + 0.5, tf.uint8)  # bilinear values lie between those of the pixels: none to clip
 
 
 def _product(height, width):

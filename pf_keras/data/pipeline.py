@@ -13,7 +13,7 @@ from pf_keras.data.decode import CROP_NOISE, centre_window, decode_and_crop, ran
 from pf_keras.data.mix import MIX_NOISE, mix_pairs, require_pairs
 from pf_keras.data.options import as_written
 from pf_keras.masking import block_count
-from tfrecords.command import cores
+from tfrecords.pool import cores
 
 EPOCHS = 2**20  # room for epochs in the first word of an example's seed
 # That decode. One more than there are cores, since one reads the keys meanwhile: 5% faster than what AUTOTUNE finds.

@@ -9,7 +9,7 @@ import numpy as np
 from pf_keras.data.images import Images
 from pf_keras.data.options import as_written
 from pf_keras.errors import UserError
-from tfrecords.command import cores
+from tfrecords.pool import cores
 
 FILE = 2**32  # an example's index is its file's number times this plus its place in the file
 IN_MEMORY = 2 * 2**30  # bytes of a labelled subset that are kept in memory rather than filtered out of the stream

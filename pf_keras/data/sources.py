@@ -17,6 +17,7 @@ from pf_keras.data.folder import open_folder
 from pf_keras.data.tfds import open_tfds
 from pf_keras.data.tfrecord import open_tfrecords
 from pf_keras.errors import UserError
+from tfrecords.filesystem import is_remote
 
 KINDS = {"folder": open_folder, "tfrecord": open_tfrecords, "tfds": open_tfds}
 
@@ -44,7 +45,7 @@ def same_data(one, other):
 
     def resolved(source):
         kind, _, place = source.partition(":")
-        local = kind in ("folder", "tfrecord") and "://" not in place
+        local = kind in ("folder", "tfrecord") and not is_remote(place)
         return kind, os.path.realpath(os.path.expanduser(place)) if local else place
 
     return resolved(one) == resolved(other)

@@ -1,7 +1,8 @@
 import keras
 
 from pf_keras.layers.attention import Attention
-from pf_keras.layers.common import Mlp, layer_norm
+from pf_keras.layers.common import layer_norm
+from pf_keras.layers.mlp import Mlp
 
 
 @keras.saving.register_keras_serializable("pf_keras")

@@ -5,11 +5,12 @@ from pf_keras.augment import scale_pixels
 from pf_keras.layers.bottleneck import EXPANSION, Bottleneck
 from pf_keras.layers.common import dense
 from pf_keras.masking import block_mask
+from pf_keras.models.on_backbone import OnBackbone
 from pf_keras.patches import extract_patches, gather_patches
 
 
 @keras.saving.register_keras_serializable("pf_keras")
-class Classifier(keras.Model):
+class Classifier(OnBackbone):
     """Classify images from one vector of the backbone each (paper, 2.2).
 
     `head`: `residual`, the paper's, pools the context by attention and puts a residual block before the linear layer;
@@ -22,8 +23,8 @@ class Classifier(keras.Model):
     """
 
     def __init__(self, backbone, classes, mask_ratio=0.1, dropout=0.2, head="residual", **kwargs):
-        super().__init__(autocast=False, **kwargs)  # noise keeps its float32 in any precision: bfloat16 has ties
-        self.backbone, self.classes, self.mask_ratio, self.dropout = backbone, classes, mask_ratio, dropout
+        super().__init__(backbone, autocast=False, **kwargs)  # noise keeps its float32 in any precision: bfloat16 has ties
+        self.classes, self.mask_ratio, self.dropout = classes, mask_ratio, dropout
         self.masked = round(mask_ratio * backbone.grid**2)
         self.head_kind = head
         if head == "residual":
@@ -36,8 +37,7 @@ class Classifier(keras.Model):
         self.head.dtype_policy = keras.DTypePolicy("float32")  # logits enter a softmax
 
     def build(self, input_shape=None):
-        if not self.backbone.built:
-            self.backbone.build()
+        super().build()
         width = self.backbone.width
         if self.head_kind == "residual":
             self.residual.build((None, 1, 1, width))
@@ -45,7 +45,6 @@ class Classifier(keras.Model):
         else:
             self.backbone.pooling.trainable = False  # once built: layers that a layer builds do not take it over
         self.head.build((None, width))
-        self.built = True
 
     def call(self, inputs, training=False):
         vectors = self.embed(inputs, training=training)
@@ -70,14 +69,8 @@ class Classifier(keras.Model):
     def get_config(self):
         return {
             **super().get_config(),
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
             "classes": self.classes,
             "mask_ratio": self.mask_ratio,
             "dropout": self.dropout,
             "head": self.head_kind,
         }
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        return cls(keras.saving.deserialize_keras_object(config.pop("backbone")), **config)

@@ -6,6 +6,14 @@ from pf_keras.layers.convolution import Conv2D
 from pf_keras.layers.upsampling import ResidualUpsampling
 
 
+def stages(size, width):
+    """`(the side of the small map, the channels of each block that doubles it)` of a decoder to `size` pixels."""
+    doublings = 0
+    while size % 2 == 0 and size > 2:
+        size, doublings = size // 2, doublings + 1
+    return size, [max(width >> (i + 1), 16) for i in range(doublings)]
+
+
 @keras.saving.register_keras_serializable("pf_keras")
 class PatchDecoder(keras.Model):
     """Decode context vectors into pixel logits: (B, M, D) -> float32 (B, M, size, size, channels, levels)
@@ -19,12 +27,8 @@ class PatchDecoder(keras.Model):
     def __init__(self, size, levels, width=256, norm="batch", channels=1, **kwargs):
         super().__init__(**kwargs)
         self.size, self.levels, self.width, self.norm, self.channels = size, levels, width, norm, channels
-        doublings = 0
-        while size % 2 == 0 and size > 2:
-            size, doublings = size // 2, doublings + 1
-        self.base = size
+        self.base, widths = stages(size, width)
         self.expand = dense(self.base**2 * width, self, "expand")
-        widths = [max(width >> (i + 1), 16) for i in range(doublings)]
         self.blocks = [
             ResidualUpsampling(filters, norm, dtype=self.dtype_policy, name=f"block_{i}")
             for i, filters in enumerate(widths)

@@ -1,26 +1,18 @@
 import keras
 
 from pf_keras.augment import scale_pixels
+from pf_keras.models.on_backbone import OnBackbone
 from pf_keras.patches import extract_patches
 
 
 @keras.saving.register_keras_serializable("pf_keras")
-class Embedder(keras.Model):
+class Embedder(OnBackbone):
     """A pre-trained backbone's features of whole images: uint8 (B, H, W, 3) -> float32 (B, width); nothing is masked.
 
     They are the mean of the context, the transformer's output, over the patches. Attention pooling has met
     its query only with a target's position added, until fine-tuning trains it: its vectors probe worse (docs/paper.md).
     The input may be a dict with the images as `image`.
     """
-
-    def __init__(self, backbone, **kwargs):
-        super().__init__(**kwargs)
-        self.backbone = backbone
-
-    def build(self, input_shape=None):
-        if not self.backbone.built:
-            self.backbone.build()
-        self.built = True
 
     def call(self, inputs):
         image = inputs["image"] if isinstance(inputs, dict) else inputs
@@ -30,11 +22,3 @@ class Embedder(keras.Model):
     def compute_output_shape(self, input_shape):
         shape = input_shape["image"] if isinstance(input_shape, dict) else input_shape
         return shape[0], self.backbone.width
-
-    def get_config(self):
-        return {**super().get_config(), "backbone": keras.saving.serialize_keras_object(self.backbone)}
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        return cls(keras.saving.deserialize_keras_object(config.pop("backbone")), **config)

@@ -7,12 +7,13 @@ from pf_keras.augment import augment_patches
 from pf_keras.config import AugmentConfig
 from pf_keras.masking import block_mask
 from pf_keras.models.decoder import PatchDecoder
+from pf_keras.models.on_backbone import OnBackbone
 from pf_keras.patches import extract_patches, gather_patches
 from pf_keras.targets import target_levels
 
 
 @keras.saving.register_keras_serializable("pf_keras")
-class Pretrainer(keras.Model):
+class Pretrainer(OnBackbone):
     """Decode the masked patches of an image from its visible ones (paper, 2.1).
 
     Input, a dict:
@@ -42,8 +43,7 @@ class Pretrainer(keras.Model):
         **kwargs,
     ):
         # Noise keeps its float32 in any precision: in bfloat16 blocks would tie, and the largest draws become 1.
-        super().__init__(autocast=False, **kwargs)
-        self.backbone = backbone
+        super().__init__(backbone, autocast=False, **kwargs)
         self.mask_ratio, self.block = mask_ratio, block
         self.target_size, self.target_bits, self.target_crop = target_size, target_bits, target_crop
         self.target_channels = target_channels
@@ -56,10 +56,8 @@ class Pretrainer(keras.Model):
         self.cross_entropy = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
 
     def build(self, input_shape=None):
-        if not self.backbone.built:
-            self.backbone.build()
+        super().build()
         self.decoder.build((None, None, self.backbone.width))
-        self.built = True
 
     def call(self, inputs, training=False):
         patches = extract_patches(inputs["image"], self.backbone.grid)
@@ -90,7 +88,6 @@ class Pretrainer(keras.Model):
     def get_config(self):
         return {
             **super().get_config(),
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
             "mask_ratio": self.mask_ratio,
             "block": self.block,
             "target_size": self.target_size,
@@ -101,11 +98,6 @@ class Pretrainer(keras.Model):
             "augment": dataclasses.asdict(self.augment),
             "label_smoothing": self.label_smoothing,
         }
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        return cls(keras.saving.deserialize_keras_object(config.pop("backbone")), **config)
 
 
 @keras.saving.register_keras_serializable("pf_keras")

@@ -1,11 +1,11 @@
 """The model card beside an exported model: what it was made from, how it scored, what it is not for."""
 
 from pf_keras import __version__
+from pf_keras.data.sources import same_data
 
 
 def write_card(workdir, config, path, exported):
     """Write the card to `path` from the run's own files and what was exported. Text from data is escaped."""
-    from pf_keras.data.sources import same_data
 
     definition = workdir.definition()
     mode, step = definition["mode"], workdir.init_step()

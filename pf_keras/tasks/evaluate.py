@@ -5,6 +5,10 @@ import io
 from functools import partial
 
 from pf_keras.config import differing_fields
+from pf_keras.data.bad import naming_bad_images, open_readable
+from pf_keras.data.labels import require_labels
+from pf_keras.data.pipeline import evaluation_batches
+from pf_keras.data.sources import same_data
 from pf_keras.errors import UserError
 from pf_keras.figures import draw_confusion
 from pf_keras.tasks.finetune import load_classifier
@@ -19,8 +23,6 @@ def run(request):
 
     Writes `evaluate/result.json` and what belongs to it into the workdir; returns the result.
     """
-    from pf_keras.data.bad import naming_bad_images, open_readable
-    from pf_keras.data.sources import same_data
 
     workdir = Workdir.of_run(request.workdir, "finetune", "pretrain")
     if workdir.mode() == "finetune" and request.label_fractions != (1.0,):
@@ -45,8 +47,6 @@ def run(request):
 
 def score_classifier(workdir, config, devices, source, folder):
     """Top-1 and top-5 on the validation images, accuracy a class as csv, and a confusion picture."""
-    from pf_keras.data.labels import require_labels
-    from pf_keras.data.pipeline import evaluation_batches
 
     devices.check_batch(config.run.eval_batch)
     validation = source.validation

@@ -16,6 +16,7 @@ from pf_keras.errors import UserError, writing
 from pf_keras.models import Embedder, build_pretrainer
 from pf_keras.tasks.card import write_card
 from pf_keras.tasks.finetune import load_classifier
+from pf_keras.tasks.serving import save_classifier, save_pretrainer
 from pf_keras.training.checkpoint import require_checkpoint
 from pf_keras.training.workdir import Workdir
 
@@ -71,7 +72,6 @@ def export_classifier(workdir, config, folder):
 
     Returns what was written into `folder`, files as their paths, and the checkpoint that it is of.
     """
-    from pf_keras.tasks.serving import save_classifier
 
     model, classes, checkpoint = load_classifier(workdir)
     with writing(workdir.path):
@@ -93,7 +93,6 @@ def export_pretrainer(workdir, config, folder):
 
     Returns what was written into `folder`, files as their paths, and the checkpoint that it is of.
     """
-    from pf_keras.tasks.serving import save_pretrainer
 
     model = build_pretrainer(config)
     checkpoint = require_checkpoint(workdir.checkpoints).load_into(model)

@@ -5,6 +5,10 @@ from functools import partial
 
 import keras
 
+from pf_keras.data.bad import naming_bad_images, open_readable
+from pf_keras.data.labels import class_names, labelled_subset, labels_definition, require_classes, require_labels
+from pf_keras.data.mix import require_pairs
+from pf_keras.data.pipeline import evaluation_batches, finetune_noise, training_batches
 from pf_keras.errors import UserError
 from pf_keras.figures import draw_loss
 from pf_keras.models import build_classifier
@@ -20,8 +24,6 @@ from pf_keras.training.workdir import Workdir
 
 def run(request):
     """Fine-tune in `request.workdir`; returns what `result.json` holds."""
-    from pf_keras.data.bad import naming_bad_images, open_readable
-    from pf_keras.data.labels import class_names, labelled_subset, labels_definition, require_classes, require_labels
 
     config = request.config
     check_init(request.init, config)
@@ -59,22 +61,12 @@ def fit_and_score(config, devices, workdir, labelled, validation, classes, init,
 
     Returns `top1, top5, images, steps, parameters, images_per_second`.
     """
-    from pf_keras.data.bad import naming_bad_images
-    from pf_keras.data.pipeline import evaluation_batches, finetune_noise, training_batches
 
     settings, steps = config.finetune, steps_of(config, devices, labelled.size)
     keras.utils.set_random_seed(config.run.seed)
     with devices.scope():
         model = build_classifier(config, len(classes))
-        optimizer = build_optimizer(
-            model,
-            learning_rate=settings.learning_rate,
-            steps=steps,
-            warmup_steps=round(settings.warmup * steps),
-            weight_decay=settings.weight_decay,
-            beta_2=settings.beta_2,
-            clip_norm=settings.clip_norm,
-        )
+        optimizer = build_optimizer(model, settings, steps, round(settings.warmup * steps))
         if init != "scratch":
             checkpoint = load_backbone(model, init, config)
             if not latest_checkpoint(workdir.checkpoints):  # else it goes on from that, whatever it began from
@@ -120,7 +112,6 @@ def steps_of(config, devices, size):
 
     Raises UserError where batch, steps and devices do not go together.
     """
-    from pf_keras.data.mix import require_pairs
 
     settings, several = config.finetune, config.run.steps_per_execution
     for batch in (settings.batch, config.run.eval_batch):

@@ -6,10 +6,12 @@ from functools import partial
 import keras
 import numpy as np
 
+from pf_keras.data.bad import naming_bad_images, open_readable
+from pf_keras.data.pipeline import evaluation_batches, pretrain_noise, training_batches
 from pf_keras.errors import writing
 from pf_keras.figures import draw_loss
 from pf_keras.models import PretrainScores, build_pretrainer
-from pf_keras.tasks.reconstruct import EXAMPLES, draw, panels_of
+from pf_keras.tasks.reconstruct import EXAMPLES, draw, examples, panels_of
 from pf_keras.training.callbacks import RunCallback
 from pf_keras.training.execution import check_steps
 from pf_keras.training.loop import train
@@ -21,8 +23,6 @@ IMAGES_EVERY = 20  # logged windows between the pictures for TensorBoard
 
 def run(request):
     """Pre-train in `request.workdir` with `request.config`; returns what `result.json` holds."""
-    from pf_keras.data.bad import naming_bad_images, open_readable
-    from pf_keras.data.pipeline import evaluation_batches, pretrain_noise, training_batches
 
     config = request.config
     devices = open_devices(config.run.precision, request.tpu)
@@ -37,8 +37,8 @@ def run(request):
     keras.utils.set_random_seed(config.run.seed)
     with devices.scope():
         model = build_pretrainer(config)
-        options = {k: v for k, v in vars(config.pretrain).items() if k not in ("batch", "label_smoothing")}
-        devices.compile(model, config.run.steps_per_execution, optimizer=build_optimizer(model, **options))
+        optimizer = build_optimizer(model, config.pretrain, config.pretrain.steps, config.pretrain.warmup_steps)
+        devices.compile(model, config.run.steps_per_execution, optimizer=optimizer)
     describe(model, config)
     print(f"trained on {devices}", file=sys.stderr)
 
@@ -47,7 +47,7 @@ def run(request):
     validation = devices.spread(partial(evaluation_batches, scored, config, config.run.eval_batch, noise))
     batches = partial(training_batches, source.train, config, config.pretrain.batch, noise)
     with naming_bad_images(source):
-        sample = next(iter(evaluation_batches(scored.sample(EXAMPLES), config, EXAMPLES, noise)))
+        sample = examples(scored, config)
         rate = train(
             model,
             lambda step: devices.spread(partial(batches, start_step=step)),
@@ -60,7 +60,7 @@ def run(request):
         scores = score(model, validation, scored.size, devices)
 
     draw_loss(workdir.metrics(), workdir.figures / "loss.png", scores["marginal_entropy"])
-    draw(model, sample, workdir.figures / "reconstruction.png", scored.size)
+    draw(model, sample, workdir.figures / "reconstruction.png")
     result = {
         "steps": config.pretrain.steps,
         **scores,
@@ -118,7 +118,7 @@ class Pictures(RunCallback):
             return
         import tensorflow as tf
 
-        image, hidden, decoded, truth = panels_of(self.model, {k: np.asarray(v) for k, v in self.sample.items()})
+        image, hidden, decoded, truth = panels_of(self.model, self.sample)
         with writing(self.workdir.path):
             self.writer = self.writer or tf.summary.create_file_writer(str(self.workdir.tensorboard))
             with self.writer.as_default(step=self.step):

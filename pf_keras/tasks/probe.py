@@ -11,6 +11,8 @@ from functools import partial
 import keras
 import numpy as np
 
+from pf_keras.data.labels import class_names, labelled_subset, require_classes, require_labels
+from pf_keras.data.pipeline import evaluation_batches
 from pf_keras.models import Embedder, build_backbone
 from pf_keras.training.transfer import load_backbone
 
@@ -24,7 +26,6 @@ def probe(workdir, config, devices, source, fractions, folder):
     Writes `probes.csv` into `folder`; returns a flat dict of `{features}_{probe}_{fraction}` top-1
     accuracies, with the `steps` of pre-training that they are of.
     """
-    from pf_keras.data.labels import class_names, labelled_subset, require_classes, require_labels
 
     devices.check_batch(config.run.eval_batch)
     require_labels(source.validation)
@@ -66,7 +67,6 @@ def features(model, split, config, devices):
     """float32 (n, D): the pooled features of a split's centre crops, or their pixels where `model` is None."""
     import tensorflow as tf
 
-    from pf_keras.data.pipeline import evaluation_batches
 
     batches = partial(evaluation_batches, split, config, config.run.eval_batch)
     if model is not None:

@@ -3,10 +3,14 @@
 import numpy as np
 from keras import ops
 
+from pf_keras.data.bad import naming_bad_images, open_readable
+from pf_keras.data.pipeline import evaluation_batches, pretrain_noise
+from pf_keras.data.sources import same_data
 from pf_keras.figures import draw_reconstruction
 from pf_keras.models import build_pretrainer
 from pf_keras.patches import assemble_patches, extract_patches
 from pf_keras.training.checkpoint import require_checkpoint
+from pf_keras.training.strategy import open_devices
 from pf_keras.training.workdir import Workdir
 
 EXAMPLES = 6
@@ -17,10 +21,6 @@ def run(request):
 
     Raises UserError where that config has another model or target.
     """
-    from pf_keras.data.bad import naming_bad_images, open_readable
-    from pf_keras.data.pipeline import evaluation_batches, pretrain_noise
-    from pf_keras.data.sources import same_data
-    from pf_keras.training.strategy import open_devices
 
     workdir = Workdir.of_run(request.workdir, "pretrain")
     config = request.config
@@ -32,20 +32,24 @@ def run(request):
     other = not same_data(config.data.source, workdir.config().data.source)
     source, _ = open_readable(config.data, workdir, whole=other)
     with naming_bad_images(source):
-        shown = source.validation.sample(EXAMPLES)
-        batch = next(iter(evaluation_batches(shown, config, EXAMPLES, pretrain_noise(config))))
+        batch = examples(source.validation, config)
     written = devices.workdir(request.workdir)
-    picture = draw(model, batch, written.folder("figures") / "reconstruction.png", shown.size)
+    picture = draw(model, batch, written.folder("figures") / "reconstruction.png")
     result = {"step": checkpoint.step, "data": config.data.source, "figure": picture}
     written.write_json(written.path / "reconstruct.json", result)
     return result
 
 
-def draw(model, batch, path, available=EXAMPLES):
-    """Draw the first examples of an evaluation batch to `path`; returns the path as text."""
-    batch = {name: np.asarray(value)[: min(EXAMPLES, available)] for name, value in batch.items()}
-    panels = panels_of(model, batch)
-    draw_reconstruction(panels, path, model.target_bits)
+def examples(split, config):
+    """A few examples from all over a split, as one evaluation batch of NumPy arrays."""
+
+    shown = split.sample(EXAMPLES)
+    return next(evaluation_batches(shown, config, shown.size, pretrain_noise(config)).as_numpy_iterator())
+
+
+def draw(model, batch, path):
+    """Draw a batch of `examples` to `path`; returns the path as text."""
+    draw_reconstruction(panels_of(model, batch), path, model.target_bits)
     return str(path)
 
 

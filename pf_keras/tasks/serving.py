@@ -5,7 +5,7 @@ import os
 import keras
 import tensorflow as tf
 
-from pf_keras.data.decode import centre_window, decode_and_crop
+from pf_keras.data.decode import centre_window, decode_and_crop, resize
 from pf_keras.data.pipeline import draw_noise, pretrain_noise, split_noise
 from pf_keras.models import Embedder
 from pf_keras.tasks.reconstruct import reconstruct_levels
@@ -80,9 +80,7 @@ def croppers(config):
     def crop(images):
         shape = tf.shape(images)
         top, left, height, width = window(shape[1], shape[2])
-        part = tf.cast(images[:, top : top + height, left : left + width], tf.float32)
-        resized = tf.image.resize(part, (size, size), method="bilinear")
-        return tf.cast(resized + 0.5, tf.uint8)  # as `decode_and_crop` rounds: halves go up
+        return resize(images[:, top : top + height, left : left + width], size)
 
     def decode(encoded):
         spec = tf.TensorSpec((size, size, 3), tf.uint8)

@@ -14,6 +14,8 @@ from dataclasses import replace
 
 import keras
 
+from pf_keras.data.bad import naming_bad_images, open_readable
+from pf_keras.data.labels import class_names, hold_out, labelled_subset, labels_definition, require_classes, require_labels
 from pf_keras.errors import UserError
 from pf_keras.figures import draw_grid
 from pf_keras.tasks import finetune
@@ -26,7 +28,6 @@ METRIC = "held_out_top1"
 
 def run(request):
     """Search the grid, run the winners, write `table.md`, `table.csv` and `figures/grid.png`; returns the result."""
-    from pf_keras.data.labels import labels_definition
 
     init_step = finetune.check_init(request.init, request.config)
     workdir = Workdir(request.workdir)
@@ -74,8 +75,6 @@ class Sweep:
     """The runs of a sweep and where they lie: `grid/START-bBATCH-lrRATE/seed-S` and `final/START/seed-S`."""
 
     def __init__(self, request, workdir, init_step):
-        from pf_keras.data.bad import naming_bad_images, open_readable
-        from pf_keras.data.labels import class_names, hold_out, labelled_subset, require_classes, require_labels
 
         self.request, self.workdir, self.config, self.init_step = request, workdir, request.config, init_step
         self.devices = open_devices(request.config.run.precision, request.tpu)

@@ -81,8 +81,7 @@ def lower(config, topology, batch):
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "auto" else precision)
     with keras.StatelessScope(initialize_variables=False):
         model = build_pretrainer(config)
-    options = {k: v for k, v in vars(config.pretrain).items() if k not in ("batch", "label_smoothing")}
-    model.compile(optimizer=build_optimizer(model, **options))
+    model.compile(optimizer=build_optimizer(model, config.pretrain, config.pretrain.steps, config.pretrain.warmup_steps))
 
     def shapes(variables):
         return [jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=repeated) for v in variables]

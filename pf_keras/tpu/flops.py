@@ -1,6 +1,7 @@
 """How many FLOPs an image costs, by formula: two for each multiplication of a matrix product or a convolution."""
 
 from pf_keras.layers.bottleneck import EXPANSION
+from pf_keras.models.decoder import stages
 from pf_keras.models.patch_encoder import STEMS
 
 
@@ -61,12 +62,10 @@ def _patch_encoder(model):
 
 
 def _decoder(config):
-    model, channels, side, doublings = config.model, config.model.decoder_width, config.target.size, 0
-    while side % 2 == 0 and side > 2:
-        side, doublings = side // 2, doublings + 1
+    model, channels = config.model, config.model.decoder_width
+    side, widths = stages(config.target.size, channels)
     total = 2 * model.width * side**2 * channels
-    for i in range(doublings):
-        filters = max(model.decoder_width >> (i + 1), 16)
+    for filters in widths:
         total += _conv(1, channels, filters, side) + 2 * 4**2 * channels * filters * side**2  # both before doubling
         side *= 2
         total += _conv(3, filters, filters, side)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pf_keras.errors import UserError
 
 GIB = 2**30
+CHIPS_PER_HOST = 4  # in a slice of several hosts
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Kind:
 
     counted: what the number in a slice's name counts a chip (2: its halves, 1: itself); cores: a chip;
     hbm: bytes a core that libtpu 0.0.42.1 grants a program; peak: bfloat16 FLOP/s a core; cube: whether slices have
-    three dimensions; chips_per_host: in a slice of several hosts.
+    three dimensions.
     """
 
     name: str
@@ -22,7 +23,6 @@ class Kind:
     hbm: int
     peak: float
     cube: bool
-    chips_per_host: int = 4
 
 
 KINDS = {
@@ -62,7 +62,7 @@ class Slice:
         """Machines that feed it. A v5e or v6e of up to 8 chips has one."""
         if self.kind.counted == 1 and self.chips <= 8:
             return 1
-        return max(1, self.chips // self.kind.chips_per_host)
+        return max(1, self.chips // CHIPS_PER_HOST)
 
 
 def find_slice(name):

@@ -42,7 +42,7 @@ class Log(RunCallback):
 
     def __init__(self, workdir, steps, images_per_step):
         super().__init__()
-        self.workdir, self.steps, self.images_per_step, self.out = workdir, steps, images_per_step, sys.stderr
+        self.workdir, self.steps, self.images_per_step = workdir, steps, images_per_step
         self.timed, self.writer = False, None
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -71,7 +71,7 @@ class Log(RunCallback):
         left = f"{_duration((self.steps - self.step) * self.images_per_step / rate)} left" if rate else ""
         shown = "  ".join(f"{name} {float(value):.4f}" for name, value in logs.items())
         with contextlib.suppress(OSError):  # a terminal that is gone is no reason to end a run
-            print(f"step {self.step}/{self.steps}  {shown}  {rate:.0f} images/s  {left}", file=self.out, flush=True)
+            print(f"step {self.step}/{self.steps}  {shown}  {rate:.0f} images/s  {left}", file=sys.stderr, flush=True)
 
     def _scalars(self, line):
         import tensorflow as tf

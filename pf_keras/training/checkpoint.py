@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 
 from pf_keras.errors import UserError, reading, writing
+from tfrecords.filesystem import is_remote
 
 WEIGHTS = "model.weights.h5"
 STATE = "state.json"
@@ -166,7 +167,7 @@ def _remove(*paths):
 
 
 def _is_local(path):
-    return "://" not in os.fspath(path)
+    return not is_remote(os.fspath(path))
 
 
 def _write(path, content):

@@ -105,20 +105,21 @@ class AdamW(keras.optimizers.AdamW):
         return {**super().get_config(), "clip_norm": self.clip_norm}
 
 
-def build_optimizer(model, learning_rate, steps, warmup_steps, weight_decay, beta_2, clip_norm):
+def build_optimizer(model, settings, steps, warmup_steps):
     """The optimizer of a model for a run of `steps`: linear warm-up from 0, cosine decay towards 0, which the rate would
     reach one step after the last.
 
-    Decay is left off biases, norms, positions and queries, which are told by identity, not by name.
+    `settings` is a `PretrainConfig` or `FinetuneConfig`. Decay is left off biases, norms, positions and queries, which are
+    told by identity, not by name.
     """
     warmup_steps = min(warmup_steps, steps - 1)
     schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup_steps else learning_rate,
+        initial_learning_rate=0.0 if warmup_steps else settings.learning_rate,
         decay_steps=steps - warmup_steps,
-        warmup_target=learning_rate if warmup_steps else None,
+        warmup_target=settings.learning_rate if warmup_steps else None,
         warmup_steps=warmup_steps,
     )
-    optimizer = AdamW(schedule, weight_decay=weight_decay, beta_2=beta_2, clip_norm=clip_norm)
+    optimizer = AdamW(schedule, weight_decay=settings.weight_decay, beta_2=settings.beta_2, clip_norm=settings.clip_norm)
     optimizer.exclude_from_weight_decay(var_list=undecayed(model))
     optimizer.build(model.trainable_variables)
     return optimizer

@@ -109,8 +109,7 @@ def _tensorflow_devices(tpu):
     if tpu:
         strategy = tf.distribute.TPUStrategy(_connect(tpu))
         return Devices("tpu", strategy.num_replicas_in_sync, strategy)
-    workers_of_a_step()  # of a TF_CONFIG that is none TensorFlow would say less
-    if "worker" in os.environ.get("TF_CONFIG", ""):
+    if workers_of_a_step() > 1:  # of a TF_CONFIG that is none it says more than TensorFlow
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
         resolver = strategy.cluster_resolver
         chief = resolver.task_type == "chief" or ("chief" not in resolver.cluster_spec().jobs and resolver.task_id == 0)

@@ -9,7 +9,9 @@ import sys
 from etils import epath
 
 from pf_keras.config import Config, differing_fields
+from pf_keras.data.sources import same_data
 from pf_keras.errors import UserError, reading, writing
+from tfrecords.filesystem import is_remote
 from tfrecords.selection import as_line
 
 # Fields that may change when a run goes on: they alter what is written and when, or what bad data is forgiven, not
@@ -74,7 +76,6 @@ class Workdir:
 
     def check(self, mode, config, extra=None):
         """What defines the run that is here, if it is this one. Raises UserError where it is another."""
-        from pf_keras.data.sources import same_data
 
         if self.mode() != mode:
             raise UserError(
@@ -102,7 +103,7 @@ class Workdir:
 
         Stores such as `gs://` and some network disks know no locks: there it is the user who takes care.
         """
-        if "://" in os.fspath(self.path):
+        if is_remote(os.fspath(self.path)):
             return
         file = open(self.lock_file, "a+")  # noqa: SIM115 - open is what keeps the lock
         try:

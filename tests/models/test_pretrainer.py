@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from tiny import paint, random_batch, randomize, run, runner, tiny_config, tiny_pretrainer
 
+from pf_keras.config import PretrainConfig
 from pf_keras.models import Pretrainer, PretrainScores
 from pf_keras.training.optimizer import build_optimizer
 
@@ -176,9 +177,8 @@ def test_every_option_trains_and_its_step_is_traced_once(option, monkeypatch):
     batch = random_batch(config, batch=8)
     batch["image"] //= 2  # grey levels that occur more often than others: a thing to learn at once
     model = tiny_pretrainer(config)
-    optimizer = build_optimizer(
-        model, learning_rate=3e-3, steps=100, warmup_steps=0, weight_decay=0.01, beta_2=0.95, clip_norm=1.0
-    )
+    settings = PretrainConfig(learning_rate=3e-3, weight_decay=0.01, beta_2=0.95, clip_norm=1.0)
+    optimizer = build_optimizer(model, settings, steps=100, warmup_steps=0)
     model.compile(optimizer, jit_compile=keras.backend.backend() == "jax")
     history = model.fit(batch, batch_size=8, epochs=12, shuffle=False, verbose=0, callbacks=[count]).history["loss"]
     assert np.isfinite(history).all()

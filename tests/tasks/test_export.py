@@ -224,7 +224,7 @@ def test_an_export_that_fails_names_the_place_and_leaves_the_earlier_one_whole(f
 
     folder = Path(exported["model_card"]).parent
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    monkeypatch.setattr("pf_keras.tasks.serving.save_classifier", half)
+    monkeypatch.setattr("pf_keras.tasks.export.save_classifier", half)
     failed = command("--mode=export", f"--workdir={finetuned.workdir}")
     assert failed.code == 2 and f"expected to write in {finetuned.workdir}, received No space left" in failed.err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -3,24 +3,10 @@
 import os
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tfrecords import crc, records
+from tfrecords import records
 from tfrecords.errors import UserError
 from tfrecords.files import count_records
-
-
-def test_checksum_of_the_standard_vector():
-    assert crc.with_numpy(b"123456789") == crc.crc32c(b"123456789") == 0xE3069283
-    assert crc.with_numpy(bytes(32)) == 0x8A9136AA  # RFC 3720, B.4
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.binary(max_size=100), st.integers(1, 3000))
-def test_array_form_equals_the_byte_by_byte_form(data, repeat):
-    data = (data * repeat)[:20000]
-    assert crc.with_numpy(data) == crc._bytewise(data)
 
 
 def test_tensorflow_reads_what_is_framed_and_writes_the_same(tmp_path):

@@ -59,12 +59,9 @@ def test_counts_and_listing_against_tensorflow(helpers, built):
         records = helpers.records(built, split)
         assert sum(files.count_records(paths)) == len(records)
         for processes in (1, 2):
-            ours = listing.read_listing(paths, processes)
-            assert ours.names == [record["image/filename"].decode() for record in records]
-            assert ours.labels == [record["image/class/label"] for record in records]
-        for i, record in enumerate(records):
-            data = open(paths[ours.shards[i]], "rb").read()[ours.offsets[i] : ours.offsets[i] + ours.lengths[i]]
-            assert record["image/encoded"] in data
+            names, labels = listing.read_listing(paths, processes)
+            assert names == [record["image/filename"].decode() for record in records]
+            assert labels == [record["image/class/label"] for record in records]
 
 
 def test_listing_names_a_record_that_is_no_example(tmp_path):
@@ -79,7 +76,7 @@ def test_listing_names_a_record_that_is_no_example(tmp_path):
             writer.write(tf.train.Example().SerializeToString())
             writer.write(bad)
         with pytest.raises(UserError, match="record 1 at byte"):
-            listing.read_listing([path])
+            listing.read_listing([path], 1)
 
 
 def test_manifest(built, tmp_path):

@@ -28,14 +28,18 @@ def spec(*shape, dtype=tf.float32):
 def compiled(build, *args, **options):
     with strategy.scope():
         model = build(*args)
-        optimizer = build_optimizer(model, 1e-3, 100, 10, weight_decay=0.001, beta_2=0.999, clip_norm=1.0)
+        optimizer = build_optimizer(model, config.pretrain, 100, 10)
         model.compile(optimizer=optimizer, jit_compile=False, **options)
     return model
 
 image = spec(64, 64, 3, dtype=tf.uint8)
 pretrainer = compiled(build_pretrainer, config)
 batch = {"image": image, "mask_noise": spec(4), "augment_noise": spec(config.visible, len(NOISE))}
-classifier = compiled(build_classifier, config, 10, loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+classifier = compiled(
+    build_classifier, config, 10,
+    loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.finetune.label_smoothing),
+    metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
+)
 
 def pretrain(batch):
     return pretrainer.train_step((batch,))
@@ -50,7 +54,7 @@ def planted(batch):
 
 print(json.dumps({
     "pretrain": ops_without_kernel(strategy, pretrain, batch),
-    "finetune": ops_without_kernel(strategy, finetune, {"image": image, "mask_noise": spec(16)}, spec(dtype=tf.int64)),
+    "finetune": ops_without_kernel(strategy, finetune, {"image": image, "mask_noise": spec(16)}, spec(10)),
     "planted": ops_without_kernel(strategy, planted, batch),
 }))
 """

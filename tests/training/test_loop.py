@@ -11,7 +11,6 @@ import tensorflow as tf
 from keras import ops
 
 from pf_keras.config import RunConfig
-from pf_keras.data.images import Images
 from pf_keras.errors import Stopped, UserError
 from pf_keras.training.callbacks import RunCallback, SaveCheckpoints
 from pf_keras.training.loop import spans, train
@@ -194,38 +193,6 @@ def test_a_huge_learning_rate_stops(tmp_path):
 def test_data_that_ends_early_is_no_finished_run(tmp_path):
     with pytest.raises(UserError, match="expected data without end, received none after step 7"):
         go(tmp_path, data=lambda step: batches(step).take(7))
-
-
-def test_finding_the_place_in_the_data_reads_nothing_of_what_was_seen():
-    from pf_keras.config import Config
-    from pf_keras.data.digits import open_digits
-    from pf_keras.data.pipeline import training_batches
-
-    loads = []
-
-    class Counted(Images):
-        def loader(self):
-            load = super().loader()
-
-            def counted(key):
-                count = tf.numpy_function(lambda index: loads.append(int(index)) or index, [key["index"]], tf.int64)
-                with tf.control_dependencies([count]):
-                    return load(key)
-
-            return counted
-
-    train_split = open_digits()[0]
-    split = Counted(train_split.names, train_split.labels, train_split.values)
-    config = Config().override({"model.image_size": "32", "model.grid": "4", "augment.jitter_size": "0"})
-    started_at = training_batches(split, config, 8, {"n": (1,)}, start_step=50_000)
-    from_the_start = list(training_batches(split, config, 8, {"n": (1,)}).take(4))
-    before = len(loads)
-    first = next(iter(started_at))
-    assert len(loads) - before <= 100  # what is fetched ahead; not the 400,000 before
-    again = list(training_batches(split, config, 8, {"n": (1,)}, start_step=2).take(2))
-    for left, right in zip(from_the_start[2:], again, strict=True):
-        np.testing.assert_array_equal(left["image"], right["image"])
-    assert first["image"].shape == (8, 32, 32, 3)
 
 
 @pytest.mark.parametrize(("start", "steps", "window"), [(0, 10, 5), (0, 11, 5), (3, 11, 5), (5, 7, 5), (4, 4, 5), (2, 3, 9)])

@@ -7,6 +7,7 @@ import pytest
 from keras import ops
 from tiny import tiny_config, tiny_pretrainer
 
+from pf_keras.config import PretrainConfig
 from pf_keras.training.optimizer import AdamW, build_optimizer, layer_rates, undecayed
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tensorflow_addons.json").read_text())["adamw"]
@@ -96,9 +97,8 @@ def model():
 
 
 def optimizer_of(model, steps=100, warmup_steps=10):
-    return build_optimizer(
-        model, learning_rate=0.5, steps=steps, warmup_steps=warmup_steps, weight_decay=0.2, beta_2=0.9, clip_norm=1.0
-    )
+    settings = PretrainConfig(learning_rate=0.5, weight_decay=0.2, beta_2=0.9, clip_norm=1.0)
+    return build_optimizer(model, settings, steps, warmup_steps)
 
 
 def test_undecayed_is_all_but_kernels(model):
@@ -142,9 +142,8 @@ def test_layer_rates_scale_the_steps_of_adam():
     for scaled in (False, True):
         model = tiny_pretrainer(config, seed=0)
         before = [v.numpy() for v in model.trainable_variables]
-        optimizer = build_optimizer(
-            model, learning_rate=1e-2, steps=9, warmup_steps=0, weight_decay=0.0, beta_2=0.999, clip_norm=1.0
-        )
+        settings = PretrainConfig(learning_rate=1e-2, weight_decay=0.0, beta_2=0.999, clip_norm=1.0)
+        optimizer = build_optimizer(model, settings, steps=9, warmup_steps=0)
         if scaled:
             optimizer.scale_rates(layer_rates(model.backbone, decay))
         rng = np.random.default_rng(1)
