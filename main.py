@@ -18,6 +18,7 @@ The modes:
 import importlib
 import json
 import os
+import signal
 import sys
 
 from absl import flags
@@ -68,10 +69,7 @@ def main(argv):
         check_mode(overrides)
     except flags.Error as error:
         return fail(error)
-    try:
-        load_quietly()
-    except KeyboardInterrupt:  # from here on `stopping` takes it
-        return 130
+    load_quietly()
 
     from pf_keras.errors import Stopped, UserError
     from pf_keras.signals import stopping
@@ -92,8 +90,12 @@ def main(argv):
 def load_quietly():
     """Import Keras and its backend without the notes that their native libraries write as they load.
 
-    Those come before any log level is read, and would bury the one line that an error is to be.
+    Those come before any log level is read, and would bury the one line that an error is to be. Ctrl-C ends the process
+    meanwhile: as an exception it could be lost in a callback of the garbage collector. Later `stopping` takes it.
     """
+    raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not so where nohup has it ignored
+    if raises:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if not FLAGS.tpu:  # where libtpu is installed for --mode=plan, JAX would ask for a TPU's metadata for minutes
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -103,7 +105,11 @@ def load_quietly():
     try:
         importlib.import_module("pf_keras")
         importlib.import_module("tensorflow")  # the input pipeline's, whatever the backend
+        # The models' layout, whatever ~/.keras/keras.json says.
+        importlib.import_module("keras").config.set_image_data_format("channels_last")
     finally:
+        if raises:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         os.dup2(shown, 2)
         os.close(shown)
         os.close(hidden)
@@ -137,11 +143,14 @@ def read_flags(argv):
 
 def check_mode(overrides):
     """Raises flags.Error for an unknown mode or backend, and for a flag that the mode does not read."""
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # whatever ~/.keras/keras.json says
     if backend not in ("tensorflow", "jax"):
         raise flags.Error(f"expected KERAS_BACKEND to be tensorflow or jax, received {backend}: set one of these")
     if FLAGS.mode not in MODES:
         raise flags.Error(f"expected --mode to be one of {', '.join(MODES)}, received {FLAGS.mode}: see --help")
+    for name in FLAGS.get_key_flags_for_module(sys.modules[__name__]):
+        if name.present and name.value == "":  # a variable of the shell that is not set
+            raise flags.Error(f"expected --{name.name}=VALUE, received no value: give one, or leave the flag out")
     given = [(name, f"--{name}") for name in READ_BY if FLAGS[name].present]
     for name, shown in [*given, *(("config", f"--config.{field}") for field in overrides)]:
         if FLAGS.mode not in READ_BY[name]:

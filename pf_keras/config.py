@@ -333,6 +333,8 @@ class Config:
         for name, text in assignments.items():
             section, _, key = name.partition(".")
             kind = field_type(Config, section, "section", name)
+            if not key:
+                raise UserError(f"expected --config.{section}.FIELD=VALUE, received --config.{name}={text}: name a field of it")
             values[section][key] = parse(kind, section, key, text)
         return Config.from_dict(values)
 

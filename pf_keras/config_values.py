@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import math
 import types
 import typing
 
@@ -34,6 +35,8 @@ def _check(expected, section, name, value):
         value = float(value)
     if type(value) is not expected:
         raise UserError(f"expected {section}.{name} as {expected.__name__}, received {value!r}")
+    if expected is float and not math.isfinite(value):
+        raise UserError(f"expected {section}.{name} as a finite number, received {value!r}")
     return value
 
 

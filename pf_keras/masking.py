@@ -18,8 +18,11 @@ def block_mask(noise, grid, block, masked):
 
     noise: float (B, block_count(grid, block)); any values, equal ones are ranked by position.
     Returns `visible_indices` int32 (B, N - masked) and `masked_indices` int32 (B, masked), each ascending.
+    Raises ValueError for noise of another length.
     """
     side = -(-grid // block)
+    if noise.shape[-1] != side**2:
+        raise ValueError(f"Expected noise of {side**2} blocks, (B, {side**2}). Received: {tuple(noise.shape)}")
     row, column = np.divmod(np.arange(grid * grid), grid)
     block_of_patch = ((row // block) * side + column // block).astype("int32")
     place_in_block = ((row % block) * block + column % block).astype("int32")

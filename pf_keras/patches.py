@@ -7,9 +7,11 @@ def extract_patches(images, grid):
     """Cut images into a grid of non-overlapping patches (paper, 2.1).
 
     images: (B, H, W, C), H and W multiples of `grid`; any dtype, kept.
-    Returns (B, N, H / grid, W / grid, C) with N = grid * grid.
+    Returns (B, N, H / grid, W / grid, C) with N = grid * grid. Raises ValueError for images that the grid does not divide.
     """
     _, height, width, channels = images.shape
+    if height % grid or width % grid:
+        raise ValueError(f"Expected images whose sides are multiples of grid={grid}. Received: {height} x {width}")
     rows, columns = height // grid, width // grid
     tiles = ops.reshape(images, (-1, grid, rows, grid, columns, channels))
     return ops.reshape(ops.transpose(tiles, (0, 1, 3, 2, 4, 5)), (-1, grid * grid, rows, columns, channels))

@@ -54,7 +54,7 @@ def test_differing_fields():
     [
         ("modle.width", "64", "did you mean model"),
         ("model.widht", "64", "did you mean width"),
-        ("model", "64", "received unknown model"),
+        ("model", "64", "received --config.model=64: name a field"),
         ("model.width", "wide", "model.width as int, received 'wide'"),
         ("model.width", "1.5", "model.width as int, received 1.5"),
         ("model.width", "true", "model.width as int, received True"),

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,40 @@ def test_a_backend_that_is_none_of_the_two_is_named(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("flag", ["--label_list", "--config", "--tpu", "--init", "--workdir", "--data"])
+def test_a_flag_with_an_unset_variable_is_refused(flag):
+    from commands import command
+
+    done = command("--mode=finetune", f"{flag}=")
+    assert done.code == 2 and done.err.startswith(f"error: expected {flag}=VALUE, received no value"), done.err
+
+
+def test_keras_own_settings_of_a_user_change_nothing(tmp_path):
+    """In a process of its own: Keras reads them as it is imported."""
+    from commands import TINY
+
+    (tmp_path / ".keras").mkdir()
+    settings = {"backend": "torch", "image_data_format": "channels_first", "floatx": "float16"}
+    (tmp_path / ".keras" / "keras.json").write_text(json.dumps(settings))
+    steps = ("--config.pretrain.steps=2", "--config.pretrain.batch=4", "--config.run.log_every=1")
+    line = [sys.executable, str(ROOT / "main.py"), "--mode=pretrain", f"--workdir={tmp_path / 'run'}", *TINY, *steps]
+    environment = {k: v for k, v in os.environ.items() if k not in ("KERAS_BACKEND", "KERAS_HOME")}
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300, env={**environment, "HOME": str(tmp_path)})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["precision"] == "float32"
+    assert "of 2 steps all are warm-up" in done.stderr
+
+
+def test_an_interrupt_while_tensorflow_loads_ends_the_process(tmp_path):
+    line = [sys.executable, str(ROOT / "main.py"), "--mode=pretrain", f"--workdir={tmp_path / 'run'}"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT) and out == "", (process.returncode, err[-2000:])
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.long
 def test_an_earlier_run_is_read_with_what_is_to_be_different(pretrained):
     from commands import command
@@ -111,6 +147,8 @@ def test_native_libraries_add_nothing_to_the_one_line(tmp_path):
         (("--config.model.grid=5",), ("grid=5", "32")),
         (("--config.model.stem=vgg",), ("model.stem", "vgg", "no_pool")),
         (("--config.mask.ratio=1.5",), ("mask.ratio", "1.5")),
+        (("--config.finetune.learning_rate=1e999",), ("finetune.learning_rate", "finite", "inf")),
+        (("--config.model=4",), ("--config.model.FIELD=VALUE", "--config.model=4")),
         (("--config.target.size=5",), ("target.size", "4 px")),
         (("--data=imagenet",), ("folder:DIR", "imagenet")),
         (("--data=folder:/no/such/dir",), ("/no/such/dir",)),

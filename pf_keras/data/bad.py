@@ -47,12 +47,19 @@ def open_readable(config, workdir, whole=False):
     With a `max_bad_fraction` above 0 every image is read once before the run begins; a run that goes on takes the list of
     its workdir, as long as that leaves the images which it left then, and so has its examples in the same order, as has
     what reads its data later. Raises UserError where the config names nothing that can be opened, and where more images are
-    bad than that. `whole` is that of `open_source`.
+    bad than that.
+
+    `whole` is that of `open_source`, for what is not the run's own data. Those are told by their place, or by their
+    names where they were moved: images that a run was trained on are none to score it with.
     """
-    source = open_source(config, whole)
+    own = workdir.config_file.exists() and same_data(workdir.config().data.source, config.source)
+    source = open_source(config, whole and not own)
+    if not own and (moved := _moved(source, config, workdir)):
+        before = workdir.config().data.source
+        print(f"{config.source} holds the data of {workdir.path}, which were in {before}", file=sys.stderr)
+        own, source = True, moved
     if source.held_out:
         print(f"validation: {source.held_out}, {source.validation.size} images", file=sys.stderr)
-    own = workdir.config_file.exists() and same_data(workdir.config().data.source, config.source)
     bad = workdir.listed_bad() if own else []
     readable = _without(source, bad)
     if not (own and workdir.is_listed(readable.splits())):
@@ -69,9 +76,23 @@ def open_readable(config, workdir, whole=False):
     return readable, bad
 
 
+def _moved(source, config, workdir):
+    """The `Source` as the run in `workdir` has it, if its data lie here now, else None."""
+    if not workdir.config_file.exists():
+        return None
+    if source.train is source.validation:  # taken whole
+        if source.train.size != workdir.images_at_the_beginning():
+            return None
+        source = open_source(config)
+    listed = _without(source, workdir.listed_bad())
+    return source if workdir.began_with(source.splits()) or workdir.began_with(listed.splits()) else None
+
+
 def _without(source, bad):
     names = {split: {image["name"] for image in bad if image["split"] == split} for split in source.splits()}
     parts = {split: examples.without(names[split]) for split, examples in source.splits().items() if names[split]}
+    if parts and source.train is source.validation:
+        parts["train"] = parts["validation"]
     return dataclasses.replace(source, **parts)
 
 

@@ -43,7 +43,8 @@ def _held_out(images, root, config, whole, classes):
         return images, images, classes, f"all of {root}, which has no split for it"
     if images.size < 2:
         raise UserError(f"expected at least 2 images in {root}, received {images.size}: add images or a val folder")
-    return *images.held_out(config.holdout), classes, f"{config.holdout:.0%} of {root}"
+    part = "each class of " if classes else ""
+    return *images.held_out(config.holdout), classes, f"{config.holdout:.0%} of {part}{root}"
 
 
 def _is_shown_folder(path):
@@ -82,7 +83,8 @@ def _read_split(root, classes, mixed=False):
 def _images_below(root):
     """`(images, others)`: the paths of the image files below `root` and of what else is there, in a fixed order.
 
-    Others are files of other names, and what is no file: a pipe that is called an image would be read for ever.
+    Others are files of other names, what is no file (a pipe that is called an image would be read for ever), hidden
+    folders and work directories of runs.
     Raises UserError for a folder that cannot be read.
     """
     images, others, seen, links = [], [], set(), []
@@ -101,7 +103,8 @@ def _images_below(root):
             elif not entry.is_dir():
                 others.append(_as_text(entry.path))
         for entry in entries:
-            if entry.is_dir() and entry.name.startswith("."):  # thumbnails, what was thrown away
+            # Thumbnails, what was thrown away; a run's figures.
+            if entry.is_dir() and (entry.name.startswith(".") or _is_workdir(entry.path)):
                 others.append(_as_text(entry.path))
             elif entry.is_symlink() and entry.is_dir():
                 links.append(entry.path)  # later: what they lead to may be here by its own name
@@ -115,6 +118,10 @@ def _images_below(root):
     except OSError as error:
         raise UserError(f"expected to read {root}, received {error}: change its rights or remove it") from error
     return images, others
+
+
+def _is_workdir(folder):
+    return os.path.isfile(os.path.join(folder, "config.json")) and os.path.isdir(os.path.join(folder, "figures"))
 
 
 def _as_text(name):

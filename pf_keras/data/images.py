@@ -47,13 +47,16 @@ class Images:
         return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
 
     def held_out(self, share):
-        """Two splits, `(train, validation)`: a fixed share of the examples is kept for validation.
+        """Two splits, `(train, validation)`: a fixed share of the examples of each label is kept for validation, one at
+        least, but none of a label that has a single example.
 
-        Which ones is a function of all names: the same on every machine, others where images come or go.
+        Which ones is a function of all names: the same on every machine, others where images come or go. Examples
+        without a label are shared as if all had the same.
         """
         order = sorted(range(self.size), key=lambda i: hashlib.sha256(self.names[i].encode()).digest())
-        count = min(max(1, round(share * self.size)), self.size - 1)
-        return self.subset(sorted(order[count:])), self.subset(sorted(order[:count]))
+        members = [[i for i in order if self.labels[i] == label] for label in np.unique(self.labels)]
+        kept = [i for part in members for i in part[: min(max(1, round(share * len(part))), len(part) - 1)]]
+        return self.subset(sorted(set(order) - set(kept))), self.subset(sorted(kept))
 
     def keys(self, start=0, seed=0, shuffle=True, batch=1, host=0, hosts=1):
         """The examples' order: forever and shuffled anew each epoch, or once through.

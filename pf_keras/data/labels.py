@@ -20,8 +20,9 @@ def labelled_subset(split, fraction, list_file=""):
     if list_file:
         if fraction not in (None, 1):
             raise UserError(f"expected --label_list or --label_fraction, received both, {list_file} and {fraction}: use one")
+        wanted = read_list(list_file)
         try:
-            chosen = split.subset(sorted(match_list(read_list(list_file), split.names)))
+            chosen = split.subset(sorted(match_list(wanted, split.names)))
         except UserError as error:
             raise UserError(f"{error} (images that cannot be read and are left out are not among them)") from error
         if len(set(chosen.labels.tolist())) < 2:
@@ -50,7 +51,10 @@ def hold_out(split, share, seed=0):
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         if len(members) < 2:
-            raise UserError("expected two labelled images of each class to hold one out, received a class with one: use more")
+            alone = split.names[members[0]]
+            raise UserError(
+                f"expected two labelled images of each class to hold one out, received {alone} alone of its class: use more"
+            )
         kept_in = np.clip(share, 1 / len(members), 1 - 1 / len(members))
         names = [split.names[i] for i in members]
         chosen |= {int(members[i]) for i in stratified_subset(names, [0] * len(names), kept_in, seed)}

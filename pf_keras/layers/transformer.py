@@ -14,6 +14,8 @@ class TransformerBlock(keras.layers.Layer):
 
     def __init__(self, heads, mlp_ratio=4, norm_order="post_norm", dropout=0.0, **kwargs):
         super().__init__(**kwargs)
+        if norm_order not in ("post_norm", "pre_norm"):
+            raise ValueError(f"Expected norm_order to be 'post_norm' or 'pre_norm'. Received: {norm_order!r}")
         self.heads, self.mlp_ratio, self.norm_order, self.dropout = heads, mlp_ratio, norm_order, dropout
 
     def build(self, input_shape):

@@ -37,6 +37,10 @@ class Backbone(keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if image_size % grid:
+            raise ValueError(f"Expected image_size to be a multiple of grid. Received: {image_size} and {grid}")
+        if decode_position not in ("query", "additive"):
+            raise ValueError(f"Expected decode_position to be 'query' or 'additive'. Received: {decode_position!r}")
         self.arguments = {
             "image_size": image_size, "grid": grid, "stem": stem, "stem_width": stem_width, "stacks": tuple(stacks),
             "stack_widths": tuple(stack_widths), "norm": norm, "width": width, "depth": depth, "heads": heads,
@@ -60,6 +64,9 @@ class Backbone(keras.Model):
         self.transformer.build(vectors)
         self.pooling.build(vectors, vectors)
         self.built = True
+        if not self.trainable:  # frozen before, as where a frozen one is loaded: tell what was made here. By a change:
+            self.trainable = True  # to set a value that is there already does nothing under TensorFlow
+            self.trainable = False
 
     def call(self, patches, indices=None, training=False):
         if indices is None:

@@ -14,7 +14,8 @@ class Classifier(OnBackbone):
     """Classify images from one vector of the backbone each (paper, 2.2).
 
     `head`: `residual`, the paper's, pools the context by attention and puts a residual block before the linear layer;
-    `linear` puts it on the mean of the context, and leaves the attention pooling of its backbone untrained.
+    `linear` puts it on the mean of the context, and freezes the attention pooling of its backbone: another model on the
+    same backbone has to set `backbone.pooling.trainable` again.
 
     Input: images uint8 (B, H, W, 3), or a dict of these as `image` and `mask_noise` float32 (B, N): while training,
     the patches with the lowest noise are left out, a share of `mask_ratio`. Without noise, and at evaluation, every

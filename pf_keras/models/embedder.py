@@ -11,7 +11,7 @@ class Embedder(OnBackbone):
 
     They are the mean of the context, the transformer's output, over the patches. Attention pooling has met
     its query only with a target's position added, until fine-tuning trains it: its vectors probe worse (docs/paper.md).
-    The input may be a dict with the images as `image`.
+    The backbone runs as at inference, whatever `training` says. The input may be a dict with the images as `image`.
     """
 
     def call(self, inputs):

@@ -57,8 +57,8 @@ class PatchEncoder(keras.Model):
         self.projection.build((None, shape[-1]))
 
     def call(self, patches, training=False):
-        count, side = patches.shape[1:3]
-        x = ops.reshape(patches, (-1, side, side, patches.shape[-1]))
+        _, count, *shape = patches.shape
+        x = ops.reshape(patches, (-1, *shape))
         x = ops.relu(self.stem_norm(self.stem_conv(x), training=training))
         if self.stem_pool:
             x = self.stem_pool(x)

@@ -26,6 +26,8 @@ class Pretrainer(OnBackbone):
         `visible_indices` int32 (B, V) and `masked_indices` int32 (B, M)
 
     The loss of `fit` is the cross-entropy of the target pixels, with labels smoothed. It needs no `y`.
+    `augment` is a dict of fields of `pf_keras.config.AugmentConfig`, which has the defaults of those left out.
+    Raises ValueError where jitter's sub-crop is larger than a patch.
     """
 
     def __init__(
@@ -49,6 +51,9 @@ class Pretrainer(OnBackbone):
         self.target_channels = target_channels
         self.decoder_width, self.label_smoothing = decoder_width, label_smoothing
         self.augment = AugmentConfig(**(augment or {}))
+        side = backbone.image_size // backbone.grid
+        if self.augment.enabled and self.augment.jitter_size > side:
+            raise ValueError(f"Expected augment['jitter_size'] up to the patch's {side}. Received: {self.augment.jitter_size}")
         self.masked = round(mask_ratio * backbone.grid**2)
         self.decoder = PatchDecoder(
             target_size, 2**target_bits, decoder_width, backbone.norm, target_channels, dtype=self.dtype_policy, name="decoder"
@@ -83,7 +88,9 @@ class Pretrainer(OnBackbone):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         labels = ops.one_hot(y_pred["targets"], 2**self.target_bits, dtype="float32")
-        return self.cross_entropy(labels, y_pred["logits"])
+        if sample_weight is not None:  # of an image
+            sample_weight = ops.reshape(sample_weight, (-1, 1, 1, 1, 1))
+        return self.cross_entropy(labels, y_pred["logits"], sample_weight)
 
     def get_config(self):
         return {

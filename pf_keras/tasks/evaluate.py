@@ -39,8 +39,9 @@ def run(request):
             result = probe(workdir, config, devices, source, request.label_fractions, folder)
         else:
             result = score_classifier(workdir, config, devices, source, folder)
-    changed = differing_fields(workdir.config(), config)
-    result |= {"bad_images": len(bad), "data": config.data.source, "changed": changed}
+    began = workdir.config()
+    data = began.data.source if workdir.began_with(source.splits()) else config.data.source  # by the name that the run has
+    result |= {"bad_images": len(bad), "data": data, "changed": differing_fields(began, config)}
     workdir.write_json(folder / "result.json", result)
     return result
 

@@ -38,7 +38,7 @@ def run(request):
     steps_of(config, devices, labelled.size)
     labels = labels_definition(request.label_fraction, request.label_list)
     definition = {"init": request.init, **labels, "classes": list(classes), **devices.definition()}
-    workdir.start("finetune", config, definition)
+    workdir.start("finetune", config, definition, source.splits())
     workdir.write_data(source.splits(), bad, config.data)
     workdir.write_labels(labelled)
 

@@ -31,13 +31,17 @@ def run(request):
     devices.check_batch(config.run.eval_batch)
     check_steps(config.run, config.pretrain.steps)
     source, bad = open_readable(config.data, workdir)
-    workdir.start("pretrain", config, devices.definition())
+    workdir.start("pretrain", config, devices.definition(), source.splits())
     workdir.write_data(source.splits(), bad, config.data)
 
+    settings = config.pretrain
+    if settings.warmup_steps >= settings.steps:
+        few = f"of {settings.steps} steps all are warm-up, as pretrain.warmup_steps is {settings.warmup_steps}"
+        print(f"{few}: the learning rate only rises", file=sys.stderr)
     keras.utils.set_random_seed(config.run.seed)
     with devices.scope():
         model = build_pretrainer(config)
-        optimizer = build_optimizer(model, config.pretrain, config.pretrain.steps, config.pretrain.warmup_steps)
+        optimizer = build_optimizer(model, settings, settings.steps, settings.warmup_steps)
         devices.compile(model, config.run.steps_per_execution, optimizer=optimizer)
     describe(model, config)
     print(f"trained on {devices}", file=sys.stderr)

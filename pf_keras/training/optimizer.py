@@ -110,7 +110,8 @@ def build_optimizer(model, settings, steps, warmup_steps):
     reach one step after the last.
 
     `settings` is a `PretrainConfig` or `FinetuneConfig`. Decay is left off biases, norms, positions and queries, which are
-    told by identity, not by name.
+    told by identity, not by name, so that a saved optimizer does not know them: build it anew for a model that is loaded (with
+    `compile=False`, or this module imported).
     """
     warmup_steps = min(warmup_steps, steps - 1)
     schedule = keras.optimizers.schedules.CosineDecay(

@@ -59,10 +59,11 @@ class Workdir:
             raise UserError(f"expected a workdir of --mode={' or '.join(modes)}, received {path} of --mode={mode}")
         return workdir
 
-    def start(self, mode, config, extra=None):
+    def start(self, mode, config, extra=None, splits=None):
         """Write the config of a new run, or check that this is the same run and go on with it.
 
-        extra: what else defines the run (of a fine-tuning its labels and start), as a flat dict.
+        extra: what else defines the run (of a fine-tuning its labels and start), as a flat dict. splits: its data, by
+        which those that were moved are known again.
         Raises UserError where another process runs here, or the workdir is that of another run.
         """
         with writing(self.path):
@@ -71,12 +72,11 @@ class Workdir:
         if not self.config_file.exists():
             self.write_json(self.config_file, {"mode": mode, **(extra or {}), "config": config.to_dict()})
         else:
-            known = self.check(mode, config, extra)
+            known = self.check(mode, config, extra, splits)
             self.write_json(self.config_file, {**known, "config": config.to_dict()})
 
-    def check(self, mode, config, extra=None):
+    def check(self, mode, config, extra=None, splits=None):
         """What defines the run that is here, if it is this one. Raises UserError where it is another."""
-
         if self.mode() != mode:
             raise UserError(
                 f"expected --workdir to be new or of --mode={mode}, received {self.path} of --mode={self.mode()}: "
@@ -87,8 +87,8 @@ class Workdir:
         changed = [f"{k}: {known[k]} -> {v}" for k, v in (extra or {}).items() if not _same(k, known[k], v)]
         # Where the precision is kept that `run.precision` came to, that alone has to be the same.
         free = (*CHANGEABLE, "run.precision") if "precision" in known else CHANGEABLE
-        if same_data(self.config().data.source, config.data.source):
-            free = (*free, "data.source")  # by another spelling
+        if same_data(self.config().data.source, config.data.source) or (splits and self.began_with(splits)):
+            free = (*free, "data.source")  # by another spelling, or moved
         changed += [f for f in differing_fields(self.config(), config) if f.split(":")[0] not in free]
         if changed:
             own = f", with --config.run.precision={known['precision']}" if "precision" in known else ""
@@ -190,6 +190,17 @@ class Workdir:
         """The list of bad images that `write_data` kept, empty where there is none."""
         return [json.loads(line) for line in self.bad_file.read_text().splitlines()] if self.bad_file.exists() else []
 
+    def began_with(self, splits):
+        """Whether `splits` are those with which the run began, wherever they lie."""
+        began = self._data().get("began")
+        if not began or {name: split.size for name, split in splits.items()} != {n: s["images"] for n, s in began.items()}:
+            return False  # before the names of all are looked at
+        return began == {name: _described(split) for name, split in splits.items()}
+
+    def images_at_the_beginning(self):
+        """How many images the run's splits had together, and those that it leaves out."""
+        return sum(split["images"] for split in self._data().get("began", {}).values()) + len(self.listed_bad())
+
     def is_listed(self, splits):
         """Whether there is such a list and `splits` are what it left when it was made."""
         if not self.bad_file.exists():
@@ -257,5 +268,13 @@ def _described(split):
 
 
 def _same(name, one, other):
-    """Whether what `Workdir.start` was given is the same: a folder may have a slash behind it, as shells put one there."""
-    return one == other or (name == "init" and one.rstrip("/") == other.rstrip("/"))
+    """Whether what `Workdir.start` was given is the same, however paths are spelled; a list is told by what it holds."""
+    if name == "init":
+        one, other = map(_place, (one, other))
+    return one == other or name == "label_list"
+
+
+def _place(init):
+    if init == "scratch" or is_remote(init):
+        return init.rstrip("/")
+    return os.path.realpath(os.path.expanduser(init))

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -222,6 +223,42 @@ def test_bad_records_are_known_again_by_another_spelling_of_their_place(tmp_path
     again, _ = open_readable(linked.data, workdir)
     assert again.train.size == 5
     assert len(read_all(again, linked)) == 4  # batches of 4, two of each split
+
+
+@pytest.fixture
+def run_on_one_folder(folder, tmp_path):
+    """A run on images without a split of their own, of which a few are bad, and its config."""
+    spoil(folder)
+    config, workdir = config_of(folder / "train", 0.5).override({"data.holdout": "0.25"}), Workdir(tmp_path / "run")
+    source, bad = open_readable(config.data, workdir)
+    workdir.start("pretrain", config)
+    workdir.write_data(source.splits(), bad, config.data)
+    return config, workdir, source
+
+
+def test_data_that_were_moved_are_not_scored_whole(run_on_one_folder, folder, tmp_path, capsys):
+    config, workdir, source = run_on_one_folder
+    shutil.copytree(folder / "train", tmp_path / "disk" / "photos")
+    moved = config.override({"data.source": f"folder:{tmp_path / 'disk' / 'photos'}"})
+    again, bad = open_readable(moved.data, workdir, whole=True)
+    assert len(bad) == len(KINDS) and again.train is not again.validation
+    assert again.validation.names == source.validation.names and again.train.names == source.train.names
+    assert f"holds the data of {workdir.path}, which were in {config.data.source}" in capsys.readouterr().err
+    workdir.start("pretrain", moved, splits=again.splits())  # and the run goes on there
+    assert workdir.config().data.source == moved.data.source
+
+
+def test_other_data_are_scored_whole_and_no_run_goes_on_with_them(run_on_one_folder, folder, tmp_path, capsys):
+    config, workdir, source = run_on_one_folder
+    shutil.copytree(folder / "train", tmp_path / "others")
+    (tmp_path / "others" / "class0" / "good00.jpg").rename(tmp_path / "others" / "class0" / "another.jpg")
+    other = config.override({"data.source": f"folder:{tmp_path / 'others'}"})
+    whole, _ = open_readable(other.data, workdir, whole=True)
+    assert whole.validation.size == 12 and whole.train is whole.validation
+    said = capsys.readouterr().err
+    assert "holds the data" not in said and "4 of 16 images cannot be read" in said
+    with pytest.raises(UserError, match="data.source: .*/train -> .*/others"):
+        workdir.start("pretrain", other, splits=open_readable(other.data, workdir)[0].splits())
 
 
 def test_forgiving_bad_images_later_is_no_change_of_the_data(folder, tmp_path, capsys):

@@ -1,17 +1,22 @@
 """Every kind of source, with small files written here and read by other libraries for comparison."""
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from pf_keras.config import Config, DataConfig, MaskConfig, ModelConfig
+from pf_keras.data.images import Images
 from pf_keras.data.pipeline import pretrain_noise, training_batches
 from pf_keras.data.records import FirstLabel, Records
 from pf_keras.data.sources import open_source, same_data
 from pf_keras.errors import UserError
+from pf_keras.training.workdir import Workdir
 from tfrecords import build as tfrecords_build
 from tfrecords.files import count_records
 from tfrecords.schema import make_example, parse
@@ -123,6 +128,29 @@ def test_folder_of_unlabelled_images_keeps_a_fixed_part_for_validation(tmp_path)
     assert (first.train.size, first.validation.size) == (16, 4)
     assert first.validation.names == again.validation.names and first.held_out
     assert first.classes == () and set(first.train.labels) == {-1}
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=60), st.floats(0.01, 0.99))
+def test_what_is_held_out_is_a_share_of_each_class(labels, share):
+    split = Images([f"{i}.jpg" for i in range(len(labels))], labels, [b""] * len(labels))
+    train, held_out = split.held_out(share)
+    assert sorted([*train.names, *held_out.names]) == sorted(split.names)
+    for label, count in Counter(labels).items():
+        kept = held_out.labels.tolist().count(label)
+        assert kept == min(max(1, round(share * count)), count - 1), (label, kept, count)
+        assert train.labels.tolist().count(label) == count - kept
+
+
+def test_the_figures_of_a_run_are_no_photographs(tmp_path, monkeypatch, capsys):
+    write_folder(tmp_path, splits=("",))
+    before = open_source(DataConfig(source=f"folder:{tmp_path}"))
+    workdir = Workdir(tmp_path / "runs" / "photos")
+    workdir.start("pretrain", Config())
+    picture(1).save(workdir.figures / "loss.png")
+    source = open_source(DataConfig(source=f"folder:{tmp_path}"))
+    assert source.classes == ("ant", "bee")
+    assert (source.train.names, source.validation.names) == (before.train.names, before.validation.names)
+    assert f"others are not read, the first {workdir.path}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("first_label", [0, 1])

@@ -8,8 +8,10 @@ from tiny import random_batch, random_classifier_batch, run, tiny_config, tiny_p
 
 from pf_keras import models
 from pf_keras.config import Config
-from pf_keras.layers import Bottleneck
+from pf_keras.layers import Bottleneck, TransformerBlock
+from pf_keras.masking import block_mask
 from pf_keras.models import Backbone, Classifier, Embedder, PatchDecoder, PatchEncoder, Pretrainer
+from pf_keras.patches import extract_patches
 
 SMALL = {"image_size": 32, "grid": 4, "stem": "cifar", "stem_width": 8, "stacks": (1,), "stack_widths": (4,)}
 SMALL |= {"width": 16, "depth": 1, "heads": 2, "mlp_ratio": 2}
@@ -179,3 +181,42 @@ def test_every_field_of_the_config_reaches_its_model():
     assert pretrainer.augment == config.augment
     assert (pretrainer.decoder.width, pretrainer.decoder.size, pretrainer.decoder.levels) == (decoder_width, 4, 8)
     assert (classifier.masked, classifier.dropout, classifier.head_kind, classifier.classes) == (4, 0.3, "linear", 7)
+
+
+@pytest.mark.parametrize("frozen", ["before", "after"])
+def test_a_frozen_backbone_stays_frozen(frozen, tmp_path):
+    backbone = Backbone(**SMALL)
+    backbone.trainable = frozen == "after"
+    classifier = Classifier(backbone, 3)
+    classifier.build()
+    backbone.trainable = False
+    classifier.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for model in (classifier, loaded):
+        assert not any("backbone" in variable.path for variable in model.trainable_variables)
+        assert len(model.trainable_variables) == len(classifier.residual.trainable_variables) + 2
+    loaded.backbone.trainable = True
+    assert any("backbone" in variable.path for variable in loaded.trainable_variables)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Backbone(**SMALL | {"image_size": 34}), "multiple of grid"),
+        (lambda: Backbone(**SMALL, decode_position="add"), "'query' or 'additive'"),
+        (lambda: TransformerBlock(2, norm_order="pre-norm"), "'post_norm' or 'pre_norm'"),
+        (lambda: Pretrainer(Backbone(**SMALL)), "up to the patch's 8. Received: 15"),
+        (lambda: extract_patches(np.zeros((24, 48, 50, 3), "uint8"), 4), "multiples of grid=4. Received: 48 x 50"),
+        (lambda: block_mask(floats(3, 4), 4, 1, 6), r"noise of 16 blocks, \(B, 16\). Received: \(3, 4\)"),
+    ],
+)
+def test_what_would_build_something_else_is_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+def test_images_that_are_not_square_give_a_row_each():
+    classifier = Classifier(Backbone(**SMALL), 3)
+    classifier.build()
+    for shape in ((2, 32, 64, 3), (2, 64, 32, 3)):
+        assert run(classifier, np.zeros(shape, "uint8")).shape == (2, 3)

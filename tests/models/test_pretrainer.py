@@ -108,7 +108,7 @@ def test_a_colour_target_has_the_levels_of_each_channel():
 def test_loss(smoothing):
     model, forward = model_and_runners()
     outputs = forward[False](BATCH)
-    twin = Pretrainer(model.backbone, target_size=4, label_smoothing=smoothing)
+    twin = Pretrainer(model.backbone, target_size=4, label_smoothing=smoothing, augment={"enabled": False})
     tensors = {name: keras.ops.convert_to_tensor(value) for name, value in outputs.items()}
     loss = float(twin.compute_loss(y_pred=tensors))
     np.testing.assert_allclose(loss, reference_loss(outputs, 2, smoothing), rtol=1e-5)
@@ -127,6 +127,17 @@ def test_scores(tmp_path):
     scores.save(tmp_path / "scores.keras")
     loaded = run(keras.models.load_model(tmp_path / "scores.keras"), BATCH)
     np.testing.assert_allclose(loaded["cross_entropy"], ours["cross_entropy"], rtol=1e-5)
+
+
+def test_weights_of_images_weigh_their_loss():
+    model, forward = model_and_runners()
+    outputs = forward[False](BATCH)
+    weights = np.linspace(0, 1, len(BATCH["image"])).astype("float32")
+    alone = [{name: value[i] for name, value in outputs.items()} for i in range(len(weights))]
+    expected = np.mean([w * reference_loss(one, 2, model.label_smoothing) for w, one in zip(weights, alone, strict=True)])
+    tensors = {name: keras.ops.convert_to_tensor(value) for name, value in outputs.items()}
+    loss = float(model.compute_loss(y_pred=tensors, sample_weight=weights))
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
 def test_noise_keeps_its_precision_under_bfloat16():

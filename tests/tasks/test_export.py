@@ -16,6 +16,7 @@ from commands import command
 from PIL import Image
 from tiny import tiny_config
 
+from experiments import classify
 from pf_keras.tasks.finetune import load_classifier
 from pf_keras.training.workdir import Workdir
 
@@ -214,6 +215,24 @@ def test_a_pretrained_workdir_exports_features_and_reconstruction(pretrained, jp
     assert found["masked"].sum(axis=(1, 2)).tolist() == [10, 10, 10]
     visible = ~found["masked"].repeat(2, axis=1).repeat(2, axis=2)
     np.testing.assert_array_equal(found["decoded"][visible], found["truth"][visible])
+
+
+def test_the_client_names_each_image_that_it_cannot_read(exported, jpeg, tmp_path, capsys):
+    (tmp_path / "page.jpg").write_text("<html>")
+    code = classify.main(exported["saved_model"], jpeg, tmp_path / "page.jpg", tmp_path / "none.jpg", tmp_path, jpeg)
+    said = capsys.readouterr()
+    assert code == 2 and [line.split(":")[0] for line in said.out.splitlines()] == [str(jpeg)] * 2
+    for line, path in zip(said.err.splitlines(), (tmp_path / "page.jpg", tmp_path / "none.jpg", tmp_path), strict=True):
+        assert line.startswith("error: expected ") and f"received {path}" in line
+    assert classify.main(exported["saved_model"], jpeg) == 0
+
+
+def test_the_client_refuses_what_is_no_classifier(pretrained, jpeg, tmp_path, capsys):
+    features = command("--mode=export", f"--workdir={pretrained.workdir}").result["saved_model"]
+    for model, words in ((features, "which does not classify"), (str(tmp_path), "with a SavedModel")):
+        assert classify.main(model, jpeg) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and said.startswith("error: expected") and words in said
 
 
 def test_an_export_that_fails_names_the_place_and_leaves_the_earlier_one_whole(finetuned, exported, monkeypatch):

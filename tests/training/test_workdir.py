@@ -93,6 +93,21 @@ def test_a_folder_may_have_a_slash_behind_it(tmp_path):
         workdir.start("finetune", config.override({"data.source": "folder:other"}), {"init": "scratch"})
 
 
+def test_a_start_and_a_list_are_the_same_wherever_they_are_named_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kept = {"label_list": "ten.txt", "label_list_sha256": "abc"}
+    workdir = Workdir(tmp_path / "run")
+    workdir.start("finetune", Config(), {"init": "runs/pre", **kept})
+    workdir.start("finetune", Config(), {"init": f"{tmp_path}/runs/pre", **kept, "label_list": "/elsewhere/ten.txt"})
+    for other in ({"init": "runs/other", **kept}, {"init": "runs/pre", **kept, "label_list_sha256": "def"}):
+        with pytest.raises(UserError, match="received another"):
+            workdir.start("finetune", Config(), other)
+    remote = Workdir(tmp_path / "remote")
+    remote.start("finetune", Config(), {"init": "gs://bucket/pre"})
+    with pytest.raises(UserError, match="init: gs://bucket/pre -> gs://bucket//pre"):
+        remote.start("finetune", Config(), {"init": "gs://bucket//pre"})
+
+
 def test_damaged_files_are_named(tmp_path):
     workdir = started(tmp_path)
     (tmp_path / "config.json").write_text('{"mode": "pre')
