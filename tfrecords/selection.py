@@ -31,13 +31,13 @@ def stratified_subset(
         key = hashlib.sha256(f"{seed}/{names[index]}".encode()).digest()
         classes[int(label)].append((names[index] not in include, key, index))
     chosen = []
-    for _, members in sorted(classes.items()):
+    for label, members in sorted(classes.items()):
         count = round(fraction * len(members))
         if not count:
-            one = names[members[0][2]]
+            one, least = names[members[0][2]], math.ceil(1e4 / len(members)) / 1e4
             raise UserError(
                 f"expected a fraction that leaves each class an example, received {fraction}, which is no more than half "
-                f"an example of the {len(members)} of the class of {one}; give {math.ceil(1e4 / len(members)) / 1e4:g}, for one"
+                f"an example of the {len(members)} of class {label} ({one}); give {least:g}, for one"
             )
         chosen += [index for _, _, index in sorted(members)[:count]]
     return sorted(chosen)
