@@ -1,6 +1,7 @@
 """Examples that can be read in any order."""
 
 import hashlib
+from collections import defaultdict
 
 import numpy as np
 
@@ -54,9 +55,11 @@ class Images:
         without a label are shared as if all had the same.
         """
         order = sorted(range(self.size), key=lambda i: hashlib.sha256(self.names[i].encode()).digest())
-        members = [[i for i in order if self.labels[i] == label] for label in np.unique(self.labels)]
-        kept = [i for part in members for i in part[: min(max(1, round(share * len(part))), len(part) - 1)]]
-        return self.subset(sorted(set(order) - set(kept))), self.subset(sorted(kept))
+        members = defaultdict(list)
+        for i in order:
+            members[int(self.labels[i])].append(i)
+        kept = {i for part in members.values() for i in part[: min(max(1, round(share * len(part))), len(part) - 1)]}
+        return self.subset(i for i in range(self.size) if i not in kept), self.subset(sorted(kept))
 
     def keys(self, start=0, seed=0, shuffle=True, batch=1, host=0, hosts=1):
         """The examples' order: forever and shuffled anew each epoch, or once through.
