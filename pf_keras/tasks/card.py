@@ -6,7 +6,6 @@ from pf_keras.data.sources import same_data
 
 def write_card(workdir, config, path, exported):
     """Write the card to `path` from the run's own files and what was exported. Text from data is escaped."""
-
     definition = workdir.definition()
     mode, step = definition["mode"], workdir.init_step()
     result = workdir.read_json(workdir.result_file) if workdir.result_file.exists() else {}

@@ -23,7 +23,6 @@ def run(request):
 
     Writes `evaluate/result.json` and what belongs to it into the workdir; returns the result.
     """
-
     workdir = Workdir.of_run(request.workdir, "finetune", "pretrain")
     if workdir.mode() == "finetune" and request.label_fractions != (1.0,):
         raise UserError("expected --label_fraction to evaluate a pre-training, received it with a fine-tuned run: leave it out")
@@ -48,7 +47,6 @@ def run(request):
 
 def score_classifier(workdir, config, devices, source, folder):
     """Top-1 and top-5 on the validation images, accuracy a class as csv, and a confusion picture."""
-
     devices.check_batch(config.run.eval_batch)
     validation = source.validation
     require_labels(validation)

@@ -72,7 +72,6 @@ def export_classifier(workdir, config, folder):
 
     Returns what was written into `folder`, files as their paths, and the checkpoint that it is of.
     """
-
     model, classes, checkpoint = load_classifier(workdir)
     with writing(workdir.path):
         save_classifier(model, classes, config, folder / "saved_model")
@@ -93,7 +92,6 @@ def export_pretrainer(workdir, config, folder):
 
     Returns what was written into `folder`, files as their paths, and the checkpoint that it is of.
     """
-
     model = build_pretrainer(config)
     checkpoint = require_checkpoint(workdir.checkpoints).load_into(model)
     with writing(workdir.path):

@@ -24,7 +24,6 @@ from pf_keras.training.workdir import Workdir
 
 def run(request):
     """Fine-tune in `request.workdir`; returns what `result.json` holds."""
-
     config = request.config
     check_init(request.init, config)
     devices = open_devices(config.run.precision, request.tpu)
@@ -61,7 +60,6 @@ def fit_and_score(config, devices, workdir, labelled, validation, classes, init,
 
     Returns `top1, top5, images, steps, parameters, images_per_second`.
     """
-
     settings, steps = config.finetune, steps_of(config, devices, labelled.size)
     keras.utils.set_random_seed(config.run.seed)
     with devices.scope():
@@ -112,7 +110,6 @@ def steps_of(config, devices, size):
 
     Raises UserError where batch, steps and devices do not go together.
     """
-
     settings, several = config.finetune, config.run.steps_per_execution
     for batch in (settings.batch, config.run.eval_batch):
         devices.check_batch(batch)

@@ -23,7 +23,6 @@ IMAGES_EVERY = 20  # logged windows between the pictures for TensorBoard
 
 def run(request):
     """Pre-train in `request.workdir` with `request.config`; returns what `result.json` holds."""
-
     config = request.config
     devices = open_devices(config.run.precision, request.tpu)
     workdir = devices.workdir(request.workdir)

@@ -26,7 +26,6 @@ def probe(workdir, config, devices, source, fractions, folder):
     Writes `probes.csv` into `folder`; returns a flat dict of `{features}_{probe}_{fraction}` top-1
     accuracies, with the `steps` of pre-training that they are of.
     """
-
     devices.check_batch(config.run.eval_batch)
     require_labels(source.validation)
     require_classes(class_names(source))

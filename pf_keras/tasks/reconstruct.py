@@ -21,7 +21,6 @@ def run(request):
 
     Raises UserError where that config has another model or target.
     """
-
     workdir = Workdir.of_run(request.workdir, "pretrain")
     config = request.config
     workdir.require_same(config, "model", "target")
@@ -42,7 +41,6 @@ def run(request):
 
 def examples(split, config):
     """A few examples from all over a split, as one evaluation batch of NumPy arrays."""
-
     shown = split.sample(EXAMPLES)
     return next(evaluation_batches(shown, config, shown.size, pretrain_noise(config)).as_numpy_iterator())
 

@@ -28,7 +28,6 @@ METRIC = "held_out_top1"
 
 def run(request):
     """Search the grid, run the winners, write `table.md`, `table.csv` and `figures/grid.png`; returns the result."""
-
     init_step = finetune.check_init(request.init, request.config)
     workdir = Workdir(request.workdir)
     for seed in request.seeds:
