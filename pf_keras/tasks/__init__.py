@@ -14,6 +14,7 @@ class Request:
     checkpoint: a step, or nothing for the newest. init: a pre-training workdir or `scratch`. label_fractions, label_list:
     which training images keep their labels (several fractions for the probes of `evaluate`). seeds: those of a sweep.
     """
+
     workdir: str
     config: Config
     checkpoint: str = ""
