@@ -1,11 +1,11 @@
-# make demo: the whole story on digits.  make test: lint and the quick tests.  make venv: only the environment.
-# make test-long: the tests of whole commands, and of the models under JAX.
+# make demo: the whole story on handwritten digits.   make test: lint and the quick tests.   make venv: only the environment.
+# make test-long: whole commands, and the models under JAX.   make docs: the docs site in site/.
 PYTHON ?= python3
 RUN = .venv/bin/python
 TENSORFLOW = KERAS_BACKEND=tensorflow $(RUN) -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --durations=15
 JAX = KERAS_BACKEND=jax $(RUN) -m pytest -n 2 --dist=loadfile
 
-.PHONY: venv demo test test-long lint
+.PHONY: venv demo test test-long lint docs
 
 venv: .venv/installed
 
@@ -20,9 +20,12 @@ demo: venv
 lint: venv
 	$(RUN) -m ruff check .
 
+docs: venv
+	$(RUN) -m mkdocs build --strict --quiet
+
 test: lint
 	$(TENSORFLOW)
-	$(JAX) tests/layers $(patsubst %,tests/test_%.py,augment masking patches targets)
+	$(JAX) tests/layers tests/patches
 
 test-long: venv
 	$(TENSORFLOW) -m "long and not slow"

@@ -1,24 +1,20 @@
-"""One change at a time, in small: what each choice costs and brings.
+"""Small ablations: what each choice costs and what it gains, changing one thing at a time.
 
-    python -m experiments.ablations --config=experiments/cifar10.py --data=folder:CIFAR/train --runs=runs/ablations \\
+    python -m experiments.ablations --config=cifar10 --data=folder:CIFAR/train --runs=runs/ablations \\
         --config.data.holdout=0.1 --config.pretrain.steps=1500 --config.pretrain.batch=64
 
-Each row of CHANGES is pre-trained, its frozen features are probed, and it is fine-tuned on a share of the labels with
-every seed. What a row costs is in its FLOPs, by formula, forward and backward; images/s are those of the moment. A folder
-of training images alone keeps the test images out of it: scores are on images held out of training. The table goes to
-RUNS/ablations.md. Started again it goes on where it was stopped. What it does not know is handed to every command that
-begins a run.
+For each row of CHANGES, pre-trains, probes the frozen features, and fine-tunes on a fraction of the labels with every seed.
+A row's cost is its FLOPs by formula, forward and backward. Its throughput depends on what else the machine was doing. Give
+a folder of training images only, so that scores are on images held out of training and the test images stay unseen. Writes
+RUNS/ablations.md. Run it again to resume. Flags that it does not know go to every command that starts a run.
 """
 
-import argparse
 import statistics
 import sys
-from pathlib import Path
+from argparse import Namespace
 
-from experiments.commands import ROOT, commands, end_together, probes, side_by_side
-from pf_keras.tpu.flops import pretrain_flops
-from pf_keras.training.workdir import Workdir
-from tfrecords.command import positive
+from experiments.commands import ROOT, commands, probes, run_script, script_parser, side_by_side
+from pf_keras.training.identity import earlier_run
 
 CHANGES = {
     "as it is": (),
@@ -40,27 +36,21 @@ CHANGES = {
 }
 
 
-def main(arguments):
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.ablations", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # what is not known goes to the commands, --seed too
-    )
-    parser.add_argument("--config", required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--runs", required=True, type=Path, help="where the runs lie")
-    parser.add_argument("--only", default=",".join(CHANGES), help="rows of the table, by name")
-    parser.add_argument("--label_fraction", default="0.01")
-    parser.add_argument("--seeds", default="0,1")
-    parser.add_argument("--at_once", type=positive, default=1, help="rows that run side by side, sharing the cores")
+def main(arguments: list[str]) -> None:
+    """Measure the rows, and write and print the table."""
+    parser = script_parser("experiments.ablations", __doc__)
+    parser.add_argument("--only", default=",".join(CHANGES), help="the rows to measure, by name")
+    parser.add_argument("--label_fraction", default="0.01", help="the fraction of the labels for fine-tuning and probes")
+    parser.add_argument("--seeds", default="0,1", help="the seeds of fine-tuning")
     options, rest = parser.parse_known_args(arguments)
     names = options.only.split(",")
     if unknown := [name for name in names if name not in CHANGES]:
-        parser.error(f"expected --only to name rows of the table, received {', '.join(unknown)}: {', '.join(CHANGES)}")
+        parser.error(f"--only names rows that do not exist: {', '.join(unknown)}. Use {', '.join(CHANGES)}.")
 
     with side_by_side(options.at_once) as pool:
         rows = {name: pool.submit(measure, name, options, rest) for name in names}
         lines = [
-            f"| change | MFLOPs an image | images/s | loss ratio | fine-tuned, {options.label_fraction} of the labels "
+            f"| change | MFLOPs per image | images/s | loss ratio | fine-tuned, {options.label_fraction} of the labels "
             "| linear probe | kNN | untrained, linear probe |",
             "|---|---|---|---|---|---|---|---|",
         ]
@@ -70,13 +60,15 @@ def main(arguments):
     print("\n" + "\n".join(lines))
 
 
-def measure(name, options, rest):
-    """The figures of one row."""
+def measure(name: str, options: Namespace, rest: list[str]) -> str:
+    """Run the commands of a row. Returns the cells of the table after the name."""
+    from pf_keras.tpu.flops import pretrain_flops
+
     folder = options.runs / name.replace(" ", "-").replace("%", "")
     start = (f"--config={options.config}", f"--data={options.data}", *rest, *CHANGES[name])
-    share = f"{float(options.label_fraction):g}"
+    fraction = f"{float(options.label_fraction):g}"
     (pretrained,) = commands(("--mode=pretrain", *start, f"--workdir={folder}/pretrain"))
-    found = probes(f"{folder}/pretrain", options.label_fraction, pretrained["steps"])
+    probed = probes(f"{folder}/pretrain", options.label_fraction, pretrained["steps"])
     scores = []
     for seed in options.seeds.split(","):
         (tuned,) = commands(
@@ -86,15 +78,18 @@ def measure(name, options, rest):
             )
         )  # fmt: skip
         scores.append(tuned["top1"])
-    spread = f" ± {statistics.stdev(scores):.1%}" if len(scores) > 1 else ""
-    probed = " | ".join(f"{found[f'{p}_{share}']:.1%}" for p in ("pretrained_linear", "pretrained_knn", "untrained_linear"))
-    tuned = f"{statistics.fmean(scores):.1%}{spread}"
-    cost = f"{pretrain_flops(Workdir(ROOT / folder / 'pretrain').config()) / 1e6:.0f}"
-    rate = f"{pretrained['images_per_second']:.0f}"
-    ratio = "none" if pretrained["loss_ratio"] is None else f"{pretrained['loss_ratio']:.3f}"
-    return f"{cost} | {rate} | {ratio} | {tuned} | {probed}"
+    _, run = earlier_run(ROOT / folder / "pretrain", "pretrain")
+    deviation = f" ± {statistics.stdev(scores):.1%}" if len(scores) > 1 else ""
+    return " | ".join(
+        (
+            f"{pretrain_flops(run.config) / 1e6:.0f}",
+            f"{pretrained['images_per_second']:.0f}",
+            "none" if pretrained["loss_ratio"] is None else f"{pretrained['loss_ratio']:.3f}",
+            f"{statistics.fmean(scores):.1%}{deviation}",
+            *(f"{probed[f'{probe}_{fraction}']:.1%}" for probe in ("pretrained_linear", "pretrained_knn", "untrained_linear")),
+        )
+    )
 
 
 if __name__ == "__main__":
-    end_together()
-    main(sys.argv[1:])
+    run_script(lambda: main(sys.argv[1:]))

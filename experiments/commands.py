@@ -1,5 +1,6 @@
-"""Running main.py's commands from a script, printed as one would type them."""
+"""Running the commands of main.py from a script, which prints them as a user would type them."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -7,46 +8,56 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pf_keras.training.workdir import Workdir
-from tfrecords.pool import cores
+from pf_keras.cli import fail
+from pf_keras.errors import UserError
+from pf_keras.processes import cores
+from pf_keras.quiet import native_output_diverted
+from pf_keras.training.identity import earlier_run
+from tfrecords.command import positive
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = "TF_NUM_INTRAOP_THREADS"
-RUNNING = set()  # the processes of commands, in whatever thread
+_running: set[subprocess.Popen] = set()  # the commands of all threads
 
 
-def commands(*lines):
-    """Run main.py with each line of flags, all at once; returns their results."""
+def commands(*lines: tuple[str, ...]) -> list[dict]:
+    """Run main.py with each line of flags, all at the same time. Returns their results."""
     processes = [start("main.py", *flags) for flags in lines]
     try:
         return [json.loads(wait(process).splitlines()[-1]) for process in processes]
     finally:
-        for process in processes:  # where one failed, the others would go on in their workdirs unseen
+        for process in processes:  # after a failure, the others would continue unseen
             process.terminate()
 
 
-def probes(workdir, fractions, steps):
-    """The probes of a pre-trained workdir with those shares of the labels: those of an earlier time, where it has them."""
-    run = Workdir(ROOT / workdir)
-    kept = run.path / "evaluate" / "result.json"
+def probes(workdir: str, fractions: str, steps: int) -> dict:
+    """The probes of a pre-trained workdir. Earlier results are reused if they have the same steps, data and fractions.
+
+    Args:
+        workdir: the workdir, relative to the repository.
+        fractions: the fractions of the labels, such as `0.01,0.1`.
+        steps: the steps of the pre-training.
+    """
+    kept = ROOT / workdir / "evaluate" / "result.json"
     if kept.exists():
-        result = run.read_json(kept)
-        wanted = [f"pretrained_linear_{float(fraction):g}" for fraction in fractions.split(",")]
-        own = result.get("steps") == steps and result.get("changed") == []  # of this run's data, and read as it says
-        if own and all(name in result for name in wanted):
+        result = json.loads(kept.read_text())
+        _, run = earlier_run(ROOT / workdir, "pretrain")
+        expected = {"steps": steps, "data": run.config.data.source, "changed": []}
+        wanted = {f"pretrained_linear_{float(fraction):g}" for fraction in fractions.split(",")}
+        if expected.items() <= result.items() and wanted <= result.keys():
             return result
     (result,) = commands(("--mode=evaluate", f"--workdir={workdir}", f"--label_fraction={fractions}"))
     return result
 
 
 @contextlib.contextmanager
-def side_by_side(count):
-    """A pool for so many commands at once, which share the cores: a step of a small model makes little of several.
-
-    JAX takes all cores for each all the same.
+def side_by_side(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool that runs `count` commands at once and divides the cores among them, because a small model gains little from
+    several cores. Under JAX every command uses all cores.
     """
     threads = os.environ.get(THREADS)
     os.environ[THREADS] = threads or str(max(1, cores() // count))
@@ -54,34 +65,54 @@ def side_by_side(count):
     try:
         yield pool
     finally:
-        pool.shutdown(cancel_futures=True)  # what has not begun, where one failed
+        pool.shutdown(cancel_futures=True)  # after a failure, drop the commands that have not started
         if threads is None:
             del os.environ[THREADS]
 
 
-def end_together():
-    """Have a script that is told to stop (SIGTERM) stop its commands too, which save and can go on later."""
+def script_parser(module: str, description: str) -> argparse.ArgumentParser:
+    """A parser with the options that scripts share. It accepts no abbreviations, because unknown flags go to the commands."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, help="the config of every run")
+    parser.add_argument("--data", required=True, help="the data of every run")
+    parser.add_argument("--runs", required=True, type=Path, help="the folder for the workdirs and the table")
+    parser.add_argument("--at_once", type=positive, default=1, help="rows that run at the same time and share the cores")
+    return parser
+
+
+def run_script(main: Callable[[], object]) -> None:
+    """Run the `main` of a script. Native output stays off the terminal. SIGTERM also stops the commands, which save."""
 
     def stop(number, _):
-        for process in list(RUNNING):
+        for process in list(_running):
             process.terminate()
         sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
+    try:
+        with native_output_diverted():
+            main()
+    except UserError as error:
+        sys.exit(fail(error))
 
 
-def start(*words):
-    """Start a Python program in the repository's root; what it says of its progress is shown."""
+def start(*words: str) -> subprocess.Popen:
+    """Start a Python program in the repository. Its standard error, which shows progress, goes to the terminal."""
     print("\n$ python " + shlex.join(words), flush=True)
-    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    RUNNING.add(process)
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=sys.stderr, text=True)
+    _running.add(process)
     return process
 
 
-def wait(process):
-    """The standard output of a process, shown when it ends. Ends the script with its exit code where that is not 0."""
+def wait(process: subprocess.Popen) -> str:
+    """Wait for a process, then print and return its standard output. If it failed, exit with its code."""
     output, _ = process.communicate()
-    RUNNING.discard(process)
+    _running.discard(process)
     print(output, end="", flush=True)
     if process.returncode:
         sys.exit(process.returncode)

@@ -1,48 +1,41 @@
-"""Does pre-training pay? One table for a data set, by the commands that a user would type.
+"""Does pre-training pay? Makes one table for a dataset with the commands that a user would type.
 
-    python -m experiments.table --config=experiments/cifar10.py --data=folder:CIFAR --runs=runs/cifar10
+    python -m experiments.table --config=cifar10 --data=folder:CIFAR --runs=runs/cifar10
 
-1. pre-trains;
-2. for each share of the labels sweeps the config's grid, from the pre-trained weights and from scratch under the same
-   budget: points are compared on labelled images that are held out, and the winners run with every seed;
-3. probes the frozen features with the same shares;
-4. trains from scratch with all labels (--ceiling_epochs, 0 leaves it out), at the rate and batch that won from scratch
-   with the last share.
-The table goes to RUNS/table.md, the curves to RUNS/curves.png.
-Started again it goes on where it was stopped. What it does not know, such as --config.sweep.batches="(32,64)", is handed to
-every command that begins a run.
+1. Pre-trains.
+2. For each fraction of the labels, sweeps the config's grid from the pre-trained weights and from scratch, with equal
+   training. Grid points are compared on held-out labelled images. The winners run with every seed.
+3. Probes the frozen features with the same fractions.
+4. Trains from scratch with all labels, with the learning rate and batch size that won from scratch with the last fraction.
+   --ceiling_epochs=0 skips this.
+
+Writes RUNS/table.md and RUNS/curves.png. Run it again to resume. Flags that it does not know, such as
+--config.sweep.batches="(32,64)", go to every command that starts a run.
 """
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from experiments.commands import ROOT, commands, end_together, probes, side_by_side
+from experiments.commands import ROOT, commands, probes, run_script, script_parser, side_by_side
 from pf_keras.figures import new_figure, save_figure
-from pf_keras.tasks.sweep import mean_and_sd
+from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.workdir import Workdir
-from tfrecords.command import positive
 
 
-def main(arguments):
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # what is not known goes to the commands, --seed too
-    )
-    parser.add_argument("--config", required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--runs", required=True, type=Path, help="where the runs lie")
-    parser.add_argument("--fractions", default="0.01,0.1,0.2", help="the shares of the labels")
-    parser.add_argument("--epochs", default="60,20,20", help="epochs of fine-tuning, for each of them")
-    parser.add_argument("--ceiling_epochs", type=int, default=20)
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--at_once", type=positive, default=1, help="sweeps that run side by side, sharing the cores")
+def main(arguments: list[str]) -> None:
+    """Run the commands, and write and print the table."""
+    parser = script_parser("experiments.table", __doc__)
+    parser.add_argument("--fractions", default="0.01,0.1,0.2", help="the fractions of the labels")
+    parser.add_argument("--epochs", default="60,20,20", help="the epochs of fine-tuning, one number for each fraction")
+    parser.add_argument("--ceiling_epochs", type=int, default=20, help="the epochs of training from scratch with all labels")
+    parser.add_argument("--seeds", default="0,1,2", help="the seeds of the winners")
     options, rest = parser.parse_known_args(arguments)
     fractions, epochs = options.fractions.split(","), options.epochs.split(",")
     if len(fractions) != len(epochs):
-        parser.error(f"expected as many --epochs as --fractions, received {len(epochs)} for {len(fractions)}")
+        parser.error(f"--epochs has {len(epochs)} values for {len(fractions)} --fractions. Give one value for each fraction.")
     start = (f"--config={options.config}", f"--data={options.data}", *rest)
 
     (pretrained,) = commands(("--mode=pretrain", *start, f"--workdir={options.runs}/pretrain"))
@@ -76,39 +69,48 @@ def main(arguments):
     print("\n" + "\n".join(lines) + f"\n\n{options.runs}/table.md, {options.runs}/curves.png")
 
 
-def table(fractions, sweeps, probed, ceiling):
-    """The lines of the table, from the results of the commands."""
+def table(fractions: Sequence[str], sweeps: dict[str, dict], probed: dict, ceiling: dict | None) -> list[str]:
+    """The lines of the table.
+
+    Args:
+        fractions: the fractions of the labels, as text.
+        sweeps: the result of the sweep for each fraction.
+        probed: the result of the probes.
+        ceiling: the result of training with all labels, or None.
+    """
+    from pf_keras.tasks.sweep import mean_and_sd
+
     lines = [
         "| labels | from scratch | pre-trained, fine-tuned | gain | pre-trained, linear probe | kNN |",
         "|---|---|---|---|---|---|",
     ]
     for fraction in fractions:
-        found, share = sweeps[fraction], f"{float(fraction):g}"
+        found, number = sweeps[fraction], f"{float(fraction):g}"
         scratch, pretrained = (mean_and_sd(found, f"{start}_top1") for start in ("scratch", "pretrained"))
         gain = 100 * (found["pretrained_top1_mean"] - found["scratch_top1_mean"])
-        linear, knn = (probed[f"pretrained_{probe}_{share}"] for probe in ("linear", "knn"))
+        linear, knn = (probed[f"pretrained_{probe}_{number}"] for probe in ("linear", "knn"))
         lines.append(
             f"| {float(fraction):.0%} ({found['labels']}) | {scratch} | {pretrained} | {gain:+.1f} | {linear:.1%} | {knn:.1%} |"
         )
     seeds = sweeps[fractions[0]]["seeds"]
-    lines += ["", f"top-1 on {probed['images']} validation images, mean ± standard deviation of {seeds} seeds"]
+    lines += ["", f"Top-1 on {probed['images']} validation images, mean ± standard deviation over {seeds} seeds."]
     for fraction in fractions:
-        for start in ("scratch", "pretrained"):
-            if lost := sweeps[fraction][f"{start}_diverged"]:
-                lines += ["", f"{lost} of the seeds of {start} with {float(fraction):.0%} diverged and count as 0"]
+        for start, name in (("scratch", "from scratch"), ("pretrained", "pre-trained")):
+            if diverged := sweeps[fraction][f"{start}_diverged"]:
+                lines += ["", f"{float(fraction):.0%} of the labels, {name}: {diverged} of the seeds diverged and count as 0."]
     if ceiling:
         lines += ["", f"All {ceiling['labels']} labels from scratch, {ceiling['steps']} steps: {ceiling['top1']:.1%}"]
     return lines
 
 
-def draw_curves(runs, fractions, path):
-    """Training accuracy over the steps of the winners, a panel a share of the labels, every seed a line."""
+def draw_curves(runs: Path, fractions: Sequence[str], path: Path) -> None:
+    """Draw the winners' training accuracy over the steps: a panel for each fraction of the labels, a line for each seed."""
     figure, panels = new_figure(1, len(fractions), 4.5 * len(fractions), 3.4)
     panels = np.atleast_1d(panels)
     for panel, fraction in zip(panels, fractions, strict=True):
         for start, colour in (("pretrained", "tab:blue"), ("scratch", "tab:orange")):
             for number, seed in enumerate(sorted((runs / f"sweep-{fraction}" / "final" / start).glob("seed-*"))):
-                lines = Workdir(seed).metrics()
+                lines = MetricsLog(Workdir(seed)).lines()
                 steps, accuracy = [line["step"] for line in lines], [line["accuracy"] for line in lines]
                 panel.plot(steps, accuracy, color=colour, alpha=0.7, label=None if number else start)
         panel.set_title(f"{float(fraction):.0%} of the labels")
@@ -120,5 +122,4 @@ def draw_curves(runs, fractions, path):
 
 
 if __name__ == "__main__":
-    end_together()
-    main(sys.argv[1:])
+    run_script(lambda: main(sys.argv[1:]))

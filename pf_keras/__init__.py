@@ -1,16 +1,44 @@
 """PatchFormer: self-supervised pre-training by decoding masked patches, in Keras.
 
-Importing this package registers its layers and models with Keras, so that their saved files load without
-`custom_objects`. It loads no more of TensorFlow than the Keras backend in use does.
+Importing this package is quick, because it imports Keras only when you use it. As soon as Keras is imported, by you or by
+this package, the layers, models and optimizer are registered, so that saved files load without `custom_objects`.
 """
 
+import importlib
 import os
+from typing import TYPE_CHECKING
 
-# TensorFlow's wheel holds oneDNN's kernels and uses them on some processors alone. Where AVX2 is all there is they make a
-# step up to 1.4 times as fast (experiments/PERFORMANCE.md). It is read once, as TensorFlow loads.
+import wrapt
+
+if TYPE_CHECKING:
+    from pf_keras import layers, models
+    from pf_keras.config import Config, load_config
+    from pf_keras.training.weights import load
+
+__all__ = ["Config", "layers", "load", "load_config", "models"]
+__version__ = "0.2.0"
+
+# TensorFlow includes oneDNN's kernels but enables them only on some processors. With AVX2 alone they make a step up to 1.4
+# times as fast (docs/performance.md). TensorFlow reads the variable once, when it is imported.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-from pf_keras import layers, models  # noqa: E402
+_HOME = {"Config": "pf_keras.config", "load_config": "pf_keras.config", "load": "pf_keras.training.weights"}
 
-__all__ = ["layers", "models"]
-__version__ = "0.1.0"
+
+def __getattr__(name: str) -> object:
+    if name in ("layers", "models"):
+        return importlib.import_module(f"pf_keras.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'pf_keras' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+@wrapt.when_imported("keras")
+def _register(_) -> None:
+    """Register the layers, models and optimizer with Keras."""
+    for name in ("layers", "models", "training.optimizer"):
+        importlib.import_module(f"pf_keras.{name}")

@@ -1,48 +1,80 @@
-"""Values of config fields, from JSON and from the command line, as the types that the fields have."""
+"""Converts the values of config fields, from JSON and from the command line, to the types of the fields."""
 
 import ast
 import difflib
 import math
 import types
 import typing
+from typing import Any
 
 from pf_keras.errors import UserError
 
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
-def field_type(kind, name, what, shown):
-    """The type of a dataclass field, or a UserError that suggests the nearest name."""
+
+def field_type(kind: type, name: str, shown: str) -> Any:
+    """The type of a field of a dataclass.
+
+    Args:
+        kind: the dataclass.
+        name: of the field.
+        shown: what the error message calls it, such as `field model.width`.
+
+    Raises:
+        UserError: there is no such field. Suggests the nearest name.
+    """
     hints = typing.get_type_hints(kind)
     if name not in hints:
         near = difflib.get_close_matches(name, hints, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(hints)}"
-        raise UserError(f"expected a config {what}, received unknown {shown}: {hint}")
+        hint = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(hints)}."
+        raise UserError(f"The config has no {shown}. {hint}")
     return hints[name]
 
 
-def convert(kind, section, name, value):
-    """`value` (from JSON or a literal) as the type of the field, lists made tuples and ints made floats."""
-    expected = field_type(kind, name, "field", f"{section}.{name}")
-    if isinstance(expected, types.GenericAlias):
-        (item, _) = expected.__args__
-        if isinstance(value, (list, tuple)):
-            return tuple(_check(item, section, name, v) for v in value)
-        raise UserError(f"expected {section}.{name} as a list of {item.__name__}, received {value!r}")
-    return _check(expected, section, name, value)
+def convert(kind: type, section: str, name: str, value: Any) -> Any:
+    """A value from JSON or a Python literal as the type of its field: lists become tuples, integers may become floats.
+
+    Args:
+        kind: the dataclass of the section.
+        section: its name.
+        name: of the field.
+        value: of the field.
+
+    Raises:
+        UserError: there is no such field, or the value has another type.
+    """
+    shown = f"{section}.{name}"
+    expected = field_type(kind, name, f"field {shown}")
+    if not isinstance(expected, types.GenericAlias):
+        return _convert_one(expected, shown, value)
+    if not isinstance(value, (list, tuple)):
+        raise UserError(f"{shown} is {value!r}. Use a list, such as (1, 2).")
+    return tuple(_convert_one(expected.__args__[0], shown, item) for item in value)
 
 
-def _check(expected, section, name, value):
+def _convert_one(expected: type, shown: str, value: Any) -> Any:
     if expected is float and type(value) is int:
         value = float(value)
     if type(value) is not expected:
-        raise UserError(f"expected {section}.{name} as {expected.__name__}, received {value!r}")
+        raise UserError(f"{shown} is {value!r}. Use {WORDS[expected]}.")
     if expected is float and not math.isfinite(value):
-        raise UserError(f"expected {section}.{name} as a finite number, received {value!r}")
+        raise UserError(f"{shown} is {value!r}. Use a finite number.")
     return value
 
 
-def parse(kind, section, name, text):
-    """The text of `--config.SECTION.FIELD=TEXT` as a literal; plain words are strings, true/false booleans."""
-    if field_type(kind, name, "field", f"{section}.{name}") is str:
+def parse(kind: type, section: str, name: str, text: str) -> Any:
+    """The text of `--config.SECTION.FIELD=TEXT` as a Python literal. Its type is checked by `convert`.
+
+    Args:
+        kind: the dataclass of the section.
+        section: its name.
+        name: of the field.
+        text: the value as the user wrote it.
+
+    Raises:
+        UserError: there is no such field.
+    """
+    if field_type(kind, name, f"field {section}.{name}") is str:
         return text
     if text.lower() in ("true", "false"):
         return text.lower() == "true"

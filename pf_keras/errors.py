@@ -1,45 +1,57 @@
-"""What ends a run with a single line instead of a traceback.
+"""The exceptions that end a run with one line instead of a traceback.
 
-`main.py` prints a `UserError`, shared with the `tfrecords` package, on standard error and exits with code 2; after a
-`Stopped` it exits as a process ended by that signal does.
+`pf_keras.cli` prints a `UserError` on standard error and exits with code 2. After a `Stopped` it exits as a process does that
+the signal ended.
 """
 
 import contextlib
 import signal
+import sys
+from collections.abc import Iterator
 
-from tfrecords.errors import UserError, tensorflow_reason
 
-__all__ = ["Stopped", "UserError", "reading", "writing"]
+class UserError(Exception):
+    """Bad input, bad data or wrong usage. Its text is one line: the problem, then what to do."""
 
 
 class Stopped(BaseException):
-    """The run was told to stop by the signal of that number; `where` says how far it had come.
+    """A signal told the run to stop.
 
-    No mere Exception, as KeyboardInterrupt is none: it may be raised anywhere, and nothing in between is to take it.
+    Derives from BaseException so that `except Exception` cannot swallow it.
+
+    Args:
+        number: the signal.
+        where: how far the run had come, as the end of a sentence.
     """
 
-    def __init__(self, number, where):
-        super().__init__(f"stopped by {signal.Signals(number).name} {where}: start again to go on")
+    def __init__(self, number: int, where: str):
+        super().__init__(f"stopped by {signal.Signals(number).name} {where}: run the same command again to resume")
         self.signal = number
 
 
-def writing(place):
+def tensorflow_reason(error: Exception) -> str:
+    """The reason TensorFlow gives for its failure, as for a file on `gs://`. Empty for any other error."""
+    tensorflow = sys.modules.get("tensorflow")
+    return error.message if tensorflow and isinstance(error, tensorflow.errors.OpError) else ""
+
+
+def writing(place: object) -> contextlib.AbstractContextManager[None]:
     """Turn a failure to write into a UserError that names the place."""
-    do = "free space there or choose another --workdir, then start again; checkpoints written before are whole"
-    return _naming(f"to write in {place}", do)
+    do = "Free space there or choose another --workdir, then run the command again. Earlier checkpoints are intact."
+    return _naming(f"Cannot write in {place}", do)
 
 
-def reading(place):
-    """Turn a failure to look into a place into a UserError that names it."""
-    return _naming(f"to read {place}", "check the path, the network and its rights")
+def reading(place: object) -> contextlib.AbstractContextManager[None]:
+    """Turn a failure to read into a UserError that names the place."""
+    return _naming(f"Cannot read {place}", "Check the path, its permissions and the network.")
 
 
 @contextlib.contextmanager
-def _naming(what, do):
+def _naming(problem: str, do: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
         reason = error.strerror or str(error) if isinstance(error, OSError) else tensorflow_reason(error)
         if not reason:
             raise
-        raise UserError(f"expected {what}, received {reason}: {do}") from error
+        raise UserError(f"{problem}: {reason}. {do}") from error

@@ -1,26 +1,41 @@
-"""Pictures of a run. Matplotlib draws into files; nothing needs a screen."""
+"""The pictures of a run. Matplotlib draws them into files and needs no screen."""
+
+import os
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from pf_keras.errors import writing
 
 
-def draw_loss(metrics, path, marginal_entropy=None):
-    """The loss over the steps, from the lines of `metrics.jsonl`; a predictor without context as a dashed line."""
+def draw_loss(metrics: Sequence[dict], path: os.PathLike, marginal_entropy: float | None = None) -> None:
+    """Draw the training loss over the steps.
+
+    Args:
+        metrics: the lines of `metrics.jsonl`.
+        path: of the picture.
+        marginal_entropy: of a pre-training: the loss of a predictor without context, which is drawn as a dashed line.
+    """
     figure, axes = new_figure(1, 1, 7, 4)
     steps = [line["step"] for line in metrics]
     axes.plot(steps, [line["loss"] for line in metrics], label="training loss")
     if marginal_entropy is not None:
         axes.axhline(marginal_entropy, color="grey", linestyle="--", label="entropy of the levels")
     axes.set_xlabel("step")
-    axes.set_ylabel("cross-entropy (nats)" if marginal_entropy is None else "cross-entropy (nats a pixel)")
+    axes.set_ylabel("cross-entropy (nats)" if marginal_entropy is None else "cross-entropy (nats per pixel)")
     axes.grid(alpha=0.3)
     axes.legend()
     save_figure(figure, path)
 
 
-def draw_reconstruction(panels, path, bits):
-    """Rows of image, masked image, decoded patches and true patches, side by side."""
+def draw_reconstruction(panels: Sequence[np.ndarray], path: os.PathLike, bits: int) -> None:
+    """Draw a row for each image: the image, the masked image, the decoded and the true patches.
+
+    Args:
+        panels: four arrays of pictures in [0, 1], of `evaluation.reconstruction.panels_of`.
+        path: of the picture.
+        bits: of the levels, for the titles.
+    """
     titles = ("image", "what the model sees", f"decoded, {bits}-bit", f"truth, {bits}-bit")
     rows = len(panels[0])
     figure, axes = new_figure(rows, 4, 8, 2.1 * rows)
@@ -35,13 +50,19 @@ def draw_reconstruction(panels, path, bits):
     save_figure(figure, path)
 
 
-def draw_confusion(confusion, classes, path):
-    """Rows are true classes, columns predicted ones; shades are shares of a row. confusion: int (C, C)."""
+def draw_confusion(confusion: np.ndarray, classes: Sequence[str], path: os.PathLike) -> None:
+    """Draw a confusion matrix. A row is a true class, a column a predicted class, a shade the fraction of the row.
+
+    Args:
+        confusion: int `(C, C)`, numbers of images.
+        classes: the names of the C classes.
+        path: of the picture.
+    """
     count = len(classes)
     size = min(4 + 0.3 * count, 14)
     figure, axes = new_figure(1, 1, size, size)
-    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    fractions = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     if count <= 50:
@@ -50,13 +71,25 @@ def draw_confusion(confusion, classes, path):
         axes.set_yticks(range(count), names, fontsize=7)
     if count <= 20:
         for row, column in np.ndindex(confusion.shape):
-            shade = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, confusion[row, column], ha="center", va="center", fontsize=7, color=shade)
+            colour = "white" if fractions[row, column] > 0.5 else "black"
+            axes.text(column, row, confusion[row, column], ha="center", va="center", fontsize=7, color=colour)
     save_figure(figure, path)
 
 
-def draw_grid(scores, batches, learning_rates, path):
-    """A heat map for each start of a sweep. scores: `{title: {(batch, learning rate): score}}`; gaps stay white."""
+def draw_grid(
+    scores: Mapping[str, Mapping[tuple[int, float], float]],
+    batches: Sequence[int],
+    learning_rates: Sequence[float],
+    path: os.PathLike,
+) -> None:
+    """Draw a heat map for each start of a sweep. A point without a score stays white.
+
+    Args:
+        scores: `{title: {(batch, learning rate): score}}`.
+        batches: the rows.
+        learning_rates: the columns.
+        path: of the picture.
+    """
     figure, axes = new_figure(1, len(scores), 1 + 4.5 * len(scores), 4)
     values = {
         title: np.array([[points.get((batch, rate), np.nan) for rate in learning_rates] for batch in batches])
@@ -75,21 +108,21 @@ def draw_grid(scores, batches, learning_rates, path):
     save_figure(figure, path)
 
 
-def _plain(text):
-    """A name as text: Matplotlib reads dollar signs as formulas."""
+def _plain(text: str) -> str:
+    """Text that Matplotlib does not read as a formula."""
     return text.replace("$", r"\$")
 
 
-def new_figure(rows, columns, width, height):
-    """A figure of so many inches, and its axes as `subplots` gives them."""
+def new_figure(rows: int, columns: int, width: float, height: float) -> tuple:
+    """A Matplotlib figure of `width` x `height` inches, and its axes as `subplots` returns them."""
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(width, height))
     return figure, figure.subplots(rows, columns)
 
 
-def save_figure(figure, path):
-    """Write a figure as PNG, wherever `epath` writes."""
+def save_figure(figure, path: os.PathLike) -> None:
+    """Write a figure as PNG, to a local path or to one that `epath` reaches. Raises UserError where it cannot be written."""
     from etils import epath
 
     path = epath.Path(path)

@@ -1,18 +1,20 @@
-"""How a process is told to stop, and that it hears it."""
+"""How a process that is told to stop hears it, whatever it is doing."""
 
 import contextlib
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 from pf_keras.errors import Stopped
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a preemption, Ctrl-C, a terminal that is closed
-AGAIN = 0.01  # seconds
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a preemption, Ctrl-C, a closed terminal
+RETRY_SECONDS = 0.01
 
 
 @contextlib.contextmanager
-def handling(handler):
-    """Have `handler` called at the stop signals, but for those that are ignored, as `nohup` asks."""
+def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Call `handler` at the stop signals, except those that are ignored, as `nohup` asks."""
     handled = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     previous = {number: signal.signal(number, handler) for number in handled}
     try:
@@ -23,21 +25,21 @@ def handling(handler):
 
 
 @contextlib.contextmanager
-def stopping():
-    """Raise `Stopped` in the body at a stop signal, wherever it has come to.
+def stopping() -> Iterator[None]:
+    """Raise `Stopped` in the body at a stop signal.
 
-    Python ends no program by what is raised in a destructor or in a callback of its garbage collector, and a model
-    that is traced spends much of its time near those: a signal that was lost so is sent again, until it is heard. And
-    where a library's own clean-up trips over the `Stopped`, what it raises there is not what ended the run.
+    Python discards an exception that is raised in a destructor or in a callback of the garbage collector, and tracing a model
+    spends much time near those. A signal that is lost in this way is sent again until it is heard. Where a library's cleanup
+    fails because of the `Stopped`, that failure does not hide it.
     """
     hook = sys.unraisablehook
 
-    def send_again(unraisable):
+    def send_again(unraisable) -> None:
         if not isinstance(unraisable.exc_value, Stopped):
             return hook(unraisable)
         number = unraisable.exc_value.signal
         signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
-        signal.setitimer(signal.ITIMER_REAL, AGAIN)
+        signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
 
     sys.unraisablehook = send_again
     try:
@@ -48,16 +50,16 @@ def stopping():
             raise stopped from None
         raise
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)  # what is over needs no telling: outside, the signal would kill
+        signal.setitimer(signal.ITIMER_REAL, 0)  # after the body the signal would kill the process
         sys.unraisablehook = hook
 
 
-def _stopped_behind(error):
-    """The `Stopped` that was being handled when `error` was raised, or None."""
+def _stopped_behind(error: BaseException | None) -> Stopped | None:
+    """The `Stopped` that was being handled when `error` was raised."""
     while error is not None and not isinstance(error, Stopped):
         error = error.__context__
     return error
 
 
-def _stop(number, frame):
+def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped(number, "outside training")

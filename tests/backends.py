@@ -1,6 +1,6 @@
-"""The environment of a process under each backend."""
+"""The environment variables of a process under each backend."""
 
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-JAX = {"KERAS_BACKEND": "jax", "XLA_FLAGS": QUICK}  # half the time to compile, which is most of what such tests take
+JAX = {"KERAS_BACKEND": "jax", "XLA_FLAGS": QUICK}  # halves the time to compile, most of a test's
 TENSORFLOW = {"KERAS_BACKEND": "tensorflow", "XLA_FLAGS": ""}
 ENVIRONMENTS = {"jax": JAX, "tensorflow": TENSORFLOW}

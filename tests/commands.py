@@ -1,4 +1,4 @@
-"""Running main.py's commands in this process, and the flags of a model so small that a run takes seconds."""
+"""Runs commands in this process. `TINY` has the flags of a model so small that a run takes seconds."""
 
 import contextlib
 import io
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from absl.testing import flagsaver
 
-import main
+from pf_keras import cli
 
 TINY = (
     "--config.model.image_size=16",
@@ -24,10 +24,25 @@ TINY = (
 
 
 def command(*flags):
-    """Run main.py's `main` as the shell would: `code`, `result` (the last line as JSON), `out` and `err`."""
+    """Run `pf-keras` as the shell would. Returns its `code`, `result` (the last line as JSON), `out` and `err`."""
     out, err = io.StringIO(), io.StringIO()
     with flagsaver.flagsaver(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main.main(["main.py", *flags])
+        code = cli.main(["pf-keras", *flags])
     lines = out.getvalue().splitlines()
     result = json.loads(lines[-1]) if code == 0 and lines else None
     return SimpleNamespace(code=code, result=result, out=out.getvalue(), err=err.getvalue())
+
+
+def succeed(*flags):
+    """The result of a command that must succeed."""
+    done = command(*flags)
+    assert done.code == 0, done.err
+    return done.result
+
+
+def refused(*flags, code=2):
+    """The message of a command that must be refused with one line."""
+    done = command(*flags)
+    errors = [line for line in done.err.splitlines() if line.startswith("error:")]
+    assert done.code == code and len(errors) == 1 and "Traceback" not in done.err, done.err
+    return errors[0]

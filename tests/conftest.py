@@ -3,11 +3,11 @@ from types import SimpleNamespace
 
 import pytest
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported: no chatter about the machine
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as pf_keras does, whichever module comes first here
-for operations in ("INTRAOP", "INTEROP"):  # tests run side by side, and threads of tiny operations wait for each other
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as pf_keras sets it, also where a test imports TensorFlow first
+for operations in ("INTRAOP", "INTEROP"):  # tests run side by side, and more threads would wait for each other
     os.environ.setdefault(f"TF_NUM_{operations}_THREADS", "1")
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nor minutes of asking for a TPU, where libtpu is installed
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else libtpu looks for a TPU for minutes
 
 if os.environ.get("KERAS_BACKEND") == "jax":
     from backends import JAX
@@ -18,7 +18,7 @@ if os.environ.get("KERAS_BACKEND") == "jax":
 
 @pytest.fixture(scope="session")
 def pretrained(tmp_path_factory):
-    """The workdir of a pre-training of 20 steps, and what the command answered."""
+    """A pre-training of 20 steps: its `workdir`, and what `command` returned."""
     from commands import TINY, command
 
     workdir = tmp_path_factory.mktemp("pretrained")
@@ -30,7 +30,7 @@ def pretrained(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finetuned(tmp_path_factory, pretrained):
-    """The workdir of a fine-tuning with a tenth of the labels, and what the command answered."""
+    """A fine-tuning of it with a tenth of the labels: its `workdir`, and what `command` returned."""
     from commands import command
 
     workdir = tmp_path_factory.mktemp("finetuned")

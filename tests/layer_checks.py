@@ -1,4 +1,4 @@
-"""What holds for any layer or model of this project, as one check that each of them is put to."""
+"""Checks that every layer and model must pass, and references for them."""
 
 import inspect
 import json
@@ -8,14 +8,18 @@ import numpy as np
 from keras import ops, tree
 from tiny import randomize, run, stateless
 
-import pf_keras  # noqa: F401  registers the layers, so that files load without custom_objects
+import pf_keras  # noqa: F401 - registers the layers, so that files load without custom_objects
 
 
 def check_layer(make, *inputs, tmp_path, logits=False, unused=None):
-    """Check the layer or model that `make(**kwargs)` returns on a batch of NumPy arrays.
+    """Check that a layer or model behaves like one of Keras: shapes, config, saving, gradients and mixed precision.
 
-    Several inputs are positional arguments, a dict is one. logits: whether its outputs are float32 in any precision.
-    unused: the name of a part whose weights have no part in the output.
+    Args:
+        make: `make(**kwargs)` returns the layer or model.
+        inputs: NumPy arrays, or one dict of them, that `call` takes.
+        tmp_path: a folder for files.
+        logits: whether the outputs are float32 in any precision.
+        unused: the name of a part that does not contribute to the output, so that its weights have no gradients.
     """
     keras.utils.set_random_seed(0)
     layer = randomize(build(make(), inputs))
@@ -24,7 +28,7 @@ def check_layer(make, *inputs, tmp_path, logits=False, unused=None):
     check_config(layer)
     check_saving(layer, inputs, outputs, tmp_path / "saved.keras")
     check_gradients(layer, inputs, unused)
-    if not isinstance(layer, keras.Model):  # the precision of this layer alone, down to the last part
+    if not isinstance(layer, keras.Model):  # a layer must pass its own dtype policy on to all of its parts
         check_mixed_precision(build(make(dtype="mixed_bfloat16"), inputs), inputs, logits)
         return
     keras.config.set_dtype_policy("mixed_bfloat16")
@@ -40,18 +44,18 @@ def build(layer, inputs):
 
 
 def check_shapes(layer, inputs, outputs):
-    if isinstance(outputs, dict):  # a model of several outputs says their types as well
+    if isinstance(outputs, dict):  # a model with several outputs also gives their dtypes
         symbols = tree.map_structure(lambda x: keras.KerasTensor(x.shape, dtype=str(x.dtype)), inputs)
         specs = layer.compute_output_spec(*symbols)
-        said = {name: (tuple(spec.shape), spec.dtype) for name, spec in specs.items()}
-        assert said == {name: (x.shape, str(x.dtype)) for name, x in outputs.items()}
+        computed = {name: (tuple(spec.shape), spec.dtype) for name, spec in specs.items()}
+        assert computed == {name: (x.shape, str(x.dtype)) for name, x in outputs.items()}
         return
     shapes = tree.map_structure(lambda x: x.shape, inputs)
     assert tuple(layer.compute_output_shape(*shapes)) == outputs.shape
 
 
 def check_config(layer):
-    """All arguments survive JSON."""
+    """The config contains all constructor arguments, and they survive JSON."""
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
     clone = keras.saving.deserialize_keras_object(config)
     assert json.loads(json.dumps(keras.saving.serialize_keras_object(clone)))["config"] == config["config"]
@@ -60,7 +64,7 @@ def check_config(layer):
 
 
 def check_saving(layer, inputs, outputs, path):
-    """A model made of the layer, saved and loaded without custom_objects, gives the same outputs."""
+    """A saved model loads without custom_objects and gives the same outputs."""
     if isinstance(layer, keras.Model):
         layer.save(path)
         loaded = run(keras.models.load_model(path), *inputs)
@@ -73,7 +77,7 @@ def check_saving(layer, inputs, outputs, path):
 
 
 def check_gradients(layer, inputs, unused):
-    """Each trainable weight has a part in the output, in training mode."""
+    """Every trainable weight contributes to the output in training mode."""
     for weight, gradient in zip(layer.trainable_weights, gradients(layer, inputs), strict=True):
         if unused in weight.path.split("/"):
             continue
@@ -95,10 +99,10 @@ def takes_training(layer):
 
 
 def gradients(layer, inputs):
-    """Of the sum of the outputs, each weighed at random, by the trainable weights, in training mode."""
+    """The gradients of a randomly weighted sum of the outputs for the trainable weights, in training mode."""
     arguments = {"training": True} if takes_training(layer) else {}
 
-    def weighed_sum(outputs):
+    def weighted_sum(outputs):
         output = outputs["logits"] if isinstance(outputs, dict) else outputs
         return ops.sum(output * np.random.default_rng(0).standard_normal(output.shape).astype("float32"))
 
@@ -106,9 +110,9 @@ def gradients(layer, inputs):
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
-            total = weighed_sum(layer(*inputs, **arguments))
+            total = weighted_sum(layer(*inputs, **arguments))
         found = tape.gradient(total, [weight.value for weight in layer.trainable_weights])
-        return [None if g is None else tf.convert_to_tensor(g) for g in found]  # those of a gather are slices
+        return [None if g is None else tf.convert_to_tensor(g) for g in found]  # a gather has sparse gradients
 
     import jax
 
@@ -116,13 +120,13 @@ def gradients(layer, inputs):
 
     def loss(weights):
         values = rest | {id(v): w for v, w in zip(layer.trainable_variables, weights, strict=True)}
-        return weighed_sum(stateless(layer, [values[id(v)] for v in layer.variables], *inputs, **arguments))
+        return weighted_sum(stateless(layer, [values[id(v)] for v in layer.variables], *inputs, **arguments))
 
     return jax.jit(jax.grad(loss))([weight.value for weight in layer.trainable_variables])
 
 
 def twins(ours, theirs, shape, **options):
-    """A layer of each class, ours and Keras's, with the same weights."""
+    """A layer of our class and one of Keras's, with the same weights."""
     pair = [kind(**options) for kind in (ours, theirs)]
     for layer in pair:
         layer.build(shape)
@@ -132,8 +136,8 @@ def twins(ours, theirs, shape, **options):
     return pair
 
 
-def check_checkpoints_of_twins(ours, theirs, shape, tmp_path, **options):
-    """Each reads the other's weights: a model finds the layers of a list by the name of their class."""
+def check_checkpoint_exchange(ours, theirs, shape, tmp_path, **options):
+    """Our class and Keras's load each other's weights from a file, which names the layers in a list by their class."""
 
     class Parts(keras.Model):
         def __init__(self, kind):
@@ -153,7 +157,7 @@ def check_checkpoints_of_twins(ours, theirs, shape, tmp_path, **options):
 
 
 def convolve(x, kernel, bias=0.0):
-    """By its definition, with zeros around the map: (B, h, w, C) -> (B, h, w, filters)."""
+    """A convolution with same padding by its definition: (B, h, w, C) -> (B, h, w, filters)."""
     rows, columns = kernel.shape[:2]
     padded = np.pad(x, [(0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0)])
     outputs = np.zeros((*x.shape[:3], kernel.shape[-1]))

@@ -1,10 +1,10 @@
-"""The first steps of a tiny pre-training on so many devices of this machine's CPU, for `test_replicas.py`.
+"""The first steps of a tiny pre-training on several devices, which are parts of the CPU, for `test_replicas.py`.
 
     python tests/replicas_run.py WEIGHTS.npz REPLICAS [STEPS_PER_EXECUTION]
 
-Prints the steps as JSON, `[[loss, gradient norm], ...]`, a line an execution. The first run of all writes the initial
-weights to WEIGHTS.npz; later ones, under either backend, begin with them. One count a process: TensorFlow keeps the
-groups of its collective operations. JAX takes the number of its devices from XLA_FLAGS.
+Prints `[[loss, gradient norm], ...]` as JSON, with a pair for each execution. The first run writes the initial weights to
+WEIGHTS.npz, and later runs under either backend start with them. A process can have only one number of replicas, because
+TensorFlow keeps the groups of its collective operations. JAX takes the number of its devices from XLA_FLAGS.
 """
 
 import json
@@ -18,10 +18,11 @@ import tensorflow as tf
 
 from pf_keras.config import AugmentConfig, Config, MaskConfig, ModelConfig, PretrainConfig, TargetConfig
 from pf_keras.data.digits import open_digits
-from pf_keras.data.pipeline import pretrain_noise, training_batches
+from pf_keras.data.pipeline import training_batches
 from pf_keras.models import build_pretrainer
+from pf_keras.noise import pretrain_noise
+from pf_keras.training.devices import open_devices
 from pf_keras.training.optimizer import build_optimizer
-from pf_keras.training.strategy import open_devices
 
 WEIGHTS, REPLICAS, STEPS_PER_EXECUTION = sys.argv[1], int(sys.argv[2]), int((sys.argv + ["1"])[3])
 STEPS, BATCH = 5, 16
@@ -38,7 +39,7 @@ CONFIG = Config(
 
 
 class Steps(keras.callbacks.Callback):
-    """Each execution's mean loss, from the running mean that `fit` shows, and last gradient norm."""
+    """Collects the mean loss of each execution, from the running mean that `fit` logs, and its last gradient norm."""
 
     lines, done, total = (), 0, 0.0
 
@@ -67,7 +68,7 @@ def first_steps():
     model.set_weights(list(np.load(WEIGHTS).values()))
     steps = Steps()
     batches = partial(training_batches, open_digits()[0], CONFIG, BATCH, pretrain_noise(CONFIG))
-    model.fit(devices.spread(batches), steps_per_epoch=STEPS, verbose=0, callbacks=[steps])
+    model.fit(devices.distribute(batches), steps_per_epoch=STEPS, verbose=0, callbacks=[steps])
     return steps.lines
 
 

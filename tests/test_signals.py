@@ -1,4 +1,4 @@
-"""A process that is told to stop hears it, wherever it has come to."""
+"""A process that receives a stop signal stops, whatever it is doing."""
 
 import gc
 import signal
@@ -12,21 +12,21 @@ from pf_keras.signals import STOP_SIGNALS, handling, stopping
 
 
 @pytest.fixture
-def lost_in_the_collector():
-    """Tell the process to stop whenever the garbage collector calls back, where what is raised is lost."""
-    told = []
+def signal_in_the_collector():
+    """Send a stop signal in a callback of the garbage collector, where Python discards exceptions."""
+    sent = []
 
     def callback(phase, info):
-        if not told:
-            told.append(phase)
+        if not sent:
+            sent.append(phase)
             signal.raise_signal(signal.SIGTERM)
 
     gc.callbacks.append(callback)
-    yield told
+    yield sent
     gc.callbacks.remove(callback)
 
 
-class LostInADestructor:
+class SignalInADestructor:
     def __del__(self):
         signal.raise_signal(signal.SIGTERM)
 
@@ -37,42 +37,42 @@ def wait(until=lambda: False):
         time.sleep(0.01)
 
 
-def test_a_signal_that_the_garbage_collector_loses_is_sent_again(lost_in_the_collector):
+def test_signal_lost_in_the_garbage_collector_is_sent_again(signal_in_the_collector):
     with pytest.raises(Stopped) as stopped, stopping():
         gc.collect()
-        assert lost_in_the_collector
+        assert signal_in_the_collector
         wait()
     assert stopped.value.signal == signal.SIGTERM
 
 
-def test_a_signal_that_a_destructor_loses_goes_to_the_handler_of_that_moment():
-    heard = []
+def test_signal_lost_in_a_destructor_is_sent_to_the_current_handler():
+    received = []
 
     def handler(number, frame):
-        heard.append(number)
-        if len(heard) == 1:
+        received.append(number)
+        if len(received) == 1:
             raise Stopped(number, "in a destructor")
 
     with stopping(), handling(handler):
-        LostInADestructor()
-        wait(until=lambda: len(heard) == 2)
-    assert heard == [signal.SIGTERM] * 2
+        SignalInADestructor()
+        wait(until=lambda: len(received) == 2)
+    assert received == [signal.SIGTERM] * 2
 
 
-def test_a_library_that_trips_over_the_signal_does_not_hide_it():
+def test_failing_cleanup_of_a_library_does_not_hide_the_signal():
     def library():
         try:
             signal.raise_signal(signal.SIGTERM)
             result = 1
         finally:
-            return_value = result  # noqa: F841 - not bound where the signal came first
+            return_value = result  # noqa: F841 - fails, because `result` is not bound
 
     with pytest.raises(Stopped) as stopped, stopping():
         library()
     assert stopped.value.signal == signal.SIGTERM
 
 
-def test_an_error_that_no_signal_is_behind_is_raised_as_it_is():
+def test_error_without_a_signal_is_raised_unchanged():
     error = ValueError("of the body")
     with pytest.raises(ValueError) as raised, stopping():
         try:
@@ -82,7 +82,7 @@ def test_an_error_that_no_signal_is_behind_is_raised_as_it_is():
     assert raised.value is error
 
 
-def test_other_errors_that_are_lost_are_shown_as_ever(monkeypatch):
+def test_other_errors_in_destructors_are_still_shown(monkeypatch):
     class Broken:
         def __del__(self):
             raise ValueError("in a destructor")
@@ -94,20 +94,20 @@ def test_other_errors_that_are_lost_are_shown_as_ever(monkeypatch):
     assert shown == ["in a destructor"]
 
 
-def test_what_was_there_before_is_there_again():
+def test_earlier_handlers_are_restored():
     before = [signal.getsignal(number) for number in STOP_SIGNALS], sys.unraisablehook
     with stopping():
         assert signal.getsignal(signal.SIGTERM) != before[0][0]
     assert ([signal.getsignal(number) for number in STOP_SIGNALS], sys.unraisablehook) == before
 
 
-def test_a_signal_lost_at_the_very_end_is_not_sent_outside():
+def test_signal_lost_at_the_end_of_the_body_is_not_sent_after_it():
     with stopping():
-        LostInADestructor()
+        SignalInADestructor()
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-def test_an_ignored_signal_stays_ignored():
+def test_ignored_signal_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with stopping():

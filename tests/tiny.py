@@ -1,4 +1,4 @@
-"""The whole model in small: a configuration, models and random batches that take a second, shared by many tests."""
+"""A tiny config, tiny models and random batches, and helpers to run them, shared by many tests."""
 
 import functools
 
@@ -6,14 +6,13 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from pf_keras.augment import NOISE
 from pf_keras.config import AugmentConfig, Config, MaskConfig, ModelConfig, TargetConfig
-from pf_keras.masking import block_count
 from pf_keras.models import build_classifier, build_pretrainer
+from pf_keras.noise import Shapes, finetune_noise, pretrain_noise
 
 
 def tiny_config(changes=None):
-    """16 patches of 8x8 px, 10 of them masked; `changes` as `{"section.field": "text"}`."""
+    """A config with 16 patches of 8x8 pixels, 10 of them masked. `changes` are overrides, `{"section.field": "text"}`."""
     config = Config(
         model=ModelConfig(
             image_size=32,
@@ -36,24 +35,20 @@ def tiny_config(changes=None):
 
 
 def random_batch(config, batch=4, seed=0):
-    """A batch for the pre-trainer, as NumPy arrays."""
-    rng = np.random.default_rng(seed)
-    side, blocks = config.model.image_size, block_count(config.model.grid, config.mask.block)
-    return {
-        "image": rng.integers(0, 256, (batch, side, side, 3), dtype="uint8"),
-        "mask_noise": rng.random((batch, blocks), dtype="float32"),
-        "augment_noise": rng.random((batch, config.visible, len(NOISE)), dtype="float32"),
-    }
+    """A batch of NumPy arrays for the pre-trainer."""
+    return _batch(config, pretrain_noise(config), batch, seed)
 
 
 def random_classifier_batch(config, batch=4, seed=0):
-    """A batch for the classifier, as NumPy arrays."""
+    """A batch of NumPy arrays for the classifier."""
+    return _batch(config, finetune_noise(config), batch, seed)
+
+
+def _batch(config, noise: Shapes, batch, seed):
     rng = np.random.default_rng(seed)
     side = config.model.image_size
-    return {
-        "image": rng.integers(0, 256, (batch, side, side, 3), dtype="uint8"),
-        "mask_noise": rng.random((batch, config.model.patches), dtype="float32"),
-    }
+    image = rng.integers(0, 256, (batch, side, side, 3), dtype="uint8")
+    return {"image": image, **{name: rng.random((batch, *shape), dtype="float32") for name, shape in noise.items()}}
 
 
 def tiny_pretrainer(config, seed=0):
@@ -67,7 +62,7 @@ def tiny_classifier(config, classes=3, seed=0):
 
 
 def randomize(layer, seed=0):
-    """Give every trainable weight a random value, so that no scale is 0 and no two vectors are alike."""
+    """Add a random value to every trainable weight, so that no scale is 0 and no two vectors are equal."""
     rng = np.random.default_rng(seed)
     for weight in layer.trainable_weights:
         weight.assign(weight.numpy() + 0.2 * rng.standard_normal(weight.shape))
@@ -75,7 +70,7 @@ def randomize(layer, seed=0):
 
 
 def paint(images, grid, image, patch, value=None):
-    """A copy of the images with one patch of one image inverted, or set to `value`."""
+    """Copy the images with one patch of one image inverted, or set to `value`."""
     images = images.copy()
     side = images.shape[1] // grid
     row, column = divmod(int(patch), grid)
@@ -85,12 +80,12 @@ def paint(images, grid, image, patch, value=None):
 
 
 def examples(count):
-    """How many random shapes a test of a layer tries: under JAX, which compiles anew for each, a quarter."""
+    """How many random shapes to try. JAX compiles for each, so it tries a quarter."""
     return count if keras.backend.backend() == "tensorflow" else count // 4
 
 
 def compiled(function):
-    """The function, which returns NumPy arrays; compiled as a whole under JAX, which is slow operation by operation."""
+    """A function that returns NumPy arrays. JAX compiles it as a whole, because it is slow operation by operation."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -104,7 +99,7 @@ def compiled(function):
 
 
 def runner(layer, training=False):
-    """A function of the layer's inputs to its outputs as NumPy arrays; weights are those at the time of each call."""
+    """A function from the layer's inputs to its outputs as NumPy arrays. Each call uses the layer's current weights."""
     arguments = {"training": training} if training else {}
     if keras.backend.backend() == "tensorflow":
         return lambda *inputs: tree.map_structure(_to_numpy, layer(*inputs, **arguments))
@@ -115,7 +110,7 @@ def runner(layer, training=False):
 
 
 def stateless(layer, values, *inputs, **arguments):
-    """The layer's outputs with these values of its variables. Unlike `stateless_call` it casts as a call does."""
+    """Call the layer with other values of its variables. Unlike `stateless_call`, this casts inputs as a call does."""
     with keras.StatelessScope(list(zip(layer.variables, values, strict=True))):
         return layer(*inputs, **arguments)
 

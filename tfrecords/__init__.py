@@ -1,4 +1,4 @@
-"""ImageNet, or any folder of images, into TFRecord shards: build, verify, subsets. See README.md here.
+"""A tool that writes ImageNet, or any folder of images, into TFRecord shards: build, verify, subsets. See README.md here.
 
-Importing this package loads neither TensorFlow nor Pillow.
+Importing this package does not import TensorFlow.
 """

@@ -1,23 +1,30 @@
-"""Tar archives read in place: where each member's bytes lie. Nothing is ever extracted.
+"""Tar archives read in place, including tars inside a tar. Nothing is ever extracted.
 
-The headers of a tar, or of the tars inside a tar, are scanned once; a member is then read by offset and size. Names are
-data here, never paths: a link, a device or a name that would lead out of a directory is reported, not followed.
+The headers are scanned once. A member is then read by its offset and size. Names are only data here, never paths to write to:
+links, devices and names that lead out of the archive are reported and not followed.
 """
 
-import io
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
-from tfrecords.errors import UserError
+from pf_keras.errors import UserError
 
-_LARGEST_HEADER = 1 << 20  # bytes; a tar's extended headers are read whole, so their size has to be bounded
 MAX_NAME = 1000  # characters of a member's path
+_MAX_HEADER = 1 << 20  # bytes; tarfile reads an extended header whole, so its size must be bounded
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive: `offset` and `size` in bytes within the outermost file; `problem` is empty or says what."""
+    """A file in an archive.
+
+    Attributes:
+        name: its path in the archive.
+        offset: its first byte in the outermost file.
+        size: in bytes.
+        problem: why it cannot be used, or empty.
+    """
 
     name: str
     offset: int
@@ -26,7 +33,7 @@ class Member:
 
 
 def name_problem(name: str) -> str:
-    """Why a name cannot be taken, or an empty string."""
+    """Why a file name cannot be used. Empty if it can."""
     if len(name) > MAX_NAME:
         return f"its name has {len(name)} characters, more than the {MAX_NAME} allowed"
     if name.startswith("/") or "\\" in name or ".." in name.split("/"):
@@ -42,63 +49,39 @@ def name_problem(name: str) -> str:
     return ""
 
 
-class Window(io.RawIOBase):
-    """A part of a seekable file, for reading tar headers: no single read may be longer than a header can be."""
+def members(file: BinaryIO, start: int, size: int, where: str) -> Iterator[Member]:
+    """Scan a tar that is part of a file.
 
-    def __init__(self, file, start: int, size: int):
-        self._file, self._start, self._size, self._position = file, start, size, 0
+    Args:
+        file: a seekable file.
+        start: where the tar begins, in bytes.
+        size: of the tar, in bytes.
+        where: names the tar in errors.
 
-    def readable(self) -> bool:
-        return True
+    Yields:
+        Every member except directories, in the archive's order.
 
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = base + offset
-        if self._position < 0:
-            raise tarfile.ReadError("a member of negative size")
-        return self._position
-
-    def read(self, count: int = -1) -> bytes:
-        left = max(0, self._size - self._position)
-        count = left if count < 0 else min(count, left)
-        if count > _LARGEST_HEADER:
-            raise tarfile.ReadError(f"a header of {count} bytes")
-        self._file.seek(self._start + self._position)
-        data = self._file.read(count)
-        self._position += len(data)
-        return data
-
-
-def members(file, start: int, size: int, where: str) -> Iterator[Member]:
-    """Everything but directories in the tar that lies at `start` in `file` and is `size` bytes long, in its order.
-
-    `where` names it in errors. Raises UserError for what is not a plain tar and for one that is cut short.
+    Raises:
+        UserError: it is not a plain tar, or it is damaged or cut short.
     """
-    window, end = Window(file, start, size), 0
+    part, end = _Part(file, start, size), 0
     try:
-        with tarfile.open(fileobj=window, mode="r:", encoding="utf-8") as tar:
+        with tarfile.open(fileobj=part, mode="r:", encoding="utf-8") as tar:
             while (info := tar.next()) is not None:
-                tar.members.clear()  # TarFile would keep all it has seen
-                if tar.offset <= end:  # a negative size would send it round in circles
+                tar.members.clear()  # TarFile would keep everything it has seen
+                if tar.offset <= end:
                     raise tarfile.ReadError(f"a member of negative size, {info.name!r}")
                 end = tar.offset
                 if not info.isdir():
                     yield _member(info, start, size, where)
             end = tar.offset
-    except (tarfile.TarError, RecursionError) as error:  # the latter by extended headers upon extended headers
-        raise UserError(f"{where}: expected a whole, uncompressed tar archive, received one with {error}") from None
-    # tarfile takes a cut or damaged header for the end, and what stands behind an end mark for nothing.
-    window.seek(end)
-    if not 2 * tarfile.BLOCKSIZE <= size - end <= _LARGEST_HEADER or any(window.read()):
+    except (tarfile.TarError, RecursionError) as error:  # RecursionError: extended headers upon extended headers
+        raise UserError(f"{where} is not a whole, uncompressed tar: it has {error}. Download it again.") from None
+    # tarfile takes a cut or damaged header for the end of the archive, and ignores what follows an end mark.
+    part.seek(end)
+    if not 2 * tarfile.BLOCKSIZE <= size - end <= _MAX_HEADER or any(part.read(size)):
         raise UserError(
-            f"{where}: expected a tar's end mark at byte {end} and nothing behind it, received something else in its "
-            f"{size} bytes: damaged or cut short; download it again"
+            f"{where} is damaged or cut short: its {size} bytes should end with an end mark at byte {end}. Download it again."
         )
 
 
@@ -107,7 +90,31 @@ def _member(info: tarfile.TarInfo, start: int, size: int, where: str) -> Member:
     if info.issym() or info.islnk():
         problem = "it is a link"
     elif not info.isreg() or info.issparse():
-        problem = "it is no regular file"
+        problem = "it is not a regular file"
     elif info.size < 0 or info.offset_data + info.size > size:
-        raise UserError(f"{where}: member {info.name!r} reaches beyond the archive's end: cut short; download it again")
+        raise UserError(f"{where} is cut short: member {info.name!r} ends beyond the archive. Download it again.")
     return Member(info.name, start + info.offset_data, info.size, problem)
+
+
+class _Part:
+    """A part of a file, as tarfile reads headers from it. Refuses reads that are longer than a header can be."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int):
+        self._file, self._start, self._size, self._position = file, start, size, 0
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        if position < 0:
+            raise tarfile.ReadError("a member of negative size")
+        self._position = position
+
+    def read(self, count: int) -> bytes:
+        count = max(0, min(count, self._size - self._position))
+        if count > _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {count} bytes")
+        self._file.seek(self._start + self._position)
+        data = self._file.read(count)
+        self._position += len(data)
+        return data

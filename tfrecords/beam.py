@@ -1,26 +1,35 @@
-"""The same shards by Apache Beam: on this machine, or on Flink, Spark or Dataflow by Beam's own options."""
+"""Makes the shards with Apache Beam: on this machine, or on Flink, Spark or Dataflow."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
 
-from tfrecords import filesystem as fs
+from pf_keras import filesystem as fs
+from pf_keras.errors import UserError
 from tfrecords import shards
-from tfrecords.errors import UserError
 
 
 def run(output: str, tasks: Iterable[dict], arguments: Sequence[str]) -> Iterator[dict]:
-    """Makes the shards of `tasks` in a Beam pipeline and yields their notes once it has finished.
+    """Make shards in a Beam pipeline.
 
-    Each task is written beside the shards and only its path enters the pipeline, so that a cluster's workers find it
-    and memory here stays flat. `arguments` are Beam's. Raises UserError without Beam and where the pipeline fails.
+    Each task is written beside the shards, where the workers of a cluster find it. Only its path enters the pipeline.
+
+    Args:
+        output: the directory of the shards.
+        tasks: of `shards.make_shard`.
+        arguments: Beam's options.
+
+    Yields:
+        The note of each shard, once the pipeline has finished.
+
+    Raises:
+        UserError: Beam is not installed, or the pipeline fails.
     """
     try:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise UserError(
-            "expected apache_beam for --runner, found none; pip install -r requirements-beam.txt, or leave out "
-            "--runner for a process pool"
+            "--runner needs Apache Beam. Install it with pip install -r requirements-beam.txt, or leave out --runner."
         ) from None
     paths, files = [], []
     for task in tasks:
@@ -31,11 +40,11 @@ def run(output: str, tasks: Iterable[dict], arguments: Sequence[str]) -> Iterato
     try:
         with beam.Pipeline(options=PipelineOptions(list(arguments))) as pipeline:
             _ = pipeline | beam.Create(paths, reshuffle=True) | beam.Map(_make)
-    except Exception as error:  # each runner has its own
-        raise UserError(f"the Beam pipeline failed, finished shards are kept: {error}") from error
+    except Exception as error:  # each runner raises its own
+        raise UserError(f"The Beam pipeline failed: {error}. Run the same command again, finished shards are kept.") from error
     for file in files:
         note = fs.read_json(shards.note_path(output, file))
-        note.pop("made_of", None)  # `make_shard` returns it without, and so has the manifest it
+        note.pop("made_of", None)  # not a part of the manifest
         yield note
 
 

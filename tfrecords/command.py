@@ -1,44 +1,45 @@
-"""What the command lines of this package share: one-line errors, exit codes, the option --processes."""
+"""What the command lines of this package share: errors in one line, exit codes, and the option --processes."""
 
 import argparse
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 
-from tfrecords.errors import UserError, tensorflow_reason
-from tfrecords.pool import cores
+from pf_keras.errors import UserError, tensorflow_reason
+from pf_keras.processes import cores
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are a `UserError`, so that they come out as one line like all the others."""
+    """An argument parser that raises `UserError`, so that its errors look like all others."""
 
     def __init__(self, description: str):
         layout = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=layout, allow_abbrev=False)
 
     def error(self, message: str):
-        raise UserError(f"{message}; --help lists the options")
+        raise UserError(f"{message}. --help lists the options.")
 
     def add_processes(self) -> None:
-        self.add_argument("--processes", type=positive, default=cores(), help="worker processes (default: the cores)")
+        """Add the option --processes."""
+        self.add_argument("--processes", type=positive, default=cores(), help="worker processes (default: the CPU cores)")
 
 
 def positive(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, received {text}")
+        raise argparse.ArgumentTypeError(f"{text} is too small, it must be at least 1")
     return number
 
 
 def run(main: Callable[[Sequence[str]], int]) -> int:
-    """Runs `main(arguments)` and returns the exit code: what `main` returned, or 2 after one line on stderr."""
+    """Call `main(arguments)` and return the exit code: its own, or 2 after an error in one line on standard error."""
     try:
         return main(sys.argv[1:])
     except (UserError, OSError, sqlite3.Error) as error:
         return _fail(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted: run the same command again to resume", file=sys.stderr)
         return 130
     except Exception as error:
         if not (reason := tensorflow_reason(error)):
@@ -46,6 +47,6 @@ def run(main: Callable[[Sequence[str]], int]) -> int:
         return _fail(reason)
 
 
-def _fail(message) -> int:
+def _fail(message: object) -> int:
     print("error: " + " ".join(str(message).split()), file=sys.stderr)
     return 2

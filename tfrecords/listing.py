@@ -1,92 +1,72 @@
-"""File names and labels of all records, without reading an image: only the fields between them are touched."""
+"""File names and labels of all records, read without the images between them."""
 
 from collections.abc import Sequence
 
-from tfrecords import filesystem as fs
-from tfrecords import pool, records, schema
-from tfrecords.errors import UserError
-from tfrecords.filesystem import ReadAt
+from pf_keras import filesystem as fs
+from pf_keras import processes
+from pf_keras.data import record_container, record_schema
+from pf_keras.errors import UserError
+from pf_keras.filesystem import ReadAt
 
-_BUFFER = 1024  # bytes read at once; all fields of a record but the image fit
-_LARGEST_FIELD = 1 << 20  # bytes of a name or a label
+_MAX_FIELD = 16 << 10  # bytes; a larger field of a record is its image
+_ENTRY = 0x0A  # the tag of field 1, bytes: `Example.features`, and `Features.feature` in it
 
 
-def read_listing(paths: Sequence[str], processes: int) -> tuple[list[str], list[int]]:
-    """The names and labels of all records of some shards, in their order.
+def read_listing(paths: Sequence[str], workers: int) -> tuple[list[str], list[int]]:
+    """Read the names and labels of all records.
 
-    Labels are as stored, counting from 1, or `schema.NO_LABEL`. Raises UserError for a file that is truncated, or holds
-    no tf.train.Example.
+    Args:
+        paths: shard files.
+        workers: the number of processes.
+
+    Returns:
+        Names and labels in the order of the records. Labels are as stored, from 1, or `record_schema.NO_LABEL`.
+
+    Raises:
+        UserError: a file is truncated, or a record is not a tf.train.Example.
     """
-    parts = sorted(pool.run(_read_shard, enumerate(paths), processes))
-    rows = [row for _, part in parts for row in part]
+    parts = dict(processes.run(_read_shard, paths, workers))
+    rows = [row for path in paths for row in parts[path]]
     return [name for name, _ in rows], [label for _, label in rows]
 
 
-def _read_shard(task: tuple[int, str]) -> tuple[int, list[tuple[str, int]]]:
-    number, path = task
+def _read_shard(path: str) -> tuple[str, list[tuple[str, int]]]:
     rows = []
     with fs.random_access(path) as (read, size):
-        for offset, length in records.spans(read, size, path):
+        for offset, length in record_container.spans(read, size, path):
             try:
-                name, label = _name_and_label(read, offset, length)
-            except (ValueError, IndexError) as error:
-                where = f"{path}: record {len(rows)} at byte {offset - records.HEADER}"
-                raise UserError(f"{where}: expected a tf.train.Example, received something else ({error})") from None
-            rows.append((name, label))
-    return number, rows
+                values = record_schema.read_features(_small_fields(read, offset, length))
+            except ValueError as error:
+                where = f"{path}: record {len(rows)} at byte {offset - record_container.HEADER}"
+                raise UserError(f"{where} is not a tf.train.Example ({error}). Write the shard again.") from None
+            name = values.get(record_schema.FILENAME, b"").decode("utf-8", "backslashreplace")
+            rows.append((name, values.get(record_schema.LABEL, record_schema.NO_LABEL)))
+    return path, rows
 
 
-class _Cursor:
-    """A place in a record that moves forward, reading a little ahead."""
-
-    def __init__(self, read: ReadAt, start: int, end: int):
-        self._read, self.position, self._end = read, start, end
-        self._buffer, self._start = b"", start
-
-    def take(self, count: int) -> bytes:
-        if count > _LARGEST_FIELD or self.position + count > self._end:
-            raise ValueError(f"a field of {count} bytes")
-        at = self.position - self._start
-        if not 0 <= at <= len(self._buffer) - count:
-            self._buffer = self._read(self.position, min(max(_BUFFER, count), self._end - self.position))
-            self._start, at = self.position, 0
-        self.position += count
-        return self._buffer[at : at + count]
-
-    def varint(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self.take(1)[0]
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-            shift += 7
-            if shift > 63:
-                raise ValueError("an endless number")
-
-    def length_of(self, tag: int) -> int:
-        found = self.varint()
-        if found != tag:
-            raise ValueError(f"tag {found} for {tag}")
-        return self.varint()
+def _small_fields(read: ReadAt, offset: int, length: int) -> bytes:
+    """The serialized Features message of a record without its image."""
+    position, end = offset, offset + length
+    if length:  # an empty Example has no bytes at all
+        position, end = _field(read, position, end)
+    parts = []
+    while position < end:
+        _, after = _field(read, position, end)
+        if after - position <= _MAX_FIELD:
+            parts.append(read(position, after - position))
+        position = after
+    return b"".join(parts)
 
 
-def _name_and_label(read: ReadAt, offset: int, length: int) -> tuple[str, int]:
-    """Walks the wire format: Example.features = 1, Features.feature = 1, its entries' key = 1 and value = 2."""
-    cursor = _Cursor(read, offset, offset + length)
-    name, label = "", schema.NO_LABEL
-    end = cursor.length_of(0x0A) + cursor.position if length else offset  # an empty message has no bytes at all
-    feature = schema.messages()[1]
-    while cursor.position < end:
-        entry_end = cursor.length_of(0x0A) + cursor.position
-        if entry_end > offset + length:
-            raise ValueError("an entry beyond the record's end")
-        key = cursor.take(cursor.length_of(0x0A))
-        if key in (schema.FILENAME.encode(), schema.LABEL.encode()):
-            value = schema.decoded(feature, cursor.take(cursor.length_of(0x12)))
-            if key == schema.LABEL.encode():
-                label = next(iter(value.int64_list.value), label)
-            else:
-                name = next(iter(value.bytes_list.value), b"").decode("utf-8", "backslashreplace")
-        cursor.position = entry_end
-    return name, label
+def _field(read: ReadAt, position: int, end: int) -> tuple[int, int]:
+    """Where the content of the field at `position` begins and ends. Its head is a tag and its length in base 128."""
+    head = read(position, min(10, end - position))
+    length = 0
+    for place, byte in enumerate(head[1:]):
+        length |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            start = position + place + 2
+            if head[0] != _ENTRY or start + length > end:
+                break
+            return start, start + length
+    raise ValueError(f"unexpected bytes at {position}")

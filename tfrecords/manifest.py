@@ -1,35 +1,44 @@
-"""What a finished build says about itself, and what an unfinished one may go on from.
+"""The output of a build: the manifest of a finished one, and the notes from which an unfinished one resumes.
 
-Neither holds a time, a path or a machine's name: the same images and settings give the same bytes everywhere.
+Neither holds a time, a path or the name of a machine: the same images and settings give the same bytes everywhere.
 """
 
 import hashlib
 import json
 from collections import Counter
 
-from tfrecords import filesystem as fs
-from tfrecords.errors import UserError
-from tfrecords.files import MANIFEST, SETTINGS, WORK, read_manifest, shard_names, shards_in
-from tfrecords.images import ODDITIES
+from pf_keras import filesystem as fs
+from pf_keras.data.shard_files import MANIFEST, SETTINGS, WORK, read_manifest, shard_names, shards_in
+from pf_keras.errors import UserError
+from tfrecords.encode import ODDITIES
 from tfrecords.index import Index
 from tfrecords.shards import note_path
 
 BAD = "bad.txt"
-LOCK, INDEX = "lock", "index.sqlite"  # of a build that runs; it removes them as it ends
+LOCK, INDEX = "lock", "index.sqlite"  # in WORK while a build runs; it removes them at its end
 _SOURCE = "source_fingerprint"
 
 
 def source_fingerprint(index: Index, classes: list[tuple[str, str]]) -> str:
-    """sha256 over all that goes into the records but the pixels: names, sizes, labels and the classes' names."""
+    """sha256 over everything in the records except pixels: names, sizes, labels and class names."""
     return hashlib.sha256(json.dumps([index.fingerprint(), classes]).encode()).hexdigest()
 
 
 def begin(output: str, settings: dict) -> dict[str, dict]:
-    """Opens an output directory for a build and returns the notes of a finished build's shards by file.
+    """Prepare an output directory for a build.
 
-    Where the build is unfinished its source may have changed since, as where a damaged file was replaced: each shard's
-    note knows what it was made of. Raises UserError where the directory belongs to a build with other settings, or holds
-    shards that nobody noted.
+    The input of an unfinished build may change, for example because a corrupt file was repaired: the note of each shard knows
+    what the shard was made of.
+
+    Args:
+        output: the directory.
+        settings: of this build. An earlier build must have had the same.
+
+    Returns:
+        The notes of a finished build's shards by file name. Empty if the build has not finished.
+
+    Raises:
+        UserError: the directory belongs to a build with other settings, or holds shards without a manifest.
     """
     manifest = read_manifest(output)
     unfinished = fs.join(output, WORK, SETTINGS)
@@ -44,37 +53,44 @@ def begin(output: str, settings: dict) -> dict[str, dict]:
         except UserError:  # an incomplete set is foreign too
             foreign = True
         if foreign:
-            raise UserError(f"expected an empty --output, received {output}, which has shards but no {MANIFEST}")
-        data = json.dumps(settings, indent=1).encode()
-        fs.write_whole(unfinished, data, unfinished + ".partial")
-    keys = [*settings, *(key for key in earlier if key not in settings)]
-    different = [
-        f"{key} (there {earlier.get(key)!r}, now {settings.get(key)!r})"
-        for key in keys
-        if earlier.get(key) != settings.get(key)
-    ]
+            raise UserError(f"--output={output} has shards but no {MANIFEST}. Give an empty directory.")
+        fs.write_whole(unfinished, json.dumps(settings, indent=1).encode(), unfinished + ".partial")
+    different = [key for key in {**settings, **earlier} if settings.get(key) != earlier.get(key)]
     if different:
-        raise UserError(
-            f"expected in {output} a build with the same settings, received one that differs in {', '.join(different)}"
-            f"; give another --output"
-        )
+        was = [f"{key}={earlier.get(key)!r}, not {settings.get(key)!r}" for key in different if key != _SOURCE]
+        was += [f"other input files ({_SOURCE})"] if _SOURCE in different else []
+        raise UserError(f"{output} was built with {'; '.join(was)}. Use a new --output, or the original settings and input.")
     return {note["file"]: note for note in manifest["shards"]} if manifest else {}
 
 
 def earlier_note(output: str, file: str) -> dict | None:
-    """What an unfinished build noted about a shard, or None. A note is written whole or not at all."""
+    """What an unfinished build noted about a shard, or None."""
     path = note_path(output, file)
     note = fs.read_json(path) if fs.exists(path) else {}
     return note if "made_of" in note else None
 
 
-def finish(output: str, settings: dict, source: dict, classes: list[tuple[str, str]], index: Index, notes: list[dict]):
-    """Writes bad.txt and the manifest from the notes of all shards, removes the rest, returns the manifest."""
+def finish(
+    output: str, settings: dict, source: dict, classes: list[tuple[str, str]], index: Index, notes: list[dict]
+) -> dict:
+    """Write the manifest and bad.txt, and remove unfinished work.
+
+    Args:
+        output: the directory.
+        settings: of the build.
+        source: the kind of input and the files it was read from.
+        classes: `(synset, text)` in the order of the labels.
+        index: all images of the build.
+        notes: of all shards, in the order of their names.
+
+    Returns:
+        The manifest.
+    """
     labels = {synset: number for number, (synset, _) in enumerate(classes, 1)}
     counts = {split: Counter(number) for split, number in index.counts().items()}
-    bad = [f"{split}/{name}\t{problem}" for split, name, problem in index.problems()]
     splits = {split: {"images": 0, "bytes": 0, "shards": 0} for split in sorted(counts)}
-    odd = Counter({key: 0 for key in (*ODDITIES, "bad_skipped")})
+    bad = [f"{split}/{name}\t{problem}" for split, name, problem in index.problems()]
+    odd = Counter(dict.fromkeys((*ODDITIES, "bad_skipped"), 0))
     for note in notes:
         split = note["file"].split("-")[0]
         for name, reason, synset in note["bad"]:
@@ -100,20 +116,21 @@ def finish(output: str, settings: dict, source: dict, classes: list[tuple[str, s
         "shards": notes,
     }
     for name in set(shard_names(output)) - {note["file"] for note in notes}:
-        if fs.exists(note_path(output, name)):  # made by this build, of a split that the source no longer has
+        if fs.exists(note_path(output, name)):  # this build made it, of a split that the input no longer has
             fs.remove(fs.join(output, name))
     temporary = fs.join(output, WORK, MANIFEST + ".partial")
-    if not bad and fs.exists(fs.join(output, BAD)):
-        fs.remove(fs.join(output, BAD))  # of an earlier time
     if bad:
         fs.write_whole(fs.join(output, BAD), "".join(line + "\n" for line in sorted(bad)).encode(), temporary)
+    elif fs.exists(fs.join(output, BAD)):
+        fs.remove(fs.join(output, BAD))  # by an earlier build
     fs.write_whole(fs.join(output, MANIFEST), json.dumps(manifest, indent=1).encode() + b"\n", temporary)
-    _clear(fs.join(output, WORK))
+    clear(output)
     return manifest
 
 
-def _clear(work: str) -> None:
-    """Removes what the work directory holds but its lock, without which a second build could begin, and the index."""
+def clear(output: str) -> None:
+    """Remove the notes of a build. The lock keeps other builds out and stays until the end, as does the index."""
+    work = fs.join(output, WORK)
     if fs.is_remote(work):
         fs.remove_tree(work)
     else:

@@ -1,6 +1,6 @@
-"""A shard, the unit of work: written under a temporary name, renamed when whole, then noted as done.
+"""Makes one shard: writes it under a temporary name, renames it when it is whole, then notes that it is done.
 
-The same function runs in a process of the local pool and in a worker of a Beam pipeline. It knows no other shard.
+A worker of the process pool and a worker of a Beam pipeline run the same function. It does not depend on other shards.
 """
 
 import contextlib
@@ -10,44 +10,50 @@ import os
 import secrets
 from collections import Counter
 
-from tfrecords import filesystem as fs
-from tfrecords import records, schema
-from tfrecords.errors import UserError
-from tfrecords.files import WORK
-from tfrecords.images import BadImage, prepare
+from pf_keras import filesystem as fs
+from pf_keras.data import record_container, record_schema
+from pf_keras.data.shard_files import WORK
+from pf_keras.errors import UserError
+from tfrecords.encode import CorruptImage, prepare
 
 
-def shard_name(split: str, number: int, shards: int) -> str:
-    return f"{split}-{number:05d}-of-{shards:05d}"
+def shard_name(split: str, number: int, count: int) -> str:
+    """The file name of shard `number` of `count`."""
+    return f"{split}-{number:05d}-of-{count:05d}"
 
 
 def note_path(output: str, file: str) -> str:
-    """Where it is noted that the shard `file` is done."""
+    """The path of the note that a shard is done."""
     return fs.join(output, WORK, file + ".json")
 
 
 def make_shard(task: dict) -> dict:
-    """Makes the shard that `task` describes, unless it is there and whole, and returns what is noted about it.
+    """Make a shard, unless an earlier build made it.
 
-    A task is JSON: `output`, `file`, `resize_shorter`, `quality`, `skip_bad`, `items` as rows of `Index.part`,
-    `classes` as `{synset: [label, text]}`, and `done`, an earlier note or None.
-    A note is JSON: `file`, `records`, `bytes`, `sha256`, `odd` (counts) and `bad` (`[name, reason, synset]` rows); while
-    the build is unfinished also `made_of`, a digest of the items, so that a shard is made again where they have changed.
-    Where there are bad files and `skip_bad` is not set, no shard is written and `sha256` is None.
+    Args:
+        task: JSON: `output`, `file`, `resize_shorter`, `quality`, `skip_bad`, `items` as rows of `Index.shards`, `classes` as
+            `{synset: [label, text]}`, and `done`, the note of an earlier build or None.
+
+    Returns:
+        The note, as JSON: `file`, `records`, `bytes`, `sha256`, `odd` (counts) and `bad` (`[name, reason, synset]` rows). If
+        there are corrupt files and `skip_bad` is not set, no shard is written and `sha256` is None. On disk the note has
+        `made_of` too, a digest of the items, so that a shard is made again when they change.
     """
     path = fs.join(task["output"], task["file"])
     temporary = fs.join(task["output"], WORK, f"{task['file']}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     made_of = _digest_of(task["items"], task["classes"])
     note = dict(task["done"] or {})
     same = note.pop("made_of", made_of) == made_of
-    if not (note and same and (task["skip_bad"] or not note["bad"]) and _is_whole(path, note) and _still_bad(task, note)):
+    done = bool(note) and same and _is_whole(path, note)
+    if not done or note["bad"]:  # a corrupt file may have been repaired since
+        earlier = note.get("sha256") if done else None
         try:
             note = _write(task, temporary)
         except BaseException:
             with contextlib.suppress(OSError):
-                fs.remove(temporary)  # which only takes room, as on a full disk
+                fs.remove(temporary)  # or it would take room on a full disk
             raise
-        if note["sha256"] is None:
+        if note["sha256"] in (None, earlier):
             fs.remove(temporary)
         else:
             fs.replace(temporary, path)
@@ -56,23 +62,8 @@ def make_shard(task: dict) -> dict:
     return note
 
 
-def _still_bad(task: dict, note: dict) -> bool:
-    """Whether the files that the note calls bad are so still, for the reasons that it gives."""
-    noted = {name: reason for name, reason, _ in note["bad"]}
-    with _Reader() as reader:
-        for name, source, offset, length, _ in task["items"]:
-            if name in noted:
-                try:
-                    prepare(reader.read(source, offset, length), name, task["resize_shorter"], task["quality"])
-                    return False
-                except BadImage as error:
-                    if str(error) != noted[name]:
-                        return False
-    return True
-
-
 def _digest_of(items: list, classes: dict) -> str:
-    """sha256 over all that goes into a shard's records but the pixels: names, sizes, labels, the classes' names."""
+    """sha256 over everything in a shard's records except pixels: names, sizes, labels and class names."""
     named = [(name, size, synset) for name, _, _, size, synset in items]
     return hashlib.sha256(json.dumps([named, classes], sort_keys=True).encode()).hexdigest()
 
@@ -80,22 +71,22 @@ def _digest_of(items: list, classes: dict) -> str:
 def _is_whole(path: str, note: dict) -> bool:
     if note["sha256"] is None or not fs.exists(path) or fs.size(path) != note["bytes"]:
         return False
+    digest = hashlib.sha256()
     with fs.open_file(path, "rb") as file:
-        digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest() == note["sha256"]
 
 
 def _write(task: dict, path: str) -> dict:
-    """Writes the records and returns the note; after a bad file that may not be skipped only looks for more."""
+    """Write the records and return the note. After a corrupt file that may not be skipped, only look for more."""
     digest, odd, bad, size, count = hashlib.sha256(), Counter(), [], 0, 0
     refused = False
-    with _Reader() as reader, fs.open_file(path, "wb") as file:
+    with fs.open_file(path, "wb") as file:
         for name, source, offset, length, synset in task["items"]:
             try:
-                image = prepare(reader.read(source, offset, length), name, task["resize_shorter"], task["quality"])
-            except BadImage as error:
+                image = prepare(_read(source, offset, length), name, task["resize_shorter"], task["quality"])
+            except CorruptImage as error:
                 bad.append([name, str(error), synset])
                 refused = not task["skip_bad"]
                 continue
@@ -103,7 +94,7 @@ def _write(task: dict, path: str) -> dict:
             if refused:
                 continue
             label, text = task["classes"][synset] if synset is not None else (None, "")
-            record = schema.make_example(
+            record = record_schema.make_example(
                 encoded=image.encoded,
                 height=image.height,
                 width=image.width,
@@ -115,46 +106,31 @@ def _write(task: dict, path: str) -> dict:
                 synset=synset or "",
                 text=text,
             )
-            for piece in records.frame(record):
+            for piece in record_container.frame(record):
                 file.write(piece)
                 digest.update(piece)
                 size += len(piece)
             count += 1
-    sha256 = None if refused else digest.hexdigest()
     return {
         "file": task["file"],
         "records": count,
         "bytes": size,
-        "sha256": sha256,
+        "sha256": None if refused else digest.hexdigest(),
         "odd": dict(sorted(odd.items())),
         "bad": bad,
     }
 
 
-class _Reader:
-    """Reads parts of files and keeps the last file open, as in a tar all parts are of one."""
-
-    def __init__(self):
-        self._path, self._file = None, contextlib.ExitStack()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._file.close()
-
-    def read(self, path: str, offset: int, size: int) -> bytes:
-        if path != self._path:
-            self._file.close()
-            self._path = None
-            try:
-                self._read, _ = self._file.enter_context(fs.random_access(path))
-            except (FileNotFoundError, PermissionError) as error:
-                if offset or not os.path.isdir(os.path.dirname(path)):  # more is lost than this image
-                    raise
-                raise BadImage(f"it cannot be read ({error.strerror})") from None
-            self._path = path
-        data = self._read(offset, size)
-        if len(data) != size:
-            raise UserError(f"{path}: expected {size} bytes at {offset}, received {len(data)}: it has changed")
-        return data
+def _read(path: str, offset: int, size: int) -> bytes:
+    """The bytes of an image in a file or an archive."""
+    try:
+        with fs.open_file(path, "rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+    except (FileNotFoundError, PermissionError) as error:
+        if offset or not os.path.isdir(os.path.dirname(path)):  # an archive or a whole folder is gone
+            raise
+        raise CorruptImage(f"it cannot be read ({error.strerror})") from None
+    if len(data) != size:
+        raise UserError(f"{path} changed since it was listed ({len(data)} of {size} bytes at {offset}). Run the build again.")
+    return data

@@ -1,55 +1,59 @@
-"""Label lists for few-label training: file names, one a line, of a part of the training images.
+"""Write label lists for few-label training: the file names of a fraction of the training images, one a line.
 
   python -m tfrecords.subsets DIR --fraction=0.01,0.1,0.2 [--seed=0] [--include=published_10pct.txt]
 
-Lists are stratified by class and nested: that of 1% lies within that of 10%. With --include= the images of a published
-list come first in each class, so that a larger list contains it. They are written to DIR/subsets, or to --output. A
-published list needs no command: give it to the training as it is.
+Lists are stratified by class and nested: the 10% list contains the 1% list. With --include= the images of a published
+list come first in each class, so that a larger list contains it. The lists go to DIR/subsets, or to --output. To train
+with a published list itself, give it to the training as it is.
 """
 
 import sys
 from collections.abc import Sequence
 
-from tfrecords import command, files
-from tfrecords import filesystem as fs
-from tfrecords.errors import UserError
+from pf_keras import filesystem as fs
+from pf_keras.data.record_schema import NO_LABEL
+from pf_keras.data.selection import as_line, match_list, read_list, stratified_subset
+from pf_keras.data.shard_files import split_files
+from pf_keras.data.splits import TRAIN
+from pf_keras.errors import UserError
+from tfrecords import command
 from tfrecords.listing import read_listing
-from tfrecords.schema import NO_LABEL
-from tfrecords.selection import as_line, match_list, read_list, stratified_subset
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
     parser = command.Parser(__doc__)
     parser.add_argument("directory", help="the directory with the shards")
-    parser.add_argument("--fraction", required=True, help="of each class, one or several separated by commas")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice (default: 0)")
+    parser.add_argument("--fraction", required=True, help="of each class, one or more separated by commas")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     parser.add_argument("--include", help="a list of file names that come first")
     parser.add_argument("--output", help="the directory for the lists (default: DIR/subsets)")
     parser.add_processes()
     options = parser.parse_args(arguments)
     fractions = [_fraction(text) for text in options.fraction.split(",")]
-    paths = files.split_files(options.directory)["train"]
+    paths = split_files(options.directory)[TRAIN]
     if not paths:
-        raise UserError(f"expected train shards in {options.directory}, found only others")
+        raise UserError(f"{options.directory} has no train shards. Give the directory of a whole dataset.")
     wanted = read_list(options.include) if options.include else []
-    listed, labels = read_listing(paths, options.processes)
-    if not listed or NO_LABEL in labels:
-        raise UserError(f"expected labelled images in {options.directory}, received some without a label")
-    if "" in listed or len(set(listed)) < len(listed):
-        raise UserError(f"expected a file name of its own in each record of {options.directory}, received some without")
-    included = {listed[index] for index in match_list(wanted, listed)}
-    # All are drawn before the first is written, so that an error leaves nothing half done.
-    subsets = [stratified_subset(listed, labels, part, options.seed, included) for part in fractions]
+    names, labels = read_listing(paths, options.processes)
+    if not names or NO_LABEL in labels:
+        raise UserError(f"{options.directory} has images without a label. Subsets need a class for each image.")
+    if "" in names or len(set(names)) < len(names):
+        raise UserError(f"{options.directory} has records with no name or with equal names. Give each image its own name.")
+    included = {names[index] for index in match_list(wanted, names)}
+    # Draw all subsets before the first is written, so that an error leaves nothing half done.
+    subsets = [stratified_subset(names, labels, fraction, options.seed, included) for fraction in fractions]
     output = options.output or fs.join(options.directory, "subsets")
     fs.make_directory(output)
     for fraction, indices in zip(fractions, subsets, strict=True):
-        names = sorted(listed[index] for index in indices)
+        chosen = sorted(names[index] for index in indices)
+        percent = f"{fraction * 100:.6f}".rstrip("0").rstrip(".")
         kind = "_with_list" if included else ""
-        path = fs.join(output, f"train_{_percent(fraction)}pct_seed{options.seed}{kind}.txt")
-        fs.write_whole(path, "".join(as_line(name) + "\n" for name in names).encode(), path + ".partial")
-        line = f"{path}: {len(names)} of {len(listed)} images"
+        path = fs.join(output, f"train_{percent}pct_seed{options.seed}{kind}.txt")
+        fs.write_whole(path, "".join(as_line(name) + "\n" for name in chosen).encode(), path + ".partial")
+        line = f"{path}: {len(chosen)} of {len(names)} images"
         if included:
-            line += f", {len(included.intersection(names))} of the {len(included)} in {options.include}"
+            line += f", {len(included.intersection(chosen))} of the {len(included)} in {options.include}"
         print(line)
     return 0
 
@@ -60,12 +64,8 @@ def _fraction(text: str) -> float:
     except ValueError:
         fraction = 0.0
     if not 0 < fraction <= 1:
-        raise UserError(f"expected --fraction with numbers above 0 and up to 1, such as 0.01,0.1, received {text!r}")
+        raise UserError(f"--fraction has {text!r}. Give numbers above 0 and up to 1, such as 0.01,0.1.")
     return fraction
-
-
-def _percent(fraction: float) -> str:
-    return f"{fraction * 100:.6f}".rstrip("0").rstrip(".")
 
 
 if __name__ == "__main__":

@@ -1,71 +1,74 @@
-"""Checks a directory of TFRecord shards.
+"""Check a directory of TFRecord shards.
 
   python -m tfrecords.verify DIR [--decode]
 
-Checked are the checksums of every record, the fields of every record, each shard's size, sha256 and count against the
-manifest, and the counts of each class; with --decode every image is decoded. A damaged record is named by shard, number
-and byte. Images with the same content, within a split and across splits, are listed and counted but are no failure:
-ImageNet itself has some. Works without a manifest on files of the public converters; what cannot be checked is said.
-Exit codes: 0 everything holds, 1 something does not, 2 a usage error.
+Checks the checksums and fields of every record; each shard's size, sha256 and count against the manifest; and the
+count of each class. --decode decodes every image too. A damaged record is named by shard, number and byte. Images with
+equal bytes are listed and counted, but are not failures, because ImageNet itself has some. Without a manifest, as in
+files of the public converters, it checks what it can and says so. Exit codes: 0 all is well, 1 something is wrong, 2 a
+usage error.
 """
 
 import hashlib
 import sqlite3
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from tfrecords import command, files, pool, records, schema
-from tfrecords import filesystem as fs
-from tfrecords.errors import UserError
-from tfrecords.images import BadImage, check_decodes
+from pf_keras import filesystem as fs
+from pf_keras import processes
+from pf_keras.data import record_container, record_schema, shard_files
+from pf_keras.errors import UserError
+from tfrecords import command
+from tfrecords.encode import CorruptImage, check_decodes
 
-_SHOWN = 20  # findings of a kind that are printed one by one
+_SHOWN = 20  # findings of a kind that are printed
+_COPIES = 5  # names of equal images that are printed
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
     parser = command.Parser(__doc__)
     parser.add_argument("directory", help="the directory with the shards")
     parser.add_argument("--decode", action="store_true", help="decode every image too")
     parser.add_processes()
     options = parser.parse_args(arguments)
-    manifest = files.read_manifest(options.directory)
-    failures = _Lines("FAILED")
-    if manifest is None:
-        unfinished = files.is_unfinished(options.directory)
+    manifest = shard_files.read_manifest(options.directory)
+    found = shard_files.shard_names(options.directory)
+    failures, duplicates = _Lines("FAILED"), _Lines("duplicate")
+    if manifest:
+        notes = {note["file"]: note for note in manifest["shards"]}
+        for name in sorted(set(found) - set(notes)):
+            failures.add(f"{name}: not in the manifest")
+    else:
+        notes = dict.fromkeys(found)
+        unfinished = shard_files.is_unfinished(options.directory)
         if not unfinished:
-            print(f"note: no {files.MANIFEST} in {options.directory}: nothing to check counts and sha256 against")
+            print(f"note: no {shard_files.MANIFEST} in {options.directory}: counts and sha256 are not checked")
         try:
-            files.split_files(options.directory)
+            shard_files.split_files(options.directory)
         except UserError as error:
-            if not unfinished and not files.shard_names(options.directory):
+            if not unfinished and not found:
                 raise
             failures.add(str(error))
-        notes = dict.fromkeys(files.shard_names(options.directory))
-    else:
-        notes = {note["file"]: note for note in manifest["shards"]}
-        for name in sorted(set(files.shard_names(options.directory)) - set(notes)):
-            failures.add(f"{name}: not in the manifest")
-    tasks = [(options.directory, name, note, options.decode) for name, note in notes.items()]
+    tasks = ((options.directory, name, note, options.decode) for name, note in notes.items())
     counts, images = {}, 0
-    with tempfile.TemporaryDirectory() as directory:
-        contents = _Contents(f"{directory}/contents.sqlite")
-        expected = sum(note["records"] for note in notes.values() if note)
-        with pool.progress(expected or None, "img", "verify") as bar:
-            for found in pool.run(_check_shard, tasks, options.processes):
-                for failure in found["failures"]:
-                    failures.add(failure)
-                counts.setdefault(found["split"], Counter()).update(found["labels"])
-                contents.add(found["split"], found["contents"])
-                images += len(found["contents"])
-                bar.update(len(found["contents"]))
-        duplicates = _Lines("duplicate")
-        for line in contents.duplicates():
-            duplicates.add(line)
-        contents.close()
+    contents = sqlite3.connect("")  # a temporary file, so that memory does not grow
+    contents.execute("CREATE TABLE images (digest BLOB, split, name)")
+    expected = sum(note["records"] for note in notes.values() if note)
+    with processes.progress(expected or None, "img", "verify") as bar:
+        for shard in processes.run(_check_shard, tasks, options.processes):
+            for failure in shard["failures"]:
+                failures.add(failure)
+            counts.setdefault(shard["split"], Counter()).update(shard["labels"])
+            contents.executemany("INSERT INTO images VALUES (?, ?, ?)", shard["contents"])
+            images += len(shard["contents"])
+            bar.update(len(shard["contents"]))
+    for line in _duplicates(contents):
+        duplicates.add(line)
     if manifest:
-        _check_counts(manifest, counts, images, failures)
+        for failure in _wrong_counts(manifest, counts, images):
+            failures.add(failure)
     duplicates.more()
     failures.more()
     decoded = ", every image decoded" if options.decode else ""
@@ -92,78 +95,50 @@ class _Lines:
             print(f"{self.kind}: and {self.count - _SHOWN} more")
 
 
-class _Contents:
-    """The digests of all images, on disk so that memory stays flat."""
-
-    def __init__(self, path: str):
-        self._database = sqlite3.connect(path)
-        self._database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE;")
-        self._database.execute("CREATE TABLE images (digest BLOB, split, name)")
-
-    def close(self) -> None:
-        self._database.close()
-
-    def add(self, split: str, rows: list[tuple[bytes, str]]) -> None:
-        values = ((digest, split, name) for digest, name in rows)
-        self._database.executemany("INSERT INTO images VALUES (?, ?, ?)", values)
-
-    def duplicates(self):
-        """A line for each content that occurs more than once."""
-        query = """SELECT digest, COUNT(*), COUNT(DISTINCT split) FROM images GROUP BY digest HAVING COUNT(*) > 1
-                   ORDER BY COUNT(DISTINCT split) DESC, MIN(split || '/' || name)"""
-        self._database.execute("CREATE INDEX by_digest ON images (digest)")
-        for digest, count, splits in self._database.execute(query):
-            same = self._database.execute(
-                "SELECT split || '/' || name FROM images WHERE digest = ? ORDER BY 1 LIMIT 5", (digest,)
-            )
-            names = ", ".join(name for (name,) in same)
-            yield f"{'across splits' if splits > 1 else 'within a split'}, {count} times: {names}"
-
-
-def _check_shard(task: tuple) -> dict:
-    """Everything that can be said about one shard alone."""
+def _check_shard(task: tuple[str, str, dict | None, bool]) -> dict:
+    """Everything that one shard alone can show."""
     directory, name, note, decode = task
     path = fs.join(directory, name)
     found = {"split": name.split("-")[0], "failures": [], "labels": Counter(), "contents": []}
     fail = found["failures"].append
     if not fs.exists(path):
-        fail(f"{name}: the shard is missing; start the build again")
+        fail(f"{name}: the shard is missing. Run the build again.")
         return found
     number = 0
     with fs.random_access(path) as (read, size):
         try:
-            for number, (offset, length) in enumerate(records.spans(read, size, name), 1):
-                where = f"{name}: record {number - 1} at byte {offset - records.HEADER}"
-                data = records.read_data(read, offset, length)
+            for number, (offset, length) in enumerate(record_container.spans(read, size, name), 1):
+                where = f"{name}: record {number - 1} at byte {offset - record_container.HEADER}"
+                data = record_container.read_data(read, offset, length)
                 if data is None:
                     fail(f"{where}: the checksum of its data does not match")
                 else:
                     _check_record(data, where, decode, found)
-        except UserError as error:  # a damaged length: where the next record begins is not known
-            fail(f"{error}; what follows in the shard was not read")
+        except UserError as error:  # without its length, nobody knows where the next record begins
+            fail(f"{error}; the rest of the shard was not read")
         if note and number != note["records"]:
-            fail(f"{name}: expected {note['records']} records by the manifest, received {number}")
+            fail(f"{name}: {number} records, but {note['records']} in the manifest")
         if note and size != note["bytes"]:
-            fail(f"{name}: expected {note['bytes']} bytes by the manifest, received {size}")
+            fail(f"{name}: {size} bytes, but {note['bytes']} in the manifest")
         elif note and _sha256(read, size) != note["sha256"]:
-            fail(f"{name}: its sha256 is not that of the manifest")
+            fail(f"{name}: its sha256 differs from the manifest")
     return found
 
 
 def _check_record(data: bytes, where: str, decode: bool, found: dict) -> None:
     try:
-        values = schema.read_example(data)
+        values = record_schema.read_example(data)
     except ValueError as error:
-        found["failures"].append(f"{where}: expected a tf.train.Example with an image, received none ({error})")
+        found["failures"].append(f"{where}: not a tf.train.Example with an image ({error})")
         return
-    encoded = values[schema.ENCODED]
-    name = values.get(schema.FILENAME, b"").decode("utf-8", "backslashreplace")
-    found["labels"][values.get(schema.LABEL, schema.NO_LABEL)] += 1
-    found["contents"].append((hashlib.sha256(encoded).digest(), name))
+    encoded = values[record_schema.ENCODED]
+    name = values.get(record_schema.FILENAME, b"").decode("utf-8", "backslashreplace")
+    found["labels"][values.get(record_schema.LABEL, record_schema.NO_LABEL)] += 1
+    found["contents"].append((hashlib.sha256(encoded).digest(), found["split"], name))
     if decode:
         try:
             check_decodes(encoded)
-        except BadImage as error:
+        except CorruptImage as error:
             found["failures"].append(f"{where}: {name}: {error}")
 
 
@@ -174,17 +149,27 @@ def _sha256(read: fs.ReadAt, size: int) -> str:
     return digest.hexdigest()
 
 
-def _check_counts(manifest: dict, counts: dict[str, Counter], images: int, failures: _Lines) -> None:
+def _duplicates(contents: sqlite3.Connection) -> Iterator[str]:
+    """A line for each content that occurs more than once, those in several splits first."""
+    query = """SELECT COUNT(*), COUNT(DISTINCT split), GROUP_CONCAT(split || '/' || name, char(10)) FROM images
+               GROUP BY digest HAVING COUNT(*) > 1 ORDER BY 2 DESC, MIN(split || '/' || name)"""
+    for count, splits, names in contents.execute(query):
+        shown = ", ".join(sorted(names.split("\n"))[:_COPIES])
+        yield f"{'across splits' if splits > 1 else 'within a split'}, {count} times: {shown}"
+
+
+def _wrong_counts(manifest: dict, counts: dict[str, Counter], images: int) -> Iterator[str]:
     names = {entry["label"]: entry["synset"] for entry in manifest["classes"]}
     if images != manifest["images"]:
-        failures.add(f"expected {manifest['images']} images by the manifest, received {images}")
+        yield f"{images} images, but {manifest['images']} in the manifest"
     for split, values in manifest["splits"].items():
-        expected = {schema.NO_LABEL if key == "unlabelled" else int(key): n for key, n in values["classes"].items()}
+        classes = values["classes"].items()
+        expected = {record_schema.NO_LABEL if key == "unlabelled" else int(key): number for key, number in classes}
         found = counts.get(split, Counter())
         for label in sorted(set(expected) | set(found)):
             if expected.get(label, 0) != found[label]:
-                kind = f"class {label} ({names.get(label, 'unknown')})" if label != schema.NO_LABEL else "unlabelled"
-                failures.add(f"{split}: expected {expected.get(label, 0)} images of {kind}, received {found[label]}")
+                kind = "no class" if label == record_schema.NO_LABEL else f"class {label} ({names.get(label, 'unknown')})"
+                yield f"{split}: {found[label]} images of {kind}, but {expected.get(label, 0)} in the manifest"
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""How fast pf_keras is, as ratios within one run: `python -m experiments.benchmark`. PERFORMANCE.md has the results."""
+"""Benchmarks of pf_keras: `python -m experiments.benchmark`. docs/performance.md has the results."""

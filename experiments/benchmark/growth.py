@@ -1,10 +1,11 @@
-"""How time and memory of a step grow, one thing at a time, beside the law that is expected.
+"""How the time and memory of a step grow with one setting at a time, and how they are expected to grow.
 
-Every point is measured in a process of its own, since a process does not give back all memory, and one after the other: a
-machine that changes its speed meanwhile shows in it. Memory is by how much the process's largest grows in the steps, tracing
-and compiling included; weights and optimizer are there before.
+Each point has its own process, because a process does not return all of its memory. The points follow one another, so a
+machine whose speed changes distorts them. Memory is the growth of the process's peak during the steps, tracing and compiling
+included. Weights and optimizer exist before.
 """
 
+import argparse
 import resource
 import statistics
 import sys
@@ -12,21 +13,22 @@ from dataclasses import replace
 
 from experiments.benchmark.process import answer, in_process
 from experiments.benchmark.report import Row
+from experiments.commands import ROOT
 
 BASE = {"image_size": 224, "mask_ratio": 0.6, "batch": 16, "depth": 6, "replicas": 1}
 POINTS = {
-    "image_size": (96, 160, 224, 288, 384),  # px, in patches of 16
+    "image_size": (96, 160, 224, 288, 384),  # px; patches have 16 px
     "mask_ratio": (0.3, 0.45, 0.6, 0.75, 0.9),
     "batch": (4, 8, 16, 32, 64),
     "depth": (2, 4, 6, 12, 24),
     "replicas": (1, 2, 4, 8),
 }
 STEPS, ROUNDS = 2, 3
-PICTURE = "experiments/growth.png"
+PICTURE = ROOT / "docs" / "images" / "growth.png"
 
 
-def run(options):
-    """Rows of the benchmark `growth`, and its picture."""
+def run(options: argparse.Namespace) -> list[Row]:
+    """The rows of the benchmark `growth`. Draws them to `PICTURE`, unless `options.quick`."""
     points = {name: values[::2] if options.quick else values for name, values in POINTS.items()}
     base, measured = measured_at(**BASE), {}
     for name, values in points.items():
@@ -34,40 +36,38 @@ def run(options):
             measured[name, value] = base if value == BASE[name] else measured_at(**{**BASE, name: value})
     rows = []
     for (name, value), found in measured.items():
-        flops, slope = found["flops"] / base["flops"], found["seconds"] / base["seconds"]
-        note = f"expected {flops:.2f}; memory {found['mib']} MiB, {found['mib'] / base['mib']:.2f} x"
-        rows.append(Row(f"{name} {value}", slope, "x the time", note=note))
+        flops, time = found["flops"] / base["flops"], found["seconds"] / base["seconds"]
+        note = f"{flops:.2f} x the FLOPs; memory {found['mib']} MiB, {found['mib'] / base['mib']:.2f} x"
+        rows.append(Row(f"{name.replace('_', ' ')} {value}", time, "x the time", note=note))
     if not options.quick:
         draw(measured, base)
     return rows
 
 
-def measured_at(**point):
-    """`seconds` a step, `mib` that the steps took and `flops` by formula, at a point."""
+def measured_at(**point: float) -> dict:
+    """The `seconds` of a step, the `mib` of memory that the steps took, and the `flops` by formula, at one point."""
     found = in_process("growth", point)
     print(f"{point}: {found['seconds']:.3f} s a step, {found['mib']} MiB", file=sys.stderr, flush=True)
     return found
 
 
-def measure(image_size, mask_ratio, batch, depth, replicas):
-    """The figures of this process, for `in_process`."""
+def measure(image_size: int, mask_ratio: float, batch: int, depth: int, replicas: int) -> dict:
+    """The figures of one point, measured in this process."""
     import tensorflow as tf
 
     from experiments.benchmark.models import bare_loop, compiled_pretrainer, random_batch
     from pf_keras.config import load_config
     from pf_keras.tpu.flops import pretrain_flops
-    from pf_keras.training.strategy import open_devices
+    from pf_keras.training.devices import open_devices
 
     if replicas > 1:
-        # Every replica waits for all others in the middle of a step, and each needs a thread to wait in.
+        # Replicas wait for each other within a step, and each needs a thread for that.
         tf.config.threading.set_inter_op_parallelism_threads(4 * replicas)
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
-    config = load_config("experiments/imagenette.py")
-    size = {"image_size": image_size, "grid": image_size // 16, "depth": depth}
-    config = replace(
-        config, model=replace(config.model, **size), mask=replace(config.mask, ratio=mask_ratio)
-    )
+    config = load_config("imagenette")
+    model = replace(config.model, image_size=image_size, grid=image_size // 16, depth=depth)
+    config = replace(config, model=model, mask=replace(config.mask, ratio=mask_ratio))
     devices = open_devices()
     with devices.scope():
         model = compiled_pretrainer(config, devices)
@@ -79,8 +79,8 @@ def measure(image_size, mask_ratio, batch, depth, replicas):
     return {"seconds": seconds, "mib": taken // 1024, "flops": pretrain_flops(config) * batch}
 
 
-def draw(measured, base):
-    """A panel a quantity: measured time and memory and the expected time, as multiples of the base."""
+def draw(measured: dict[tuple[str, float], dict], base: dict) -> None:
+    """Draw a panel for each setting: time, memory and FLOPs as multiples of the base. `measured` is by setting and value."""
     from pf_keras.figures import new_figure, save_figure
 
     figure, panels = new_figure(1, len(POINTS), 15, 3.2)

@@ -1,5 +1,6 @@
-"""The input pipeline of pre-training against a loop that only decodes and crops: same records, crops and cores."""
+"""The input pipeline of pre-training against a loop that only decodes and crops, with the same records, crops and cores."""
 
+import argparse
 import json
 import os
 import resource
@@ -7,21 +8,28 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.benchmark.photographs import collect, make_records
 from experiments.benchmark.process import answer, in_process
 from experiments.benchmark.report import Row
-from tfrecords import pool
+from pf_keras.config import Config, DataConfig
+from pf_keras.processes import cores
 
-IMAGES, SHARDS, BATCH = 2000, 16, 64  # more images than a turn takes: at the end of an epoch the shuffle buffer fills anew
-BATCHES = {"start": 4, "timed": 10}  # of a turn; the first fill the buffers
-LARGE = (1024, 1250)  # shards, and records each, of a set as large as ImageNet
+if TYPE_CHECKING:
+    from pf_keras.data.records import Split
+
+# More images than a turn reads, because the shuffle buffer fills anew at the end of an epoch.
+IMAGES, SHARDS, BATCH = 2000, 16, 64
+BATCHES = {"start": 4, "timed": 10}  # per turn; the first batches fill the buffers
+LARGE = (1024, 1250)  # the shards of a set as large as ImageNet, and the records in each
 
 
-def run(options):
-    """Rows of the benchmark `input`; with `options.quick` of fewer turns, and without the large set."""
+def run(options: argparse.Namespace) -> list[Row]:
+    """The rows of the benchmark `input`. With `options.quick`, runs fewer turns and skips the large set."""
     rounds = 3 if options.quick else 7
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -30,42 +38,43 @@ def run(options):
         shards = f"--train_shards={SHARDS}"
         originals = make_records(folder / "images", folder / "originals", shards)
         small = make_records(folder / "images", folder / "small", shards, "--resize_shorter=256", "--quality=90")
-        cores = pool.cores()
         measured = {}
-        for n in sorted({1, cores}):
-            print(f"measuring with {n} of the cores", file=sys.stderr)
-            places = {"originals": str(originals), "small": str(small)}
-            measured[n] = in_process("input", {"cores": n, "rounds": rounds, **places})
-        size = [sum(f.stat().st_size for f in Path(p).iterdir()) / IMAGES / 1e3 for p in (originals, small)]
-        return [*rows(measured, cores, size), *([] if options.quick else large_rows(folder))]
+        for count in sorted({1, cores()}):
+            print(f"measuring with {count} core{'s' * (count > 1)}", file=sys.stderr)
+            arguments = {"count": count, "rounds": rounds, "originals": str(originals), "small": str(small)}
+            measured[count] = in_process("input", arguments)
+        kilobytes = [sum(f.stat().st_size for f in Path(p).iterdir()) / IMAGES / 1e3 for p in (originals, small)]
+        return [*rows(measured, kilobytes), *([] if options.quick else large_rows(folder))]
 
 
-def rows(measured, cores, size):
-    """The rows of what was `measured` with each number of cores; size: kB of an original, and of a small image."""
-    one, all_ = measured[1], measured[cores]
+def rows(measured: dict[int, dict], kilobytes: Sequence[float]) -> list[Row]:
+    """The rows, from the figures `measured` with each number of cores, and the size of an original and of a small image."""
+    count = max(measured)
+    one, all_ = measured[1], measured[count]
     found = [
         Row(f"full pipeline / decoding alone, {n} core{'s' * (n > 1)}", m["full"], "x", 0.85, high=True,
-            note=f"{m['decoding_rate']:.0f} images/s decoded alone; {m['full_spread']}")
+            note=f"{m['decoding_rate']:.0f} images/s decoded alone; time ratio {m['full_spread']}")
         for n, m in measured.items()
     ]  # fmt: skip
-    found += [
-        Row("of it noise and shuffling, time", all_["plain_time"] - 1, "more than without", 0.10, note=all_["plain_spread"]),
-        Row("256 px records / originals, images/s", all_["small"], "x", note=f"{size[0]:.0f} kB, {size[1]:.0f} kB an image"),
-        Row("largest memory of the process", all_["peak_mib"], "MiB", note=f"{all_['later_mib']} MiB more in its second half"),
-    ]
-    if cores > 1:
-        found.insert(2, Row(f"images/s with {cores} cores / with 1", all_["full_rate"] / one["full_rate"], "x",
-                            note=f"{all_['full_rate']:.0f} / {one['full_rate']:.0f} images/s"))  # fmt: skip
-    return found
+    if count > 1:
+        found.append(Row(f"throughput, {count} cores / 1 core", all_["full_rate"] / one["full_rate"], "x",
+                         note=f"{all_['full_rate']:.0f} / {one['full_rate']:.0f} images/s"))  # fmt: skip
+    return [
+        *found,
+        Row("time for noise and shuffling, fraction", all_["plain_time"] - 1, "more", 0.10, note=all_["plain_spread"]),
+        Row("256 px records / originals, throughput", all_["small"], "x",
+            note=f"{kilobytes[1]:.0f} / {kilobytes[0]:.0f} kB per image"),
+        Row("peak memory", all_["peak_mib"], "MiB", note=f"grew by {all_['later_mib']} MiB in the second half"),
+    ]  # fmt: skip
 
 
-def measure(cores, rounds, originals, small):
-    """The figures of this process, with so many cores, by turns."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])  # before TensorFlow counts them
+def measure(count: int, rounds: int, originals: str, small: str) -> dict:
+    """The figures of this process with `count` cores, from the records of `originals` and of `small` images."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])  # before TensorFlow counts them
     from experiments.benchmark.turns import ratio, spread, take_turns
-    from pf_keras.config import Config, DataConfig
-    from pf_keras.data.pipeline import pretrain_noise, training_batches
+    from pf_keras.data.pipeline import training_batches
     from pf_keras.data.sources import open_source
+    from pf_keras.noise import pretrain_noise
 
     config = Config(data=DataConfig(source=f"tfrecord:{originals}", shuffle_buffer=512))
     split = {place: open_source(replace(config.data, source=f"tfrecord:{place}")).train for place in (originals, small)}
@@ -96,7 +105,7 @@ def measure(cores, rounds, originals, small):
     images = BATCHES["timed"] * BATCH
     return {
         "full": 1 / ratio(seconds, "full", "decoding"),
-        "full_spread": f"time as a multiple {spread(seconds, 'full', 'decoding')}",
+        "full_spread": spread(seconds, "full", "decoding"),
         "plain_time": ratio(seconds, "full", "plain"),
         "plain_spread": spread(seconds, "full", "plain"),
         "small": 1 / ratio(seconds, "small", "full"),
@@ -108,25 +117,27 @@ def measure(cores, rounds, originals, small):
 
 
 class InOrder:
-    """A split whose training order is that of its files, read one after the other."""
+    """A split whose training order is the order of its records, one file after another."""
 
-    def __init__(self, split):
+    def __init__(self, split: "Split"):
         self.split, self.loader, self.gifs = split, split.loader, split.gifs
 
     def keys(self, **options):
+        """The keys of all examples in order, endlessly."""
         return self.split.keys(shuffle=False).repeat()
 
 
-def decoding_alone(split, config):
-    """Batches of images decoded and cropped as in training, from bytes and windows that are in memory."""
+def decoding_alone(split: "Split", config: Config):
+    """Batches of images that are decoded and cropped as in training, from bytes and crop windows in memory."""
     import tensorflow as tf
 
-    from pf_keras.data.decode import CROP_NOISE, random_window
+    from pf_keras.data.decode import random_window
     from pf_keras.data.pipeline import THREADS
+    from pf_keras.noise import CROP
 
     load = split.loader()
     encoded = [load(key)[0].numpy() for key in split.keys(shuffle=False)]
-    noise = tf.random.stateless_uniform((len(encoded), CROP_NOISE), (0, 0))
+    noise = tf.random.stateless_uniform((len(encoded), len(CROP)), (0, 0))
     size = config.model.image_size
 
     def decode(image, noise):
@@ -139,16 +150,16 @@ def decoding_alone(split, config):
     return images.map(decode, num_parallel_calls=THREADS).batch(BATCH).prefetch(2)
 
 
-def large_rows(folder):
-    """How long the first batch of a set as large as ImageNet takes, with a manifest and without."""
-    from pf_keras.config import Config, DataConfig, ModelConfig
-    from pf_keras.data.pipeline import pretrain_noise, training_batches
+def large_rows(folder: Path) -> list[Row]:
+    """The rows for the first batch of a set as large as ImageNet, with a manifest and without."""
+    from pf_keras.data.pipeline import training_batches
     from pf_keras.data.sources import open_source
+    from pf_keras.noise import pretrain_noise
 
     place = large_set(folder / "large")
-    config = Config(model=ModelConfig(), data=DataConfig(source=f"tfrecord:{place}"))
+    config = Config(data=DataConfig(source=f"tfrecord:{place}"))
     found = []
-    for name in ("with a manifest", "without, so that records are counted"):
+    for name in ("with a manifest", "without a manifest, which counts the records"):
         began = time.perf_counter()
         split = open_source(config.data).train
         opened = time.perf_counter() - began
@@ -156,12 +167,12 @@ def large_rows(folder):
         taken = time.perf_counter() - began
         note = f"{split.size} records in {len(split.files)} files; opening takes {opened:.1f} s"
         found.append(Row(f"first batch of 1.28M records, {name}", taken, "s", note=note))
-        (Path(place) / "manifest.json").unlink(missing_ok=True)
+        (place / "manifest.json").unlink(missing_ok=True)
     return found
 
 
-def large_set(place):
-    """A set of `LARGE` shards, all of them links to one, of small images."""
+def large_set(place: Path) -> Path:
+    """Make a set of `LARGE` shards of small images, which are all links to one shard. Returns its folder."""
     shards, records = LARGE
     images = place / "images"
     collect("", images, 8)
@@ -179,7 +190,7 @@ def large_set(place):
     for entry in manifest["shards"]:
         os.link(place / "one" / shard["file"], output / entry["file"])
     (output / "manifest.json").write_text(json.dumps(manifest))
-    return str(output)
+    return output
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Training steps of facebookresearch/mae's own model, for `peer.py`. Needs PyTorch, timm and a clone, nothing of ours.
+"""Runs training steps of facebookresearch/mae's own model, for `peer.py`. Needs PyTorch, timm and a clone, but not pf_keras.
 
-Reads the number of steps to do from each line of standard input and answers with the seconds they took.
+Reads a number of steps from each line of standard input, and answers with the seconds that they took.
 """
 
 import json
@@ -17,7 +17,8 @@ request = json.loads(sys.argv[1])
 (models_mae,) = open_clone(request["clone"], "models_mae")
 
 
-def build(depth):
+def build(depth: int) -> torch.nn.Module:
+    """The model: ViT-L at paper size, else a ViT of our width with `depth` blocks."""
     if request["paper"]:
         return models_mae.mae_vit_large_patch16()
     return models_mae.MaskedAutoencoderViT(
@@ -32,7 +33,8 @@ def build(depth):
     )
 
 
-def step(model, optimizer):
+def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    """Run a training step. Returns the loss."""
     loss, _, _ = model(images)
     optimizer.zero_grad()
     loss.backward()
@@ -40,8 +42,9 @@ def step(model, optimizer):
     return loss
 
 
-def count(model):
-    # Of the attention that a CPU has as one kernel the counter knows nothing; of its products it does.
+def count(model: torch.nn.Module) -> int:
+    """The FLOPs of a step, forward and backward."""
+    # The counter misses a CPU's fused attention kernel. It counts the products of the plain one.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(images)[0].backward()
     return counter.get_total_flops()

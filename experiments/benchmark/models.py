@@ -1,36 +1,41 @@
-"""The models that are measured, and batches for them."""
+"""The measured models, and batches for them."""
 
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pf_keras.augment import NOISE
-from pf_keras.config import load_config
-from pf_keras.data.options import as_written
-from pf_keras.masking import block_count
+from pf_keras.config import Config, load_config
+from pf_keras.data.dataset_options import as_written
 
-BATCH = {"small": 128, "middle": 16, "paper": 2}  # what a CPU does in tenths of a second to seconds
+if TYPE_CHECKING:
+    import keras
 
+    from pf_keras.training.devices import Devices
 
-def config_of(size):
-    """`small` is the digits' config, `middle` Imagenette's of 224 px, `paper` the paper's."""
-    name = {"small": "digits", "middle": "imagenette", "paper": "imagenet"}[size]
-    return load_config(f"experiments/{name}.py")
+BATCH = {"small": 128, "middle": 16, "paper": 2}  # a CPU needs tenths of a second to seconds for a step
 
 
-def random_batch(config, images):
-    """A batch of pre-training, as NumPy arrays."""
+def config_of(size: str) -> Config:
+    """The config of a size: `small` is the digits model, `middle` the 224 px Imagenette model, `paper` the paper's."""
+    return load_config({"small": "digits", "middle": "imagenette", "paper": "imagenet"}[size])
+
+
+def random_batch(config: Config, images: int) -> dict[str, np.ndarray]:
+    """A random pre-training batch: uint8 `image` `(images, H, W, 3)`, and the float32 noise by name."""
+    from pf_keras.noise import pretrain_noise
+
     rng = np.random.default_rng(0)
     side = config.model.image_size
     return {
         "image": rng.integers(0, 256, (images, side, side, 3), "uint8"),
-        "mask_noise": rng.random((images, block_count(config.model.grid, config.mask.block)), "float32"),
-        "augment_noise": rng.random((images, config.visible, len(NOISE)), "float32"),
+        **{name: rng.random((images, *shape), "float32") for name, shape in pretrain_noise(config).items()},
     }
 
 
-def compiled_pretrainer(config, devices):
-    """The pre-training model with its optimizer, as `--mode=pretrain` makes it."""
+def compiled_pretrainer(config: Config, devices: "Devices") -> "keras.Model":
+    """The pre-training model with its optimizer, as in `--mode=pretrain`."""
     from pf_keras.models import build_pretrainer
     from pf_keras.training.optimizer import build_optimizer
 
@@ -40,20 +45,19 @@ def compiled_pretrainer(config, devices):
     return model
 
 
-def endless(devices, batch):
-    """The same batch for ever, spread over the devices: input that costs nothing."""
+def endless(devices: "Devices", batch: dict[str, np.ndarray]):
+    """A dataset that repeats one batch, spread over the devices. It costs no time."""
     import tensorflow as tf
 
     def batches(host, hosts, replicas):
         part = {name: tf.constant(value[: len(value) // replicas]) for name, value in batch.items()}
         return as_written(tf.data.Dataset.from_tensors(part).repeat())
 
-    return devices.spread(batches)
+    return devices.distribute(batches)
 
 
-def bare_loop(model, devices, batch, steps):
-    """A function that does so many steps of `model` by the function that `fit` calls, and nothing else; it returns the
-    seconds."""
+def bare_loop(model: "keras.Model", devices: "Devices", batch: dict[str, np.ndarray], steps: int) -> Callable[[], float]:
+    """A function that runs so many steps, calls nothing but the train function of `fit`, and returns the seconds."""
 
     def loop():
         model.make_train_function()
@@ -67,8 +71,8 @@ def bare_loop(model, devices, batch, steps):
     return loop
 
 
-def graph(function, *arguments):
-    """A compiled function of the arguments that waits for its result."""
+def graph(function: Callable, *arguments) -> Callable[[], None]:
+    """A function that runs `function` on the arguments, compiled, and waits for its result."""
     import tensorflow as tf
     from keras import ops, tree
 
@@ -80,8 +84,10 @@ def graph(function, *arguments):
     return call
 
 
-def with_gradients(model, function):
-    """A function of the same arguments that gives the gradients of its mean square for the model's weights, summed."""
+def with_gradients(model: "keras.Model", function: Callable) -> Callable:
+    """A function of the same arguments that computes the gradients of its mean square for the model's weights. It returns the
+    sum of each gradient.
+    """
     import tensorflow as tf
 
     def call(*arguments):

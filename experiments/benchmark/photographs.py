@@ -1,39 +1,48 @@
-"""Records of photographs to measure with, made on the spot."""
+"""Makes records of photographs for the benchmarks."""
 
 import io
 import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from pf_keras.errors import UserError
 
-SIDES = (500, 375)  # pixels, as most of ImageNet's
+SIDES = (500, 375)  # pixels, like most of ImageNet's images
 SUFFIXES = (".jpg", ".jpeg")
-QUALITY = 97  # gives about the 110 kB of ImageNet's mean
+QUALITY = 97  # gives about 110 kB, ImageNet's mean
 
 
-def collect(place, folder, count):
-    """Fill `folder` with `count` image files: links to those below `place`, over and over, or cuts of scikit-learn's
-    two photographs where `place` is empty."""
+def collect(place: str, folder: Path, count: int) -> None:
+    """Fill a folder with images.
+
+    Args:
+        place: a folder, whose JPEGs are linked again and again. Empty for windows of scikit-learn's two photographs.
+        folder: the folder to fill, under `train/any`.
+        count: the number of images.
+
+    Raises:
+        UserError: there is no JPEG in `place`.
+    """
     target = Path(folder) / "train" / "any"
     target.mkdir(parents=True)
     if not place:
-        for number, encoded in enumerate(itertools.islice(cuts(), count)):
+        for number, encoded in enumerate(itertools.islice(windows(), count)):
             (target / f"{number:05d}.jpg").write_bytes(encoded)
         return
     found = sorted(path for path in Path(place).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
-        raise UserError(f"expected --images to be a folder with JPEGs below it, received {place}: check the path")
+        raise UserError(f"--images={place} has no JPEGs. Check the path.")
     for number, path in zip(range(count), itertools.cycle(found)):
         os.symlink(path.resolve(), target / f"{number:05d}{path.suffix}")
 
 
-def cuts():
-    """JPEGs of windows of scikit-learn's two photographs, each at another place, without end."""
+def windows() -> Iterator[bytes]:
+    """Endless JPEGs of random windows of scikit-learn's two photographs."""
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
@@ -47,10 +56,14 @@ def cuts():
         yield out.getvalue()
 
 
-def make_records(folder, output, *options):
-    """Run `python -m tfrecords.build` on a folder of images, as a user would."""
+def make_records(folder: Path, output: Path, *options: str) -> Path:
+    """Run `python -m tfrecords.build` on a folder of images, as a user would. Returns `output`.
+
+    Raises:
+        UserError: it failed.
+    """
     line = [sys.executable, "-m", "tfrecords.build", "--source=folder", f"--input={folder}", f"--output={output}", *options]
     done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"expected {' '.join(line)} to succeed, received: {done.stderr.strip().splitlines()[-1]}")
+        raise UserError(f"{' '.join(line)} failed: {done.stderr.strip().splitlines()[-1]}")
     return output

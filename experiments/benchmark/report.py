@@ -1,17 +1,28 @@
-"""What a benchmark found, as a table for people and JSON for programs."""
+"""The figures of a benchmark, as a table for people and JSON for programs."""
 
 import json
+import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from tfrecords.pool import cores
+from pf_keras.processes import cores
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. aim: what it should be at most (`high=False`) or at least, or None where there is no such figure."""
+    """One figure.
+
+    Args:
+        name: what it measures.
+        value: the measured value.
+        unit: its unit.
+        aim: the bound that it should keep, or None.
+        high: whether the aim is a lower bound.
+        note: details.
+    """
 
     name: str
     value: float
@@ -21,20 +32,22 @@ class Row:
     note: str = ""
 
     @property
-    def reached(self):
+    def reached(self) -> bool | None:
+        """Whether the value keeps the aim. None if there is no aim."""
         if self.aim is None:
             return None
         return self.value >= self.aim if self.high else self.value <= self.aim
 
-    def line(self):
+    def line(self) -> str:
+        """The row of the table."""
         aim = "" if self.aim is None else f"{'≥' if self.high else '≤'} {self.aim:g}: {'yes' if self.reached else 'NO'}"
         return f"| {self.name} | {self.value:.4g} {self.unit} | {aim} | {self.note} |"
 
 
-def write(name, rows, path):
-    """Print the rows as a table and write them, with the machine they were measured on, to `path`."""
+def write(name: str, rows: Sequence[Row], path: str | os.PathLike) -> None:
+    """Print the rows as a table, and write them and the machine that measured them to `path` as JSON."""
     print(f"\n{name}: {', '.join(f'{k} {v}' for k, v in machine().items())}\n")
-    print("| figure | measured | aim | |\n|---|---|---|---|")
+    print("| figure | measured | aim | detail |\n|---|---|---|---|")
     print("\n".join(row.line() for row in rows))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,16 +56,15 @@ def write(name, rows, path):
     print(f"\n{path}")
 
 
-def machine():
-    """What the figures depend on: processor, cores that this process may use, versions."""
+def machine() -> dict[str, object]:
+    """What the figures depend on: the processor, the cores that this process may use, and the versions."""
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        named = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        processor = named[0] if named else processor
-    names = ("tensorflow-cpu", "tensorflow", "jax", "keras")
+        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        processor = models[0] if models else processor
     installed = {}
-    for package in names:
+    for package in ("tensorflow-cpu", "tensorflow", "jax", "keras"):
         try:
             installed[package] = version(package)
         except ImportError:

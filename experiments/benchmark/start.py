@@ -1,11 +1,13 @@
-"""How long a command takes to answer: `--help`, and the first step on digits."""
+"""How long a command takes to start: until `--help` is printed, and until the first step on the digits is done."""
 
+import argparse
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 from experiments.benchmark.report import Row
 from pf_keras.errors import UserError
@@ -13,31 +15,33 @@ from pf_keras.errors import UserError
 LIMIT = 300  # seconds
 
 
-def run(options):
-    """Rows of the benchmark `start`."""
+def run(options: argparse.Namespace) -> list[Row]:
+    """The rows of the benchmark `start`."""
     rounds = 2 if options.quick else 5
-    help_, imports, first = ([work() for _ in range(rounds)] for work in (say_help, import_tensorflow, first_step))
+    help_, imports, first = ([work() for _ in range(rounds)] for work in (print_help, import_tensorflow, first_step))
     return [
         Row("main.py --help", statistics.median(help_), "s", 1.5, note=_range(help_)),
-        Row("from the command to the end of the first step on digits", statistics.median(first), "s", 20, note=_range(first)),
-        Row("of it as many as importing TensorFlow takes", statistics.median(imports), "s", note=_range(imports)),
+        Row("command to the end of the first step on digits", statistics.median(first), "s", 20, note=_range(first)),
+        Row("of it importing TensorFlow", statistics.median(imports), "s", note=_range(imports)),
     ]
 
 
-def say_help():
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "main.py", "--help"], stdout=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - began
+def print_help() -> float:
+    """Run `--help`. Returns the seconds."""
+    return _seconds("main.py", "--help")
 
 
-def import_tensorflow():
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import tensorflow"], stderr=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - began
+def import_tensorflow() -> float:
+    """Import TensorFlow. Returns the seconds."""
+    return _seconds("-c", "import tensorflow")
 
 
-def first_step():
-    """Seconds from the start of a pre-training to the line that logs its first step, after which it is ended."""
+def first_step() -> float:
+    """Start a pre-training, and stop it when it logs its first step. Returns the seconds until then.
+
+    Raises:
+        UserError: it ended before its first step.
+    """
     with tempfile.TemporaryDirectory() as folder:
         line = [sys.executable, "main.py", "--mode=pretrain", f"--workdir={folder}", "--config.run.log_every=1"]
         began = time.perf_counter()
@@ -46,12 +50,18 @@ def first_step():
             if text.startswith("step 1/"):
                 break
         else:
-            raise UserError(f"expected a line of the first step, received the end of {' '.join(line)}: run it by itself")
+            raise UserError(f"A pre-training ended before its first step. Run it to see why: {' '.join(line)}")
         taken = time.perf_counter() - began
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=LIMIT)
         return taken
 
 
-def _range(seconds):
+def _seconds(*words: str) -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began
+
+
+def _range(seconds: Sequence[float]) -> str:
     return f"{min(seconds):.2f} to {max(seconds):.2f} s in {len(seconds)} runs"

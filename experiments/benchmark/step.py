@@ -1,11 +1,16 @@
-"""What a training step is made of, and what `Model.fit` and its callbacks add to it."""
+"""What a training step consists of, and what `Model.fit` and its callbacks add to it."""
 
-import sys
+import argparse
+import contextlib
+import os
+import statistics
 import tempfile
 import time
 import unittest.mock
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,17 +25,23 @@ from experiments.benchmark.models import (
 )
 from experiments.benchmark.report import Row
 from experiments.benchmark.turns import ratio, spread, take_turns
+from pf_keras.config import Config
 from pf_keras.training.callbacks import RunCallback
 
+if TYPE_CHECKING:
+    import keras
+
+    from pf_keras.training.devices import Devices
+
 LOG_EVERY = {"small": 10, "middle": 5, "paper": 2}
-STEPS = {"small": 50, "middle": 20, "paper": 6}  # of a turn, of which the first window is not timed
+STEPS = {"small": 50, "middle": 20, "paper": 6}  # per turn; the first log interval is not timed
 ROUNDS = {"small": 7, "middle": 5, "paper": 5}
 SAVE_EVERY = 600  # seconds: the default of run.checkpoint_every
 
 
-def run(options):
-    """Rows of the benchmark `step`, for the model of `options.size`."""
-    from pf_keras.training.strategy import open_devices
+def run(options: argparse.Namespace) -> list[Row]:
+    """The rows of the benchmark `step`, for the model of `options.size`."""
+    from pf_keras.training.devices import open_devices
 
     config = config_of(options.size)
     devices = open_devices(config.run.precision)
@@ -38,14 +49,14 @@ def run(options):
     return [*part_rows(config, devices, options, rounds), *fit_rows(config, devices, options, rounds)]
 
 
-def part_rows(config, devices, options, rounds):
-    """How the parts of a step compare with the step, forward and backward, and with one on whole images."""
-    from pf_keras.augment import augment_patches, scale_pixels
+def part_rows(config: Config, devices: "Devices", options: argparse.Namespace, rounds: int) -> list[Row]:
+    """Compares the parts of a step, forward and backward, with the step, and the encoder with one that sees all patches."""
     from pf_keras.config import AugmentConfig
+    from pf_keras.patches.augment import augment_patches, scale_pixels
     from pf_keras.tpu.flops import forward_flops
 
     model, batch = compiled_pretrainer(config, devices), random_batch(config, options.batch)
-    everywhere = AugmentConfig(jitter_size=max(1, config.model.patch_size - 1))  # also where the config has none
+    everywhere = AugmentConfig(jitter_size=max(1, config.model.patch_size - 1))  # even if the config has no augmentation
     backbone = model.backbone
 
     def encode(pixels, indices=None):
@@ -77,32 +88,32 @@ def part_rows(config, devices, options, rounds):
         other.jit_compile = True
         works["step by XLA"] = bare_loop(other, devices, batch, 1)
     seconds = take_turns(works, rounds, warm_up=2)
-    share, flops = config.visible / config.model.patches, forward_flops(config)
+    fraction, flops = config.visible / config.model.patches, forward_flops(config)
     rows = [
-        Row("encoder with masked patches left out / with all", ratio(seconds, "encoder, masked", "encoder, whole"), "x",
-            0.45, note=f"{share:.2f} of the patches are visible; {spread(seconds, 'encoder, masked', 'encoder, whole')}"),
-        Row("augmentation, of a step", ratio(seconds, "augmentation", "step"), "x", 0.05,
+        Row("encoder, masked patches left out / all patches", ratio(seconds, "encoder, masked", "encoder, whole"), "x", 0.45,
+            note=f"{fraction:.2f} of the patches are visible; {spread(seconds, 'encoder, masked', 'encoder, whole')}"),
+        Row("augmentation, fraction of a step", ratio(seconds, "augmentation", "step"), "", 0.05,
             note=spread(seconds, "augmentation", "step")),
     ]  # fmt: skip
     for name in [*parts, "optimizer"]:
-        note = f"{flops[name] / sum(flops.values()):.2f} of the FLOPs" if name in flops else "AdamW, clipping included"
-        rows.append(Row(f"{name}, of a step", ratio(seconds, name, "step"), "x", note=note))
+        note = f"{flops[name] / sum(flops.values()):.2f} of the FLOPs" if name in flops else "AdamW with clipping"
+        rows.append(Row(f"{name}, fraction of a step", ratio(seconds, name, "step"), note=note))
     for name, row in (("step by XLA", "step by XLA / by TensorFlow's kernels"),
-                      ("step by Keras's operations", "step by Keras's operations / with kernels of its own")):  # fmt: skip
+                      ("step by Keras's operations", "step by Keras's operations / by our kernels")):  # fmt: skip
         if name in works:
             rows.append(Row(row, ratio(seconds, name, "step"), "x", note=spread(seconds, name, "step")))
     return rows
 
 
-def without_kernels(loop):
-    """The loop, whose step is traced as under a strategy, where norms, GELU and the optimizer are Keras's operations."""
-    with unittest.mock.patch("pf_keras.layers.fused.without_strategy", lambda: False):
+def without_kernels(loop: Callable[[], float]) -> Callable[[], float]:
+    """The loop, traced as it is under a strategy: norms, GELU and the optimizer are Keras's operations."""
+    with unittest.mock.patch("pf_keras.layers.kernels.without_strategy", lambda: False):
         loop()
     return loop
 
 
-def updates(model):
-    """A function that applies gradients to the weights of a model as a step does."""
+def updates(model: "keras.Model") -> Callable[[], None]:
+    """A function that applies gradients to the weights of a model, as a step does."""
     import tensorflow as tf
 
     gradients = [tf.ones(v.shape) for v in model.trainable_variables]
@@ -116,27 +127,32 @@ def updates(model):
 
 
 class Clock(RunCallback):
-    """The seconds from the end of one window to the end of another, by the steps at which they end."""
+    """Measures the `seconds` between the ends of two log intervals.
 
-    def __init__(self, first, last):
+    Args:
+        first: the step that ends the first interval.
+        last: the step that ends the second interval.
+    """
+
+    def __init__(self, first: int, last: int):
         super().__init__()
         self.first, self.last = first, last
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch, logs=None) -> None:
         if self.step == self.first:
             self.began = time.perf_counter()
         if self.step == self.last:
             self.seconds = time.perf_counter() - self.began
 
 
-def fit_rows(config, devices, options, rounds):
-    """`train`, which is `Model.fit` with every callback, against a loop over the same compiled step."""
+def fit_rows(config: Config, devices: "Devices", options: argparse.Namespace, rounds: int) -> list[Row]:
+    """Compares `train`, which is `Model.fit` with every callback, with a loop over the same compiled step."""
     from pf_keras.training.checkpoint import save_checkpoint
     from pf_keras.training.loop import train
     from pf_keras.training.workdir import Workdir
 
-    images, window, steps = options.batch, LOG_EVERY[options.size], STEPS[options.size]
-    run = replace(config.run, log_every=window, checkpoint_every="60min")
+    images, interval, steps = options.batch, LOG_EVERY[options.size], STEPS[options.size]
+    run = replace(config.run, log_every=interval, checkpoint_every="60min")
     model = compiled_pretrainer(config, devices)
     batch, traces, step = random_batch(config, images), [], model.train_step
 
@@ -147,26 +163,27 @@ def fit_rows(config, devices, options, rounds):
     model.train_step = counted
 
     def by_fit():
-        # One window more than is timed: its last step is saved, which is measured on its own.
-        clock = Clock(window, steps)
-        with tempfile.TemporaryDirectory() as folder:
-            quiet, sys.stderr = sys.stderr, open("/dev/null", "w")
-            try:
-                workdir = Workdir(folder)
-                workdir.figures.mkdir()
-                train(model, lambda step: endless(devices, batch), steps + window, images, workdir, run, [clock])
-            finally:
-                sys.stderr = quiet
+        # Run one interval more than is timed, because the last step also saves. Saving is measured below.
+        clock = Clock(interval, steps)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            open(os.devnull, "w") as nowhere,
+            contextlib.redirect_stderr(nowhere),
+        ):
+            workdir = Workdir(folder)
+            workdir.folder("figures")
+            train(model, lambda step: endless(devices, batch), steps + interval, images, workdir, run, [clock])
         return clock.seconds
 
-    loop = bare_loop(model, devices, batch, steps - window)
+    loop = bare_loop(model, devices, batch, steps - interval)
     seconds = take_turns({"fit": by_fit, "loop": loop}, rounds)
     with tempfile.TemporaryDirectory() as folder:
         saving = take_turns({"save": lambda: save_checkpoint(folder, 1, model)}, 3)["save"]
-    save = sorted(saving)[1]
+    save = statistics.median(saving)
     return [
-        Row("a bare loop over the step / fit with its callbacks", ratio(seconds, "loop", "fit"), "x", 0.95, high=True,
-            note=f"{steps - window} steps of {images}, logged every {window}; {spread(seconds, 'loop', 'fit')}"),
-        Row("checkpoints, of the time", save / SAVE_EVERY, "x", 0.03, note=f"{save:.2f} s every {SAVE_EVERY // 60} minutes"),
-        Row("traces of the step in all of these", len(traces), "", 2, note="the metrics may take one of their own"),
+        Row("bare loop / fit with callbacks", ratio(seconds, "loop", "fit"), "x", 0.95, high=True,
+            note=f"{steps - interval} steps of {images} images, logged every {interval}; {spread(seconds, 'loop', 'fit')}"),
+        Row(f"checkpoints every {SAVE_EVERY // 60} minutes, fraction of the time", save / SAVE_EVERY, "", 0.03,
+            note=f"{save:.2f} s each"),
+        Row("traces of the step", len(traces), "", 2, note="the metrics may need one of their own"),
     ]  # fmt: skip

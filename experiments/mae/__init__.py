@@ -1,1 +1,1 @@
-"""facebookresearch/mae beside pf_keras: its own code from a clone, by an interpreter with torch, timm and pillow."""
+"""facebookresearch/mae beside pf_keras: its own code, from a clone, under an interpreter with torch, timm and pillow."""

@@ -1,84 +1,101 @@
-"""Examples that can be read in any order."""
+"""A split whose examples can be read in any order."""
 
 import hashlib
-from collections import defaultdict
+import json
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 
 class Images:
-    """A split whose examples are read by number.
+    """A split whose examples can be read in any order.
 
-    names: a list of n strings; labels: n ints from 0, or -1 for none.
-    values: n byte strings, either the encoded images or, with `paths=True`, where their files are. gifs: whether there may
-    be GIFs among them.
+    Args:
+        names: n strings.
+        labels: n ints from 0, or -1 for an example without a label.
+        values: n byte strings: the encoded images, or with `paths=True` the paths of their files.
+        paths: whether `values` are paths.
+        gifs: whether there may be GIFs among them.
+        sizes: n ints, the bytes of each encoded image. By default they are looked up.
     """
 
-    def __init__(self, names, labels, values, paths=False, gifs=True):
+    def __init__(
+        self,
+        names: Iterable[str],
+        labels: Sequence[int],
+        values: Sequence[bytes],
+        paths: bool = False,
+        gifs: bool = True,
+        sizes: Sequence[int] | None = None,
+    ):
         self.names, self.labels, self.values, self.paths = list(names), np.asarray(labels, "int64"), values, paths
         self.gifs = gifs
+        if sizes is None:
+            sizes = [os.path.getsize(value) if paths else len(value) for value in values]
+        self.sizes = list(sizes)
 
     @property
-    def size(self):
+    def size(self) -> int:
+        """The number of examples."""
         return len(self.names)
 
-    def subset(self, indices):
+    def subset(self, indices: Iterable[int]) -> "Images":
         """The split of some of the examples, in the given order."""
         pick = [int(i) for i in indices]
-        return Images(
-            [self.names[i] for i in pick], self.labels[pick], [self.values[i] for i in pick], self.paths, self.gifs
-        )
+        names, values, sizes = ([column[i] for i in pick] for column in (self.names, self.values, self.sizes))
+        return Images(names, self.labels[pick], values, self.paths, self.gifs, sizes)
 
-    def sample(self, count):
-        """The split of `count` examples evenly spread over this one, or all where there are no more."""
+    def sample(self, count: int) -> "Images":
+        """The split of `count` examples evenly spread over this one, or of all where there are fewer."""
         if count >= self.size:
             return self
         return self.subset(np.linspace(0, self.size - 1, count).round())
 
-    def name_of(self, index):
-        """What to call the example of a key's `index`."""
+    def name_of(self, index: int) -> str:
+        """The name of the example of a key's `index`."""
         return self.names[index]
 
-    def without(self, names):
-        """The split of all examples but those of these names."""
+    def without(self, names: Collection[str]) -> "Images":
+        """The split without the examples of these names."""
         return self.subset(i for i, name in enumerate(self.names) if name not in names)
 
-    def fingerprint(self):
-        """What tells whether the split is still the same: a digest of its names."""
-        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
+    def digest(self) -> str:
+        """The sha256, in hex, of the names and the sizes in bytes of all images."""
+        return hashlib.sha256(json.dumps([self.names, self.sizes]).encode()).hexdigest()
 
-    def held_out(self, share):
-        """Two splits, `(train, validation)`: a fixed share of the examples of each label is kept for validation, one at
-        least, but none of a label that has a single example.
+    def keys(
+        self, start: int = 0, seed: int = 0, shuffle: bool = True, batch: int = 1, host: int = 0, hosts: int = 1
+    ) -> "tf.data.Dataset":
+        """The order of the examples: endless and shuffled anew each epoch, or once through.
 
-        Which ones is a function of all names: the same on every machine, others where images come or go. Examples
-        without a label are shared as if all had the same.
-        """
-        order = sorted(range(self.size), key=lambda i: hashlib.sha256(self.names[i].encode()).digest())
-        members = defaultdict(list)
-        for i in order:
-            members[int(self.labels[i])].append(i)
-        kept = {i for part in members.values() for i in part[: min(max(1, round(share * len(part))), len(part) - 1)]}
-        return self.subset(i for i in range(self.size) if i not in kept), self.subset(sorted(kept))
+        Position p of the stream belongs to epoch p // size. Its place in the epoch's permutation is computed, not stored,
+        so the stream can start at any position at no cost.
 
-    def keys(self, start=0, seed=0, shuffle=True, batch=1, host=0, hosts=1):
-        """The examples' order: forever and shuffled anew each epoch, or once through.
+        Args:
+            start: the first position. Where it is shuffled: a multiple of `batch`.
+            seed: of the shuffling.
+            shuffle: whether the stream is endless and shuffled.
+            batch: examples of a batch over all hosts, a multiple of `hosts`.
+            host: which slice of every batch to take, if shuffled: all hosts together have the batch that one host would.
+            hosts: the number of hosts.
 
-        Position p of the stream belongs to epoch p // size. Its place in the epoch's permutation is computed, not
-        stored, so that starting at any position costs nothing.
-
-        Shuffled, each of `hosts` hosts takes the `host`-th slice of every `batch` positions, so that together they
-        hold the batch that one host would; `start` is then a multiple of `batch`, and `batch` one of `hosts`.
+        Returns:
+            A dataset of dicts of int64 scalars `epoch` and `index`.
         """
         import tensorflow as tf
 
         if not shuffle:
             return tf.data.Dataset.range(start, self.size).map(lambda i: {"epoch": tf.constant(0, tf.int64), "index": i})
 
-        share = batch // hosts
+        per_host = batch // hosts
 
         def key(own):
-            position = own // share * batch + host * share + own % share
+            position = own // per_host * batch + host * per_host + own % per_host
             epoch, place = position // self.size, position % self.size
             seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
             index = tf.random.experimental.index_shuffle(place, tf.cast(seeds, tf.int32), self.size - 1)
@@ -86,8 +103,8 @@ class Images:
 
         return tf.data.Dataset.range(start // hosts, np.iinfo("int64").max // hosts).map(key)
 
-    def loader(self):
-        """A function for tf.data from a key to `(encoded, label)`."""
+    def loader(self) -> Callable[[dict], tuple]:
+        """A function for tf.data, from a key to `(encoded, label)`: a string and an int64 scalar."""
         import tensorflow as tf
 
         values, labels = tf.constant(self.values, tf.string), tf.constant(self.labels)

@@ -1,81 +1,64 @@
-"""Which training examples keep their labels while fine-tuning."""
+"""Which training examples keep their labels in fine-tuning, and checks of labels."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
+from pf_keras.data.records import Split
+from pf_keras.data.selection import match_list, read_list, stratified_subset
+from pf_keras.data.sources import Source
 from pf_keras.errors import UserError
-from tfrecords.selection import match_list, read_list, stratified_subset
 
 
-def labelled_subset(split, fraction, list_file=""):
+def labelled_subset(split: Split, fraction: float | None, list_file: str = "") -> Split:
     """The part of a training split whose labels are used.
 
-    fraction: share of each class, stratified, nested (1% in 10% in 20%) and the same on every machine and for every seed
-    of a run; or list_file: the names of the files, as published lists give them.
-    Raises UserError for unlabelled images, a fraction that leaves a class empty, names that are not in the data, and those of
-    one class alone.
+    Args:
+        split: a split in which every example has a label.
+        fraction: of each class. Subsets are nested (1% is part of 10%), and the same for every seed of a run.
+        list_file: a file with the names of the examples, such as a published list, in place of a fraction.
+
+    Raises:
+        UserError: an image has no label, the fraction leaves a class empty, or the list has names that are not in the data,
+            or images of one class only.
     """
     require_labels(split)
     if list_file:
         if fraction not in (None, 1):
-            raise UserError(f"expected --label_list or --label_fraction, received both, {list_file} and {fraction}: use one")
-        wanted = read_list(list_file)
-        try:
-            chosen = split.subset(sorted(match_list(wanted, split.names)))
-        except UserError as error:
-            raise UserError(f"{error} (images that cannot be read and are left out are not among them)") from error
+            raise UserError(f"Both --label_list={list_file} and --label_fraction={fraction} are given. Use one of them.")
+        chosen = split.subset(sorted(match_list(read_list(list_file), split.names)))
         if len(set(chosen.labels.tolist())) < 2:
-            raise UserError(f"expected images of two classes or more in {list_file}, received one class: name others too")
+            raise UserError(f"All images in {list_file} are of one class. List images of two or more classes.")
         return chosen
     if fraction == 1:
         return split
     return split.subset(stratified_subset(split.names, split.labels, fraction, seed=0))
 
 
-def labels_definition(fraction, list_file):
-    """What `Workdir.start` keeps of a run's labels: the fraction, or the file with what it holds, which may change."""
+def labels_definition(fraction: float, list_file: str) -> dict[str, object]:
+    """What defines the labels of a run: the fraction, or the list file and a digest of what it lists."""
     lines = read_list(list_file) if list_file else []
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest() if list_file else ""
     return {"label_fraction": fraction, "label_list": list_file, "label_list_sha256": digest}
 
 
-def hold_out(split, share, seed=0):
-    """Two parts of a labelled split, `(train, held out)`: of each class `share` is held out, at least one example and
-    not the last one.
-
-    Raises UserError where a class has a single example.
-    """
-    labels = np.asarray(split.labels)
-    chosen = set()
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        if len(members) < 2:
-            alone = split.names[members[0]]
-            raise UserError(
-                f"expected two labelled images of each class to hold one out, received {alone} alone of its class: use more"
-            )
-        kept_in = np.clip(share, 1 / len(members), 1 - 1 / len(members))
-        names = [split.names[i] for i in members]
-        chosen |= {int(members[i]) for i in stratified_subset(names, [0] * len(names), kept_in, seed)}
-    return split.subset([i for i in range(split.size) if i not in chosen]), split.subset(sorted(chosen))
-
-
-def require_labels(split):
+def require_labels(split: Split) -> None:
     """Raises UserError where an example of the split has no label."""
-    if (np.asarray(split.labels) < 0).any():
-        missing = split.names[int(np.argmax(np.asarray(split.labels) < 0))]
-        raise UserError(f"expected labelled images, received {missing} without a label: put images in class folders")
+    unlabelled = np.asarray(split.labels) < 0
+    if unlabelled.any():
+        missing = split.names[int(np.argmax(unlabelled))]
+        raise UserError(f"{missing} has no label. Put labelled images in one folder per class.")
 
 
-def require_classes(names):
-    """Raises UserError where there are fewer than two classes to tell apart."""
+def require_classes(names: Sequence[str]) -> None:
+    """Raises UserError where there are fewer than two classes."""
     if len(names) < 2:
-        raise UserError(f"expected images of two classes or more, received {len(names)}: put them in folders by class")
+        raise UserError(f"The data have {len(names)} class, but a classifier needs two or more. Use one folder per class.")
 
 
-def class_names(source):
-    """The names of the classes in label order; numbers where the source knows none."""
+def class_names(source: Source) -> tuple[str, ...]:
+    """The names of the classes in the order of the labels. Numbers where the source has no names."""
     if source.classes:
         return tuple(source.classes)
     return tuple(str(i) for i in range(int(np.max(source.train.labels)) + 1))

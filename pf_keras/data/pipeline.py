@@ -1,67 +1,90 @@
-"""The one input pipeline: a split's encoded images to batches of uint8 images with noise beside each example.
+"""The input pipeline: from a split's encoded images to batches of uint8 images with noise beside each example.
 
-Every random choice of an example is a function of `(seed, epoch, index)`, so that a run can stop at any step and go on
-with the same numbers, and any number of replicas sees the same masks.
+Every random choice of an example depends on `(seed, epoch, index)` alone. So a run can stop at any step and resume with the
+same numbers, and any number of replicas sees the same masks.
 """
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
-from pf_keras.augment import NOISE
-from pf_keras.data.decode import CROP_NOISE, centre_window, decode_and_crop, random_window
-from pf_keras.data.mix import MIX_NOISE, mix_pairs, require_pairs
-from pf_keras.data.options import as_written
-from pf_keras.masking import block_count
-from tfrecords.pool import cores
+from pf_keras.config import Config
+from pf_keras.data.dataset_options import as_written
+from pf_keras.data.decode import centre_window, decode_and_crop, random_window
+from pf_keras.data.mix import mix_pairs, require_pairs
+from pf_keras.data.records import Split
+from pf_keras.noise import CROP, Shapes
+from pf_keras.processes import cores
 
 EPOCHS = 2**20  # room for epochs in the first word of an example's seed
-# That decode. One more than there are cores, since one reads the keys meanwhile: 5% faster than what AUTOTUNE finds.
+# Threads that decode. One more than the cores, because one of them reads keys: 5% faster than tf.data.AUTOTUNE.
 THREADS = cores() + 1
 
 
-def pretrain_noise(config):
-    """Shapes of the noise that pre-training takes, an example."""
-    blocks = block_count(config.model.grid, config.mask.block)
-    return {"mask_noise": (blocks,), "augment_noise": (config.visible, len(NOISE))}
+def draw_noise(seed: int, epoch, index, shapes: Shapes):
+    """Draw the noise of one example.
 
+    Args:
+        seed: of the run.
+        epoch: int64 scalar.
+        index: int64 scalar, of the example.
+        shapes: of the model's noise, by name.
 
-def finetune_noise(config):
-    """Shapes of the noise that fine-tuning takes, an example; `mix_noise` stays in the pipeline."""
-    mix = {"mix_noise": (MIX_NOISE,)} if config.finetune.mix else {}
-    return {"mask_noise": (config.model.patches,), **mix}
-
-
-def draw_noise(seed, epoch, index, shapes):
-    """The uniform float32 numbers in [0, 1) of one example, (K,): `CROP_NOISE` for its crop, then those of `shapes`.
-
-    `split_noise` tells them apart.
+    Returns:
+        float32 (K,), uniform in [0, 1): the numbers of `CROP`, then those of `shapes`. `split_noise` separates them.
     """
     key = tf.stack([tf.cast(seed, tf.int64) * EPOCHS + epoch, index])
-    return tf.random.stateless_uniform((CROP_NOISE + sum(map(math.prod, shapes.values())),), key)
+    return tf.random.stateless_uniform((len(CROP) + sum(map(math.prod, shapes.values())),), key)
 
 
-def split_noise(noise, shapes):
-    """The noise (B, K) of a batch by name, `{name: (B, *shape)}`; what the crops took is left out.
+def split_noise(noise, shapes: Shapes) -> dict:
+    """Separate the noise of a batch by name, without the numbers that the crops used.
 
-    For a batch at once: to split that of every example takes as long as to parse its record.
+    It works on whole batches, because splitting each example's noise takes as long as parsing its record.
+
+    Args:
+        noise: float32 (B, K), rows of `draw_noise`.
+        shapes: as given to `draw_noise`.
+
+    Returns:
+        `{name: float32 (B, *shape)}`.
     """
-    sizes = [CROP_NOISE, *map(math.prod, shapes.values())]
+    sizes = [len(CROP), *map(math.prod, shapes.values())]
     _, *parts = tf.split(noise, sizes, axis=1)
     return {name: tf.reshape(part, (-1, *shapes[name])) for name, part in zip(shapes, parts, strict=True)}
 
 
 def training_batches(
-    split, config, batch, noise, start_step=0, crop_scale=None, classes=0, host=0, hosts=1, replicas=1
-):
-    """Endless shuffled batches, from any step on, without decoding what comes before it.
+    split: Split,
+    config: Config,
+    batch: int,
+    noise: Shapes,
+    start_step: int = 0,
+    crop_scale: Sequence[float] | None = None,
+    classes: int = 0,
+    host: int = 0,
+    hosts: int = 1,
+    replicas: int = 1,
+) -> tf.data.Dataset:
+    """Endless shuffled batches from any step on, without decoding the examples before it.
 
-    noise: shapes by name (`pretrain_noise`, `finetune_noise`). crop_scale: instead of the config's `data.crop_scale`.
-    batch: images a step over all replicas. Of each batch host number `host` of `hosts` reads its own slice and yields
-    it in parts for one replica each, so that the step sees the same batch whatever the number of either; of `Records`
-    each host reads its own files, so that there another number of hosts is another order.
-    Yields, with B = batch // replicas, a dict of `image` uint8 (B, S, S, 3) and the noise float32 (B, ...); with
-    `classes`, a pair of it and one-hot labels float32 (B, classes).
+    Args:
+        split: the examples.
+        config: of the run.
+        batch: images per step over all replicas.
+        noise: shapes by name, from `pretrain_noise` or `finetune_noise`.
+        start_step: the first step.
+        crop_scale: in place of the config's `data.crop_scale`.
+        classes: the number of classes, or 0 for batches without labels.
+        host: the number of this host. It reads its own slice of every batch. Of `Records` it reads its own files, so
+            another number of hosts gives another order.
+        hosts: the number of hosts.
+        replicas: the number of replicas over all hosts. Each element is the batch of one replica, B = batch // replicas.
+
+    Returns:
+        A dataset of dicts of `image` uint8 (B, S, S, 3) and the noise float32 (B, ...). With `classes`, of pairs of such a
+        dict and one-hot labels float32 (B, classes).
     """
     seed, data, load = config.run.seed, config.data, split.loader()
 
@@ -71,12 +94,12 @@ def training_batches(
         window = random_window(drawn, crop_scale or data.crop_scale, data.crop_ratio)
         image = decode_and_crop(encoded, window, config.model.image_size, split.gifs)
         if data.flip:
-            # One of the two alone, and by tf.reverse: a slice with a negative step takes longer than decoding.
-            image = tf.cond(drawn[4] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
+            # tf.cond runs only one branch. A slice with a negative step would take longer than decoding.
+            image = tf.cond(drawn[CROP.index("flip")] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
         if not classes:
             return image, drawn
-        known = tf.logical_and(label >= 0, label < classes)  # one_hot makes zeros of others
-        with tf.control_dependencies([tf.debugging.Assert(known, ["label", label, "is none of", classes, "classes"])]):
+        known = tf.logical_and(label >= 0, label < classes)  # for other labels, one_hot would give zeros
+        with tf.control_dependencies([tf.debugging.Assert(known, ["label", label, "is not one of", classes, "classes"])]):
             return image, drawn, tf.one_hot(label, classes)
 
     keys = split.keys(start=start_step * batch, seed=seed, shuffle=True, batch=batch, host=host, hosts=hosts)
@@ -92,11 +115,30 @@ def training_batches(
     return batches.prefetch(2)
 
 
-def evaluation_batches(split, config, batch, noise=None, host=0, hosts=1, replicas=1):
-    """Every example once, in order, by one centre crop; the same noise each time. Yields dicts as in training.
+def evaluation_batches(
+    split: Split,
+    config: Config,
+    batch: int,
+    noise: Shapes | None = None,
+    host: int = 0,
+    hosts: int = 1,
+    replicas: int = 1,
+) -> tf.data.Dataset:
+    """Every example once, in order, with one centre crop and the same noise each time.
 
-    The last batch is filled up with zeros, since shapes are static: use the first `split.size` of the results.
-    `host`, `hosts` and `replicas` are those of `training_batches`.
+    Zeros fill up the last batch, because shapes are static: use the first `split.size` rows of the results.
+
+    Args:
+        split: the examples.
+        config: of the run.
+        batch: images per step over all replicas.
+        noise: shapes by name.
+        host: the number of this host.
+        hosts: the number of hosts.
+        replicas: the number of replicas over all hosts.
+
+    Returns:
+        A dataset of dicts as `training_batches` without labels.
     """
     load, noise = split.loader(), noise or {}
 
@@ -112,14 +154,14 @@ def evaluation_batches(split, config, batch, noise=None, host=0, hosts=1, replic
     batches = _batched(split.keys(shuffle=False), example, noise, batch, drop_remainder=False)
     batches = batches.map(lambda inputs: {name: fill_up(x) for name, x in inputs.items()})
     if replicas > 1:
-        # Hosts read all of it and keep their parts: an evaluation is short. Part i goes to host i % hosts, which is the
-        # order in which Keras's predict puts the replicas' results together.
+        # Every host reads all examples and keeps its parts, because an evaluation is short. Part i goes to host i % hosts:
+        # Keras's predict joins the results of the replicas in this order.
         batches = batches.unbatch().batch(batch // replicas, drop_remainder=True).shard(hosts, host)
     return batches.prefetch(2)
 
 
 def _batched(keys, example, noise, batch, drop_remainder):
-    """Batches of `example`, a function of a key to an image, its noise and perhaps a label, in the order of the keys."""
+    """Batches of `example` (a function from a key to an image, its noise and perhaps a label) in the order of the keys."""
 
     def name(images, drawn, *labels):
         inputs = {"image": images, **split_noise(drawn, noise)}

@@ -2,65 +2,92 @@
 
 import functools
 import hashlib
+import json
 import sys
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pf_keras import filesystem as fs
+from pf_keras.config import DataConfig
+from pf_keras.data.dataset_options import as_written
 from pf_keras.data.images import Images
-from pf_keras.data.options import as_written
 from pf_keras.errors import UserError
-from tfrecords.pool import cores
+from pf_keras.processes import cores
 
-FILE = 2**32  # an example's index is its file's number times this plus its place in the file
-IN_MEMORY = 2 * 2**30  # bytes of a labelled subset that are kept in memory rather than filtered out of the stream
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+FILE = 2**32  # the index of an example is FILE times the number of its file, plus its place in that file
+IN_MEMORY = 2 * 2**30  # bytes of a labelled subset up to which it is read into memory
+SIZE_THREADS = 16  # that ask for the sizes of files, which takes long in a remote store
 
 
 class FirstLabel:
-    """The stored label of the first class, one for all splits of a source: as told, else 0 if that occurs and 1 if not.
+    """The stored label of the first class, shared by all splits of a source.
 
-    Found out when it is first asked for, from the labels of `splits`: of one split alone it would be wrong where that
-    happens to lack the first class.
+    Args:
+        value: the label, or None to find out on first use: 0 where any split has a 0, else 1.
     """
 
-    def __init__(self, told=None):
-        self.told, self.splits = told, []
+    def __init__(self, value: int | None = None):
+        self.value = value
+        self.splits: list[Records] = []  # where to look for a 0; one split alone may lack the first class
 
-    def find(self, asking):
-        """The label; `asking`, a split, is looked at first, and the others only if it has no 0."""
-        if self.told is None:
+    def find(self, asking: "Records") -> int:
+        """The label. Looks for a 0 in the split `asking` first, to read the others only where that has none."""
+        if self.value is None:
             others = (split for split in self.splits if split is not asking)
-            self.told = 0 if any(split.has_stored(0) for split in (asking, *others)) else 1
-            print(f"labels are taken to begin at {self.told}: data.first_label sets it", file=sys.stderr)
-        return self.told
+            self.value = 0 if any(split.has_stored(0) for split in (asking, *others)) else 1
+            print(f"labels seem to begin at {self.value}; set data.first_label if they do not", file=sys.stderr)
+        return self.value
 
 
 class Records:
     """A split of TFRecord files.
 
-    files: their paths; counts: how many records each holds. parse: a graph function of a serialized record to a dict
-    of `encoded`, `label` and `filename`. first_label: a `FirstLabel`, shared with the other splits of the source.
-    config: a `DataConfig`. wanted: the indices that belong to the split, ascending, or None for all. gifs: whether there
-    may be GIFs among them, whose frames are counted in Python, which a TPU's own hosts have not. digests: of the files, where a
-    manifest knows them.
+    Args:
+        files: their paths.
+        counts: how many records each file has.
+        parse: a graph function from a serialized record to a dict of `encoded`, `label` and `filename`.
+        config: the config of the data.
+        first_label: one object for all splits of the source.
+        wanted: int64, the indices that belong to the split, ascending. None for all.
+        gifs: whether there may be GIFs among them.
+        sha256: of each file, where a manifest knows it.
     """
 
-    def __init__(self, files, counts, parse, config, first_label, wanted=None, gifs=True, digests=()):
+    def __init__(
+        self,
+        files: Sequence[str],
+        counts: Sequence[int],
+        parse: Callable,
+        config: DataConfig,
+        first_label: FirstLabel,
+        wanted: np.ndarray | None = None,
+        gifs: bool = True,
+        sha256: Sequence[str] = (),
+    ):
         self.files, self.counts, self.parse, self.config = list(files), list(counts), parse, config
-        self.first_label, self.wanted, self.gifs, self.digests = first_label, wanted, gifs, list(digests)
+        self.first_label, self.wanted, self.gifs, self.sha256 = first_label, wanted, gifs, list(sha256)
 
     @property
-    def size(self):
+    def size(self) -> int:
+        """The number of examples."""
         return sum(self.counts) if self.wanted is None else len(self.wanted)
 
-    def fingerprint(self):
-        """What tells whether the split is still the same, without reading it: a digest of its files and their counts,
-        and of their content as far as it is known."""
-        wanted = "" if self.wanted is None else self.wanted.tolist()
-        files = list(map(_file_of, self.files))
-        return hashlib.sha256(repr((files, self.counts, wanted, *self.digests)).encode()).hexdigest()
+    def digest(self) -> str:
+        """The sha256, in hex, of the names, record counts and sizes in bytes of all files, and of their sha256 if known."""
+        with ThreadPoolExecutor(SIZE_THREADS) as threads:
+            sizes = list(threads.map(fs.size, self.files))
+        wanted = None if self.wanted is None else self.wanted.tolist()
+        facts = [[_without_folder(file) for file in self.files], self.counts, sizes, self.sha256, wanted]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
-    def sample(self, count):
-        """The split of the first `count` records, which converters have shuffled, or of all where there are no more."""
+    def sample(self, count: int) -> "Records":
+        """The split of the first `count` records, which converters shuffle, or of all where there are fewer."""
         if count >= self.size:
             return self
         wanted = self._indices()[:count]
@@ -68,22 +95,22 @@ class Records:
         return self._part(wanted, files)
 
     @property
-    def names(self):
-        """The file names that the records hold; where one has none, its file and place."""
+    def names(self) -> list[str]:
+        """The file names that the records hold. Where one has none, its file and place. Reads every record once."""
         return self._contents[0]
 
     @property
-    def labels(self):
+    def labels(self) -> np.ndarray:
         """int64 (size,), from 0; -1 for none. Reads every record once."""
         labels = self._contents[1]
         return np.where(labels < 0, labels, labels - self.first_label.find(self))
 
-    def has_stored(self, label):
-        """Whether a record has this label, as it is stored. Reads every record once."""
+    def has_stored(self, label: int) -> bool:
+        """Whether a record stores this label. Reads every record once."""
         return bool((self._contents[1] == label).any())
 
     @functools.cached_property
-    def _contents(self):
+    def _contents(self) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
         """Names, stored labels, indices and sizes in bytes, in order."""
         import tensorflow as tf
 
@@ -99,18 +126,18 @@ class Records:
         texts = [name.decode(errors="backslashreplace") for name in names.tolist()]
         return [text or place for text, place in zip(texts, places, strict=True)], labels, indices, sizes
 
-    def subset(self, positions):
+    def subset(self, positions: Sequence[int]) -> "Images | Records":
         """The split of some of the examples.
 
-        A small one is read into memory once. A larger one is filtered out of the stream, which reads every record but
-        decodes only these: TFRecord files have no index by which to find them.
+        A small subset is read into memory once. A larger one is filtered out of the stream, which reads every record each
+        epoch but decodes only the chosen ones: TFRecord files have no index to find them by.
         """
         names, _, indices, sizes = self._contents
         positions = np.asarray(positions)
         wanted = indices[positions]
         chosen = self._part(np.sort(wanted))
         if sizes[positions].sum() > IN_MEMORY:
-            print(f"{len(wanted)} labelled records are filtered out of all {self.size} each epoch", file=sys.stderr)
+            print(f"{len(wanted)} labelled images do not fit in memory: each epoch reads all {self.size}", file=sys.stderr)
             return chosen
         encoded = {
             int(key["index"]): self.parse(key["serialized"])["encoded"].numpy() for key in chosen.keys(shuffle=False)
@@ -118,51 +145,63 @@ class Records:
         values = [encoded[int(i)] for i in wanted]
         return Images([names[p] for p in positions], self.labels[positions], values, gifs=self.gifs)
 
-    def name_of(self, index):
+    def name_of(self, index: int) -> str:
         """The file and place of the record of a key's `index`."""
         return f"{self.files[index // FILE]} record {index % FILE}"
 
-    def without(self, names):
-        """The split of all records but those of these names (`name_of`), in whatever folder they were then."""
-        left_out = {_file_of(name) for name in names}
+    def without(self, names: Collection[str]) -> "Records":
+        """The split without the records of these names (`name_of`), whatever folder they were in."""
+        left_out = {_without_folder(name) for name in names}
         indices = self._indices().tolist()
-        kept = np.asarray([index for index in indices if _file_of(self.name_of(index)) not in left_out], "int64")
-        left = self._part(kept)
-        # What is left out may not even be read, to find the first label.
+        kept = [index for index in indices if _without_folder(self.name_of(index)) not in left_out]
+        left = self._part(np.asarray(kept, "int64"))
+        # The first label must be found without reading what is left out.
         self.first_label.splits = [left if split.files == self.files else split for split in self.first_label.splits]
         return left
 
-    def _part(self, wanted, files=None):
-        """The split of these indices, which lie in the first so many files."""
-        files, counts, digests = self.files[:files], self.counts[:files], self.digests[:files]
-        return Records(files, counts, self.parse, self.config, self.first_label, wanted, self.gifs, digests)
+    def _part(self, wanted: np.ndarray, files: int | None = None) -> "Records":
+        """The split of these indices, all of them in the first `files` files."""
+        first, counts, sha256 = self.files[:files], self.counts[:files], self.sha256[:files]
+        return Records(first, counts, self.parse, self.config, self.first_label, wanted, self.gifs, sha256)
 
-    def _indices(self):
+    def _indices(self) -> np.ndarray:
         """int64 (size,): the indices of the split, ascending."""
         if self.wanted is not None:
             return self.wanted
         return np.concatenate([number * FILE + np.arange(count) for number, count in enumerate(self.counts)])
 
-    def keys(self, start=0, seed=0, shuffle=True, batch=1, host=0, hosts=1):
-        """The records in order: forever, in shuffled files and a shuffle buffer, or once through.
+    def keys(
+        self, start: int = 0, seed: int = 0, shuffle: bool = True, batch: int = 1, host: int = 0, hosts: int = 1
+    ) -> "tf.data.Dataset":
+        """The records in order: endless, from shuffled files and a shuffle buffer, or once through.
 
-        The order is a function of the seed and the epoch. Starting in the middle of an epoch passes over the records
-        before it unparsed.
+        The order depends on the seed and the epoch alone. To start in the middle of an epoch, the stream skips the records
+        before it without parsing them.
 
-        Shuffled, each of `hosts` hosts reads every `hosts`-th file only, from the `host`-th on, and its epochs are
-        those of its own files; `start` counts the records of all hosts. `batch` is that of `Images.keys`: not needed.
+        Args:
+            start: how many records of all hosts to skip.
+            seed: of the shuffling.
+            shuffle: whether the stream is endless and shuffled.
+            batch: not used; `Images.keys` needs it.
+            host: which files to read, if shuffled: every `hosts`-th, from this one on. An epoch of a host is an epoch of
+                its own files.
+            hosts: the number of hosts.
+
+        Returns:
+            A dataset of dicts of the int64 scalars `epoch` and `index` and the string `serialized`.
+
+        Raises:
+            UserError: a host has no file, or no record in its files.
         """
         import tensorflow as tf
 
         if len(self.files) < hosts:
-            raise UserError(
-                f"expected a file for each of {hosts} hosts, received {len(self.files)} in all: write more shards"
-            )
+            raise UserError(f"{len(self.files)} shards are too few for {hosts} hosts. Write at least one shard per host.")
         files = tf.constant(self.files)
         count = len(self.files[host::hosts])
         size = self.size if hosts == 1 else self._size_of(host, hosts)
         if not size:
-            raise UserError(f"expected records for host {host} of {hosts}, received none in its files: write fewer shards")
+            raise UserError(f"The shards of host {host} of {hosts} have no records. Write fewer shards.")
         start = start // hosts
 
         def numbered(number, epoch):
@@ -185,14 +224,14 @@ class Records:
         if not shuffle:
             zero = tf.constant(0, tf.int64)
             records = chosen(tf.data.Dataset.range(count).flat_map(lambda number: numbered(number, zero)))
-            # Else a manifest that says more would have what fills up the last batch taken for examples.
+            # Where a manifest counts too many, the zeros that fill up the last batch would be scored as examples.
             return records.apply(tf.data.experimental.assert_cardinality(size)).skip(start)
 
         first = start // size
 
         def one_epoch(epoch):
-            # Of this graph: shuffle cannot combine a computed seed with a global seed of 0, and the order is to be a
-            # function of ours alone.
+            # Sets the seed of this graph: shuffle fails with a computed seed and a global seed of 0, and the order must
+            # not depend on the global seed.
             tf.random.set_seed(1)
             seeds = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.int32)
             order = tf.data.Dataset.range(count).map(
@@ -211,17 +250,17 @@ class Records:
 
         return tf.data.Dataset.range(first, np.iinfo("int64").max).flat_map(one_epoch)
 
-    def _size_of(self, host, hosts):
-        """How many of the records lie in every `hosts`-th file from the `host`-th on."""
+    def _size_of(self, host: int, hosts: int) -> int:
+        """How many of the records are in the files of a host."""
         if self.wanted is None:
             return sum(self.counts[host::hosts])
         return int(np.sum(self.wanted // FILE % hosts == host))
 
-    def loader(self):
-        """A function for tf.data from a key to `(encoded, label)`."""
+    def loader(self) -> Callable[[dict], tuple]:
+        """A function for tf.data, from a key to `(encoded, label)`: a string and an int64 scalar."""
         import tensorflow as tf
 
-        base = self.first_label.told or 0  # not known before any label was asked for: then none is wanted
+        base = self.first_label.value or 0  # unknown as long as nobody asks for labels; then nobody uses them
 
         def load(key):
             record = self.parse(key["serialized"])
@@ -231,6 +270,9 @@ class Records:
         return load
 
 
-def _file_of(name):
-    """The name of a record without its folder, which has several spellings."""
+Split = Images | Records
+
+
+def _without_folder(name: str) -> str:
+    """A path, or the name of a record, without its folder."""
     return name.rpartition("/")[2]

@@ -1,71 +1,69 @@
-"""Where images come from: `--data=SOURCE` resolved into splits, for the one pipeline that all of them feed.
+"""Where images come from: resolves `--data=SOURCE` into splits for the input pipeline.
 
-A split is one of two kinds. `Images` can be read in any order (`digits`, `folder:`), `Records` are streams of shards
-(`tfrecord:`, `tfds:`). Both offer
-    size, names            how many examples, and what to call the i-th
-    keys(...)              a dataset of dicts with `epoch` and `index`, and what else `load` needs
-    load(key)              the encoded image (bytes) and its label, from 0 (-1: none); runs inside tf.data
+There are two kinds of splits. `Images` can be read in any order (`digits`, `folder:`). `Records` are streams of shards
+(`tfrecord:`, `tfds:`). Both have:
+
+    size, names, labels    the number of examples, their names, and their labels from 0 (-1 for none)
+    keys(...)              a dataset of dicts with `epoch`, `index` and what else `load` needs
+    loader()               a function `load(key)` for tf.data that gives the encoded image (bytes) and its label
     gifs                   whether an image may be a GIF
-TensorFlow is imported when a source is opened.
+    subset, sample, without, name_of, digest
+
+TensorFlow is imported only when a split is read.
 """
 
-import os
 from dataclasses import dataclass
 
+from pf_keras.config import DataConfig
 from pf_keras.data.digits import open_digits
 from pf_keras.data.folder import open_folder
+from pf_keras.data.records import Split
 from pf_keras.data.tfds import open_tfds
 from pf_keras.data.tfrecord import open_tfrecords
 from pf_keras.errors import UserError
-from tfrecords.filesystem import is_remote
 
 KINDS = {"folder": open_folder, "tfrecord": open_tfrecords, "tfds": open_tfds}
 
 
 @dataclass(frozen=True)
 class Source:
-    """The splits of a source. `classes` are names in label order, empty where images are unlabelled.
+    """The splits of a source.
 
-    `held_out` says where validation examples come from when the source has no split of its own for them.
+    Args:
+        train: the training split.
+        validation: the validation split. The same object as `train` where nothing is trained on the data.
+        classes: the names of the classes in the order of the labels. Empty where images have no labels or no names are known.
+        validation_note: where validation images come from when the source has no validation split.
     """
 
-    train: object
-    validation: object
+    train: Split
+    validation: Split
     classes: tuple[str, ...] = ()
-    held_out: str = ""
+    validation_note: str = ""
 
-    def splits(self):
-        """The splits by name; where both are one, as `open_source` makes them `whole`, that one alone."""
+    def splits(self) -> dict[str, Split]:
+        """The splits by name. Only `validation` where both are the same."""
         both = {"train": self.train, "validation": self.validation}
         return {"validation": self.validation} if self.train is self.validation else both
 
 
-def same_data(one, other):
-    """Whether two `data.source` name the same data, however their paths are spelled."""
+def open_source(config: DataConfig, whole: bool = False) -> Source:
+    """Open the data that a config names.
 
-    def resolved(source):
-        kind, _, place = source.partition(":")
-        local = kind in ("folder", "tfrecord") and not is_remote(place)
-        return kind, os.path.realpath(os.path.expanduser(place)) if local else place
+    Args:
+        config: the config of the data.
+        whole: for data on which nothing is trained. Where they have no validation split, both splits are all images.
 
-    return resolved(one) == resolved(other)
-
-
-def open_source(config, whole=False):
-    """The `Source` of a `DataConfig`. Raises UserError where it names nothing readable.
-
-    whole: for data that nothing is trained on. Where they have no validation split, both splits are all images there are.
+    Raises:
+        UserError: the config names nothing that can be read, or a split without images.
     """
     kind, colon, place = config.source.partition(":")
     if config.source == "digits":
         return Source(*open_digits())
     if kind not in KINDS or not colon or not place:
-        raise UserError(
-            "expected --data to be digits, folder:DIR, tfrecord:DIR or tfds:NAME, "
-            f"received {config.source!r}: name one of these"
-        )
+        raise UserError(f"--data={config.source} is not a data source. Use digits, folder:DIR, tfrecord:DIR or tfds:NAME.")
     source = Source(*KINDS[kind](place, config, whole))
     for name, split in source.splits().items():
         if not split.size:
-            raise UserError(f"expected images for {name} in {config.source}, received none: add some, or remove empty shards")
+            raise UserError(f"The {name} split of {config.source} has no images. Add some, or remove its empty shards.")
     return source

@@ -1,39 +1,52 @@
-"""A data set of tensorflow-datasets: `tfds:NAME`."""
+"""A dataset of tensorflow-datasets: `tfds:NAME`."""
 
 import os
 
+from pf_keras.config import DataConfig
 from pf_keras.data.records import FirstLabel, Records
+from pf_keras.data.splits import TRAIN, validation_name
 from pf_keras.errors import UserError
 
 
-def open_tfds(place, config, whole=False):
-    """`(train, validation, classes, held_out)` of a data set of tensorflow-datasets, prepared if it is not yet.
+def open_tfds(place: str, config: DataConfig, whole: bool = False) -> tuple[Records, Records, tuple[str, ...], str]:
+    """Open a dataset of tensorflow-datasets, and prepare it if it is not prepared yet.
 
-    Without a validation or test split the last file is kept for it, or all serve as both where `whole`. Raises UserError
-    where the data set is unknown, cannot be had, is stored otherwise than as TFRecord files, or has no image. Of several
-    images or labels its `supervised_keys` are taken, else those of the usual names, else the first by name.
+    Where it has several images or labels, those in its `supervised_keys` are used, else those named `image` and `label`,
+    else the first by name.
+
+    Args:
+        place: its name.
+        config: the config of the data.
+        whole: whether both splits are the whole train split where there is no validation split. Otherwise the last file
+            becomes the validation split.
+
+    Returns:
+        `(train, validation, classes, validation_note)`.
+
+    Raises:
+        UserError: the dataset is unknown, cannot be prepared, is not stored as TFRecord files, or has no image.
     """
     import tensorflow_datasets as tfds
 
     try:
-        # Said here, since tensorflow-datasets reads the variable once, when it is first imported.
+        # Passed here because tensorflow-datasets reads the variable only once, when it is first imported.
         builder = tfds.builder(place, data_dir=os.environ.get("TFDS_DATA_DIR"))
         builder.download_and_prepare()
-    except Exception as error:  # its many ways to fail share no class
+    except Exception as error:  # its errors have no common class
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"expected tfds:NAME to name a data set at hand, received {place}: {reason}") from error
+        raise UserError(f"tfds:{place} cannot be opened: {reason}. Check its name, or prepare it with tfds build.") from error
     info = builder.info
     if info.file_format is not tfds.core.FileFormat.TFRECORD:
-        raise UserError(f"expected {place} as TFRecord files, received {info.file_format}: prepare it as tfrecord")
+        raise UserError(f"tfds:{place} is stored as {info.file_format.value}. Prepare it as tfrecord.")
 
-    def the(kind, usual):
-        """The feature of this kind: read from its files, a data set has its features in another order each time."""
+    def key_of(kind, usual):
+        # Sorted, because a dataset read from its files has its features in another order each time.
         keys = sorted(key for key, feature in info.features.items() if isinstance(feature, kind))
         return next((key for key in (*(info.supervised_keys or ()), usual, *keys) if key in keys), None)
 
-    image, label = the(tfds.features.Image, "image"), the(tfds.features.ClassLabel, "label")
+    image, label = key_of(tfds.features.Image, "image"), key_of(tfds.features.ClassLabel, "label")
     if image is None:
-        raise UserError(f"expected {place} to have an image, received the features {', '.join(info.features)}")
+        raise UserError(f"tfds:{place} has no image, only {', '.join(info.features)}. Choose a dataset of images.")
 
     import tensorflow as tf
 
@@ -48,22 +61,22 @@ def open_tfds(place, config, whole=False):
 
     zero = FirstLabel(0)
 
-    def split(names):
-        for name in names:
-            if name in info.splits:
-                known = info.splits[name]
-                return Records([str(path) for path in known.filepaths], known.shard_lengths, read, config, zero)
-        return None
+    def records(name, part=slice(None)):
+        split = info.splits[name]
+        files = [str(path) for path in split.filepaths]
+        return Records(files[part], split.shard_lengths[part], read, config, zero)
 
-    train, validation = split(["train"]), split(["validation", "test"])
-    if train is None:
-        raise UserError(f"expected {place} to have a train split, received {', '.join(info.splits)}")
+    if TRAIN not in info.splits:
+        raise UserError(f"tfds:{place} has no train split, only {', '.join(info.splits)}. Choose another dataset.")
+    train, validation = records(TRAIN), validation_name(info.splits)
     classes = tuple(info.features[label].names) if label else ()
-    if validation is not None:
-        return train, validation, classes, ""
+    if validation:
+        return train, records(validation), classes, ""
     if whole:
-        return train, train, classes, f"all of {place}'s train split, which has none for it"
+        return train, train, classes, f"all of the train split of tfds:{place}, which has no validation split"
     if len(train.files) < 2:
-        raise UserError(f"expected {place} to have a validation or test split or two files, received {train.files[0]}")
-    parts = [Records(train.files[s], train.counts[s], read, config, zero) for s in (slice(-1), slice(-1, None))]
-    return *parts, classes, f"the last file, {train.files[-1]}"
+        raise UserError(
+            f"tfds:{place} has no validation split, and its train split is a single file, which cannot be divided. "
+            "Choose another dataset, or convert it by tfrecords.build."
+        )
+    return records(TRAIN, slice(-1)), records(TRAIN, slice(-1, None)), classes, f"the last train file, {train.files[-1]}"

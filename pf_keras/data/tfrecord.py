@@ -3,17 +3,28 @@
 import os
 from collections import Counter
 
+from pf_keras.config import DataConfig
+from pf_keras.data.record_schema import parse
 from pf_keras.data.records import FirstLabel, Records
+from pf_keras.data.shard_files import count_records, read_manifest, split_files
+from pf_keras.data.splits import TRAIN, VALIDATION
 from pf_keras.errors import UserError
-from tfrecords.files import count_records, read_manifest, split_files
-from tfrecords.schema import parse
 
 
-def open_tfrecords(place, config, whole=False):
-    """`(train, validation, classes, held_out)` of a directory of shards, named as the public converters do.
+def open_tfrecords(place: str, config: DataConfig, whole: bool = False) -> tuple[Records, Records, tuple[str, ...], str]:
+    """Open a directory of shards with the names that the public converters use, such as `train-00000-of-01024`.
 
-    Where there is no validation split the last train shard is kept for it, or all of them serve as both where `whole`.
-    Raises UserError for a directory without shards, an incomplete set of them, and a damaged file.
+    Args:
+        place: the directory.
+        config: the config of the data.
+        whole: whether both splits are all train shards where there are no validation shards. Otherwise the last train shard
+            becomes the validation split.
+
+    Returns:
+        `(train, validation, classes, validation_note)`.
+
+    Raises:
+        UserError: there are no shards, some are missing, or a file is damaged.
     """
     place = os.path.expanduser(place)
     files = split_files(place)
@@ -24,28 +35,28 @@ def open_tfrecords(place, config, whole=False):
 
     def split(paths):
         names = [path.rsplit("/", 1)[-1] for path in paths]
-        told = set(names) <= set(known)
-        counts = [known[name]["records"] for name in names] if told else count_records(paths)
-        digests = [known[name]["sha256"] for name in names] if told else ()
-        gifs = manifest is None  # `tfrecords.build` makes JPEGs of them
-        first_label.splits.append(Records(paths, counts, parse, config, first_label, gifs=gifs, digests=digests))
+        in_manifest = set(names) <= set(known)
+        counts = [known[name]["records"] for name in names] if in_manifest else count_records(paths)
+        sha256 = [known[name]["sha256"] for name in names] if in_manifest else ()
+        gifs = manifest is None  # `tfrecords.build` writes them as JPEG
+        first_label.splits.append(Records(paths, counts, parse, config, first_label, gifs=gifs, sha256=sha256))
         return first_label.splits[-1]
 
-    train, validation, held_out = files["train"], files["validation"], ""
+    train, validation = files[TRAIN], files[VALIDATION]
     if not train:
-        raise UserError(f"expected train-* shards in {place}, received only others: python -m tfrecords.build makes them")
-    if not validation:
-        if whole:
-            every = split(train)
-            return every, every, classes, f"all train shards of {place}, which has none for it"
-        if len(train) < 2:
-            raise UserError(f"expected validation-* shards or two train shards in {place}, received {train[0]} alone")
-        train, validation, held_out = train[:-1], train[-1:], f"the last shard, {train[-1]}"
-    return split(train), split(validation), classes, held_out
+        raise UserError(f"{place} has no train-* shards. Write some with python -m tfrecords.build.")
+    if validation:
+        return split(train), split(validation), classes, ""
+    if whole:
+        both = split(train)
+        return both, both, classes, f"all train shards of {place}, which has no validation shards"
+    if len(train) < 2:
+        raise UserError(f"{place} has one train shard and no validation shard. Write validation-* shards, or two train shards.")
+    return split(train[:-1]), split(train[-1:]), classes, f"the last train shard, {train[-1]}"
 
 
-def _class_names(classes):
-    """The names of a manifest's classes for people; with their synset where two share a name, as ImageNet's cranes do."""
+def _class_names(classes: list[dict]) -> tuple[str, ...]:
+    """The names of a manifest's classes, with the synset where two share a name, as the two cranes of ImageNet do."""
     texts = [entry["text"] or entry["synset"] for entry in classes]
     count = Counter(texts)
     return tuple(f"{text} ({entry['synset']})" if count[text] > 1 else text for text, entry in zip(texts, classes, strict=True))

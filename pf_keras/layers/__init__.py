@@ -1,10 +1,9 @@
-from pf_keras.layers.attention import Attention
-from pf_keras.layers.attention_pooling import AttentionPooling
-from pf_keras.layers.bottleneck import Bottleneck
-from pf_keras.layers.mlp import Mlp
-from pf_keras.layers.positions import FactorizedPositions
-from pf_keras.layers.transformer import Transformer, TransformerBlock
-from pf_keras.layers.upsampling import ResidualUpsampling
+"""The layers of the model. They run on every Keras backend."""
+
+import keras  # noqa: F401 - first, so that pf_keras can register its layers (see pf_keras/__init__.py)
+
+from pf_keras.layers.resnet import Bottleneck, ResidualUpsampling
+from pf_keras.layers.transformer import Attention, AttentionPooling, FactorizedPositions, Mlp, Transformer, TransformerBlock
 
 __all__ = [
     "Attention",

@@ -1,39 +1,60 @@
+"""The backbone, and a feature extractor made of it.
+
+In the shapes, B is the number of images, N of their patches, V of visible and M of masked patches, p the side of a patch in
+pixels, and D the width of the model.
+"""
+
 import keras
 import numpy as np
 
-from pf_keras.layers.attention_pooling import AttentionPooling
-from pf_keras.layers.positions import FactorizedPositions
-from pf_keras.layers.transformer import Transformer
+from pf_keras.config import ModelConfig
+from pf_keras.layers.transformer import AttentionPooling, FactorizedPositions, Transformer
 from pf_keras.models.patch_encoder import PatchEncoder
+from pf_keras.patches.augment import scale_pixels
+from pf_keras.patches.grid import extract_patches
 
 
 @keras.saving.register_keras_serializable("pf_keras")
 class Backbone(keras.Model):
     """Patch encoder, positions, transformer and attention pooling: all that moves from pre-training to fine-tuning.
 
-    `backbone(patches, indices)` maps scaled patches (B, V, p, p, 3) at places `indices` (B, V) to the context
-    (B, V, width); without indices the patches are all N of the grid, in order. `backbone.pool(context)` gives one
-    vector an image (B, width), `backbone.pool_targets(context, indices)` one for each target (B, M, width).
+    Calling the backbone gives the context of the visible patches, and its methods pool the context:
 
-    Arguments are those of `pf_keras.config.ModelConfig`, which gives their meaning and the paper's values.
+        context = backbone(patches, visible_indices)             # (B, V, D)
+        vectors = backbone.pool(context)                         # (B, D), one per image
+        vectors = backbone.pool_targets(context, masked_indices) # (B, M, D), one per target
+
+    Args:
+        image_size, grid, stem, ..., decode_position: see `pf_keras.config.ModelConfig`. The defaults are the paper's model.
+
+    Inputs:
+        patches: scaled patches, float `(B, V, p, p, 3)`.
+        indices: int32 `(B, V)`, where in the grid each patch is, in row-major order. Leave it out if `patches` are all N
+            patches in order.
+
+    Output:
+        The context, `(B, V, D)`.
+
+    Raises:
+        ValueError: `grid` does not divide `image_size`, or an option has an unknown value.
     """
 
     def __init__(
         self,
-        image_size=224,
-        grid=14,
-        stem="no_pool",
-        stem_width=64,
-        stacks=(3, 4, 6),
-        stack_widths=(64, 128, 256),
-        norm="batch",
-        width=1024,
-        depth=10,
-        heads=16,
-        mlp_ratio=4,
-        norm_order="post_norm",
-        dropout=0.0,
-        decode_position="query",
+        image_size: int = ModelConfig.image_size,
+        grid: int = ModelConfig.grid,
+        stem: str = ModelConfig.stem,
+        stem_width: int = ModelConfig.stem_width,
+        stacks: tuple[int, ...] = ModelConfig.stacks,
+        stack_widths: tuple[int, ...] = ModelConfig.stack_widths,
+        norm: str = ModelConfig.norm,
+        width: int = ModelConfig.width,
+        depth: int = ModelConfig.depth,
+        heads: int = ModelConfig.heads,
+        mlp_ratio: int = ModelConfig.mlp_ratio,
+        norm_order: str = ModelConfig.norm_order,
+        dropout: float = ModelConfig.dropout,
+        decode_position: str = ModelConfig.decode_position,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -64,33 +85,91 @@ class Backbone(keras.Model):
         self.transformer.build(vectors)
         self.pooling.build(vectors, vectors)
         self.built = True
-        if not self.trainable:  # frozen before, as where a frozen one is loaded: tell what was made here. By a change:
-            self.trainable = True  # to set a value that is there already does nothing under TensorFlow
+        if not self.trainable:  # Layers created in `build` do not inherit `trainable=False`. Toggling the flag propagates it.
+            self.trainable = True
             self.trainable = False
 
     def call(self, patches, indices=None, training=False):
         if indices is None:
-            indices = np.arange(self.grid**2, dtype="int32")[None]  # (1, N), the same for every image
+            indices = np.arange(self.grid**2, dtype="int32")[None]  # (1, N): the same for every image
         vectors = self.patch_encoder(patches, training=training) + self.positions(indices)
         return self.transformer(vectors, training=training)
 
     def pool(self, context):
-        """One vector an image: (B, V, width) -> (B, width)."""
+        """Pool the context of an image into one vector: `(B, V, D)` to `(B, D)`."""
         return self.pooling(context)[:, 0]
 
     def pool_targets(self, context, indices):
-        """The context vector of each target: (B, V, width), int32 (B, M) -> (B, M, width).
+        """Pool the context into one vector per target.
 
-        `decode_position`: `query` adds the target's position to the pooling query, `additive` (Selfie's way) to the
-        pooled vector.
+        The target's position is added to the pooling query (`decode_position` is `query`) or, as in Selfie, to the
+        pooled vector (`additive`).
+
+        Args:
+            context: `(B, V, D)`.
+            indices: int32 `(B, M)`, where in the grid the targets are.
+
+        Returns:
+            `(B, M, D)`.
         """
         positions = self.positions(indices)
         if self.decode_position == "query":
             return self.pooling(context, positions)
         return self.pooling(context) + positions
 
-    def compute_output_shape(self, patches_shape, indices_shape=None):
+    def compute_output_shape(self, patches_shape: tuple, indices_shape: tuple | None = None) -> tuple:
         return (*patches_shape[:2], self.width)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), **self.arguments}
+
+
+class OnBackbone(keras.Model):
+    """Base of the models that contain a `Backbone`, which is built and saved with them.
+
+    A subclass takes `backbone` as its first argument and adds its own arguments to `get_config`.
+    """
+
+    def __init__(self, backbone: Backbone, **kwargs):
+        super().__init__(**kwargs)
+        self.backbone = backbone
+
+    def build(self, input_shape=None):
+        if not self.backbone.built:
+            self.backbone.build()
+        self.built = True
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "backbone": keras.saving.serialize_keras_object(self.backbone)}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "OnBackbone":
+        config = dict(config)
+        return cls(keras.saving.deserialize_keras_object(config.pop("backbone")), **config)
+
+
+@keras.saving.register_keras_serializable("pf_keras")
+class Embedder(OnBackbone):
+    """Features of whole images: the mean of the backbone's context over all patches, in inference mode.
+
+    Attention pooling gives worse features before fine-tuning (docs/paper.md), because pre-training adds a target's
+    position to its query and never trains the query alone.
+
+    Args:
+        backbone: a `Backbone`, usually pre-trained.
+
+    Input:
+        Images, uint8 `(B, H, W, 3)`, or a dict with them as `image`.
+
+    Output:
+        float32 `(B, D)`.
+    """
+
+    def call(self, inputs):
+        image = inputs["image"] if isinstance(inputs, dict) else inputs
+        context = self.backbone(scale_pixels(extract_patches(image, self.backbone.grid)), training=False)
+        return keras.ops.mean(keras.ops.cast(context, "float32"), axis=1)
+
+    def compute_output_shape(self, input_shape: tuple | dict) -> tuple:
+        shape = input_shape["image"] if isinstance(input_shape, dict) else input_shape
+        return shape[0], self.backbone.width

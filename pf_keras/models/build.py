@@ -1,21 +1,24 @@
-"""Models from a config: the one place where config fields meet constructor arguments."""
+"""Build models from a config. Only here are config fields passed on as constructor arguments."""
 
 import dataclasses
 
+import keras
+
+from pf_keras.config import Config, ModelConfig
 from pf_keras.models.backbone import Backbone
 from pf_keras.models.classifier import Classifier
 from pf_keras.models.pretrainer import Pretrainer
 
 
-def build_backbone(model):
-    """The backbone of a `ModelConfig`, without weights yet."""
+def build_backbone(model: ModelConfig) -> Backbone:
+    """The backbone. Its weights are not created yet."""
     fields = dataclasses.asdict(model)
-    del fields["decoder_width"]  # the decoder's, which does not belong to the backbone
+    del fields["decoder_width"]  # an argument of the pre-trainer
     return Backbone(**fields, name="backbone")
 
 
-def build_pretrainer(config):
-    """The pre-training model of a `Config`, with weights."""
+def build_pretrainer(config: Config) -> Pretrainer:
+    """The pre-training model, with initial weights."""
     pretrainer = Pretrainer(
         build_backbone(config.model),
         mask_ratio=config.mask.ratio,
@@ -33,8 +36,8 @@ def build_pretrainer(config):
     return pretrainer
 
 
-def build_classifier(config, classes):
-    """The classifier of a `Config` for a number of classes, with weights."""
+def build_classifier(config: Config, classes: int) -> Classifier:
+    """The classifier for a number of classes, with initial weights."""
     classifier = Classifier(
         build_backbone(config.model),
         classes,
@@ -45,3 +48,9 @@ def build_classifier(config, classes):
     )
     classifier.build()
     return classifier
+
+
+def count_parameters(config: Config) -> int:
+    """Number of parameters of the pre-training model, found without allocating them."""
+    with keras.StatelessScope(initialize_variables=False):
+        return build_pretrainer(config).count_params()

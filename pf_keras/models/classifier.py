@@ -1,30 +1,52 @@
+"""The classifier that fine-tuning trains (paper, 2.2)."""
+
 import keras
 from keras import ops
 
-from pf_keras.augment import scale_pixels
-from pf_keras.layers.bottleneck import EXPANSION, Bottleneck
-from pf_keras.layers.common import dense
-from pf_keras.masking import block_mask
-from pf_keras.models.on_backbone import OnBackbone
-from pf_keras.patches import extract_patches, gather_patches
+from pf_keras.config import FinetuneConfig
+from pf_keras.layers.resnet import EXPANSION, Bottleneck
+from pf_keras.layers.transformer import dense
+from pf_keras.models.backbone import Backbone, OnBackbone
+from pf_keras.patches.augment import scale_pixels
+from pf_keras.patches.grid import extract_patches, gather_patches
+from pf_keras.patches.masking import block_mask
 
 
 @keras.saving.register_keras_serializable("pf_keras")
 class Classifier(OnBackbone):
-    """Classify images from one vector of the backbone each (paper, 2.2).
+    """Classify images from one backbone vector each.
 
-    `head`: `residual`, the paper's, pools the context by attention and puts a residual block before the linear layer;
-    `linear` puts it on the mean of the context, and freezes the attention pooling of its backbone: another model on the
-    same backbone has to set `backbone.pooling.trainable` again.
+    The `residual` head is the paper's: attention pooling, a residual block, dropout and a linear layer. The `linear` head is
+    dropout and a linear layer on the mean of the context. It freezes the backbone's attention pooling, which it does
+    not use. Set `backbone.pooling.trainable` to train the pooling in another model.
 
-    Input: images uint8 (B, H, W, 3), or a dict of these as `image` and `mask_noise` float32 (B, N): while training,
-    the patches with the lowest noise are left out, a share of `mask_ratio`. Without noise, and at evaluation, every
-    patch is seen.
-    Output: float32 logits (B, classes).
+    Training leaves out the patches with the lowest noise. Evaluation uses all patches, and so does training without noise.
+
+    Args:
+        backbone: a `Backbone`.
+        classes: number of classes.
+        mask_ratio, dropout, head: see `pf_keras.config.FinetuneConfig`.
+
+    Input:
+        Images, uint8 `(B, H, W, 3)`, or a dict with them as `image` and optionally `mask_noise`, float32 `(B, N)` in [0, 1).
+
+    Output:
+        Logits, float32 `(B, classes)`.
+
+    Raises:
+        ValueError: unknown `head`.
     """
 
-    def __init__(self, backbone, classes, mask_ratio=0.1, dropout=0.2, head="residual", **kwargs):
-        super().__init__(backbone, autocast=False, **kwargs)  # noise keeps its float32 in any precision: bfloat16 has ties
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: int,
+        mask_ratio: float = FinetuneConfig.mask_ratio,
+        dropout: float = FinetuneConfig.dropout,
+        head: str = FinetuneConfig.head,
+        **kwargs,
+    ):
+        super().__init__(backbone, autocast=False, **kwargs)  # keeps the noise in float32: bfloat16 would have ties
         self.classes, self.mask_ratio, self.dropout = classes, mask_ratio, dropout
         self.masked = round(mask_ratio * backbone.grid**2)
         self.head_kind = head
@@ -44,7 +66,7 @@ class Classifier(OnBackbone):
             self.residual.build((None, 1, 1, width))
             width = self.residual.compute_output_shape((None, 1, 1, width))[-1]
         else:
-            self.backbone.pooling.trainable = False  # once built: layers that a layer builds do not take it over
+            self.backbone.pooling.trainable = False  # after it is built: layers created in `build` do not inherit the flag
         self.head.build((None, width))
 
     def call(self, inputs, training=False):
@@ -54,7 +76,7 @@ class Classifier(OnBackbone):
         return self.head(self.drop(vectors, training=training))
 
     def embed(self, inputs, training=False):
-        """The vectors that the head operates on: (B, width)."""
+        """The vector that enters the head, `(B, D)`, for the same inputs as the model."""
         image, noise = (inputs["image"], inputs.get("mask_noise")) if isinstance(inputs, dict) else (inputs, None)
         patches = extract_patches(image, self.backbone.grid)
         visible_indices = None
@@ -64,10 +86,10 @@ class Classifier(OnBackbone):
         context = self.backbone(scale_pixels(patches), visible_indices, training=training)
         return self.backbone.pool(context) if self.head_kind == "residual" else ops.mean(context, axis=1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple | dict) -> tuple:
         return (input_shape["image"] if isinstance(input_shape, dict) else input_shape)[0], self.classes
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "classes": self.classes,

@@ -1,33 +1,50 @@
+"""The patch encoder: a ResNet that turns each patch into one vector (paper, 2.1 and Figure 2)."""
+
 import keras
 from keras import ops
 
-from pf_keras.layers.bottleneck import Bottleneck
-from pf_keras.layers.common import conv, dense, normalization
+from pf_keras.config import ModelConfig
+from pf_keras.layers.resnet import Bottleneck, conv, normalization
+from pf_keras.layers.transformer import dense
 
-STEMS = {"no_pool": (7, 2), "imagenet": (7, 2), "cifar": (3, 1)}  # kernel size, strides
+# Kernel size and strides of the stem's convolution. A max pool follows only in `imagenet`.
+STEMS = {"no_pool": (7, 2), "imagenet": (7, 2), "cifar": (3, 1)}
 
 
 @keras.saving.register_keras_serializable("pf_keras")
 class PatchEncoder(keras.Model):
-    """A ResNet that maps each patch to one vector: float (B, V, p, p, 3) -> (B, V, width) (paper, Figure 2).
+    """A ResNet that encodes each patch on its own as one vector.
 
-    With `stacks=(3, 4, 6)` it has the 41 weighted layers of ResNet-41: the stem, 13 bottlenecks of three
-    convolutions, and the projection. Each stack but the first halves the sides.
+    By default it is the paper's ResNet-41, which has 41 weighted layers: the stem, 3 + 4 + 6 bottlenecks of three
+    convolutions each, and a projection of their mean over the patch. Each stack after the first halves the sides.
 
-    stem: `no_pool` (7x7, stride 2), `imagenet` (the same and a max pool), `cifar` (3x3, stride 1).
+    Args:
+        width: D, the length of a patch's vector.
+        stem, stem_width, stacks, stack_widths, norm: see `pf_keras.config.ModelConfig`.
+
+    Input:
+        Scaled patches, float `(B, V, p, p, 3)`.
+
+    Output:
+        `(B, V, D)`.
+
+    Raises:
+        ValueError: unknown `stem`, or `stacks` and `stack_widths` differ in length.
     """
 
     def __init__(
         self,
-        width,
-        stem="no_pool",
-        stem_width=64,
-        stacks=(3, 4, 6),
-        stack_widths=(64, 128, 256),
-        norm="batch",
+        width: int,
+        stem: str = ModelConfig.stem,
+        stem_width: int = ModelConfig.stem_width,
+        stacks: tuple[int, ...] = ModelConfig.stacks,
+        stack_widths: tuple[int, ...] = ModelConfig.stack_widths,
+        norm: str = ModelConfig.norm,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if stem not in STEMS:
+            raise ValueError(f"Expected stem to be one of {', '.join(STEMS)}. Received: {stem!r}")
         self.width, self.stem, self.stem_width = width, stem, stem_width
         self.stacks, self.stack_widths, self.norm = tuple(stacks), tuple(stack_widths), norm
         size, strides = STEMS[stem]
@@ -67,10 +84,10 @@ class PatchEncoder(keras.Model):
         x = self.projection(ops.mean(x, axis=(1, 2)))
         return ops.reshape(x, (-1, count, self.width))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         return (*input_shape[:2], self.width)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "width": self.width,

@@ -1,50 +1,63 @@
+"""The pre-training model: it decodes the masked patches of an image from the visible ones (paper, 2.1)."""
+
 import dataclasses
 
 import keras
 from keras import ops
 
-from pf_keras.augment import augment_patches
-from pf_keras.config import AugmentConfig
-from pf_keras.masking import block_mask
+from pf_keras.config import AugmentConfig, MaskConfig, ModelConfig, PretrainConfig, TargetConfig
+from pf_keras.models.backbone import Backbone, OnBackbone
 from pf_keras.models.decoder import PatchDecoder
-from pf_keras.models.on_backbone import OnBackbone
-from pf_keras.patches import extract_patches, gather_patches
-from pf_keras.targets import target_levels
+from pf_keras.patches.augment import augment_patches
+from pf_keras.patches.grid import extract_patches, gather_patches
+from pf_keras.patches.masking import block_mask
+from pf_keras.patches.targets import target_levels
 
 
 @keras.saving.register_keras_serializable("pf_keras")
 class Pretrainer(OnBackbone):
-    """Decode the masked patches of an image from its visible ones (paper, 2.1).
+    """Predict the levels of the target pixels of masked patches.
 
-    Input, a dict:
-        `image`          uint8 (B, H, W, 3)
-        `mask_noise`     float32 (B, block_count(grid, block)), see `masking.block_mask`
-        `augment_noise`  float32 (B, V, len(augment.NOISE)), used while training
+    Train it with `fit` and without `y`: the loss is the cross-entropy of the target pixels with smoothed labels.
+
+    Args:
+        backbone: a `Backbone`.
+        mask_ratio, block: see `pf_keras.config.MaskConfig`.
+        target_size, target_bits, target_crop, target_channels: see `pf_keras.config.TargetConfig`.
+        decoder_width: see `pf_keras.config.ModelConfig`.
+        augment: a dict of fields of `pf_keras.config.AugmentConfig`. Missing fields have its defaults.
+        label_smoothing: see `pf_keras.config.PretrainConfig`.
+
+    Inputs, a dict:
+        image: uint8 `(B, H, W, 3)`.
+        mask_noise: float32 `(B, blocks)` in [0, 1), see `pf_keras.patches.masking`.
+        augment_noise: float32 `(B, V, len(NOISE))` in [0, 1), see `pf_keras.patches.augment`. Only used in training.
+
     Output, a dict:
-        `logits`          float32 (B, M, size, size, channels, 2**bits)
-        `targets`         int32 (B, M, size, size, channels), the levels of the masked patches
-        `visible_indices` int32 (B, V) and `masked_indices` int32 (B, M)
+        logits: float32 `(B, M, size, size, channels, 2**bits)`.
+        targets: int32 `(B, M, size, size, channels)`, the true levels.
+        visible_indices: int32 `(B, V)`.
+        masked_indices: int32 `(B, M)`.
 
-    The loss of `fit` is the cross-entropy of the target pixels, with labels smoothed. It needs no `y`.
-    `augment` is a dict of fields of `pf_keras.config.AugmentConfig`, which has the defaults of those left out.
-    Raises ValueError where jitter's sub-crop is larger than a patch.
+    Raises:
+        ValueError: the sub-crop of the jitter is larger than a patch.
     """
 
     def __init__(
         self,
-        backbone,
-        mask_ratio=0.6,
-        block=2,
-        target_size=8,
-        target_bits=2,
-        target_crop="centre_crop",
-        target_channels=1,
-        decoder_width=256,
-        augment=None,
-        label_smoothing=0.01,
+        backbone: Backbone,
+        mask_ratio: float = MaskConfig.ratio,
+        block: int = MaskConfig.block,
+        target_size: int = TargetConfig.size,
+        target_bits: int = TargetConfig.bits,
+        target_crop: str = TargetConfig.crop,
+        target_channels: int = TargetConfig.channels,
+        decoder_width: int = ModelConfig.decoder_width,
+        augment: dict | None = None,
+        label_smoothing: float = PretrainConfig.label_smoothing,
         **kwargs,
     ):
-        # Noise keeps its float32 in any precision: in bfloat16 blocks would tie, and the largest draws become 1.
+        # Without autocast the noise stays float32. In bfloat16 blocks would tie, and the largest values would become 1.
         super().__init__(backbone, autocast=False, **kwargs)
         self.mask_ratio, self.block = mask_ratio, block
         self.target_size, self.target_bits, self.target_crop = target_size, target_bits, target_crop
@@ -52,8 +65,9 @@ class Pretrainer(OnBackbone):
         self.decoder_width, self.label_smoothing = decoder_width, label_smoothing
         self.augment = AugmentConfig(**(augment or {}))
         side = backbone.image_size // backbone.grid
-        if self.augment.enabled and self.augment.jitter_size > side:
-            raise ValueError(f"Expected augment['jitter_size'] up to the patch's {side}. Received: {self.augment.jitter_size}")
+        jitter = self.augment.jitter_size
+        if self.augment.enabled and jitter > side:
+            raise ValueError(f"Expected augment['jitter_size'] to be at most the patch size {side}. Received: {jitter}")
         self.masked = round(mask_ratio * backbone.grid**2)
         self.decoder = PatchDecoder(
             target_size, 2**target_bits, decoder_width, backbone.norm, target_channels, dtype=self.dtype_policy, name="decoder"
@@ -69,7 +83,7 @@ class Pretrainer(OnBackbone):
         visible_indices, masked_indices = block_mask(
             inputs["mask_noise"], self.backbone.grid, self.block, self.masked
         )
-        # The augmentation of an evaluation is none: its figures do not depend on what training adds.
+        # Evaluation does not augment, so that its scores can be compared across augmentations.
         augment = self.augment if training else AugmentConfig(enabled=False)
         visible = augment_patches(gather_patches(patches, visible_indices), inputs.get("augment_noise"), augment)
         context = self.backbone(visible, visible_indices, training=training)
@@ -83,16 +97,16 @@ class Pretrainer(OnBackbone):
         }
 
     def target_levels(self, patches):
-        """The targets of these patches: uint8 (..., p, p, 3) -> int32 (..., size, size, channels)."""
+        """The true levels of patches: uint8 `(..., p, p, 3)` to int32 `(..., size, size, channels)`."""
         return target_levels(patches, self.target_size, self.target_bits, self.target_crop, self.target_channels)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         labels = ops.one_hot(y_pred["targets"], 2**self.target_bits, dtype="float32")
-        if sample_weight is not None:  # of an image
+        if sample_weight is not None:  # (B,), a weight for each image
             sample_weight = ops.reshape(sample_weight, (-1, 1, 1, 1, 1))
         return self.cross_entropy(labels, y_pred["logits"], sample_weight)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "mask_ratio": self.mask_ratio,
@@ -109,14 +123,21 @@ class Pretrainer(OnBackbone):
 
 @keras.saving.register_keras_serializable("pf_keras")
 class PretrainScores(keras.Model):
-    """A pre-trainer's figures for each example, without smoothing or augmentation; for `predict`.
+    """Scores of a pre-trainer for each example, without augmentation and label smoothing. Call `predict` on it.
 
-    Output, a dict: `cross_entropy` float32 (B,), the mean over the example's target pixels, and `level_counts`
-    float32 (B, channels, 2**bits), how often each level occurs in them.
+    Args:
+        pretrainer: a `Pretrainer`.
+
+    Inputs:
+        As for `Pretrainer`.
+
+    Output, a dict:
+        cross_entropy: float32 `(B,)`, the mean over the example's target pixels.
+        level_counts: float32 `(B, channels, 2**bits)`, how many target pixels have each level.
     """
 
-    def __init__(self, pretrainer, **kwargs):
-        super().__init__(autocast=False, **kwargs)  # as the pre-trainer
+    def __init__(self, pretrainer: Pretrainer, **kwargs):
+        super().__init__(autocast=False, **kwargs)  # keeps the noise in float32, like `Pretrainer`
         self.pretrainer = pretrainer
 
     def build(self, input_shape=None):
@@ -130,10 +151,10 @@ class PretrainScores(keras.Model):
         counts = ops.one_hot(outputs["targets"], outputs["logits"].shape[-1], dtype="float32")
         return {"cross_entropy": ops.mean(loss, axis=(1, 2, 3, 4)), "level_counts": ops.sum(counts, axis=(1, 2, 3))}
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "pretrainer": keras.saving.serialize_keras_object(self.pretrainer)}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "PretrainScores":
         config = dict(config)
         return cls(keras.saving.deserialize_keras_object(config.pop("pretrainer")), **config)

@@ -1,61 +1,80 @@
-"""`--mode=evaluate`: score a fine-tuned workdir, or probe the frozen features of a pre-trained one."""
+"""`--mode=evaluate`: score a fine-tuned run, or probe the frozen features of a pre-trained one."""
 
 import csv
 import io
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 
-from pf_keras.config import differing_fields
-from pf_keras.data.bad import naming_bad_images, open_readable
+import numpy as np
+from etils import epath
+
+from pf_keras.config import Config, differing_fields
+from pf_keras.data.corrupt import naming_corrupt_images
 from pf_keras.data.labels import require_labels
-from pf_keras.data.pipeline import evaluation_batches
-from pf_keras.data.sources import same_data
+from pf_keras.data.sources import Source
 from pf_keras.errors import UserError
+from pf_keras.evaluation.probes import probe
+from pf_keras.evaluation.scores import predict_logits, top_k
 from pf_keras.figures import draw_confusion
-from pf_keras.tasks.finetune import load_classifier
-from pf_keras.tasks.probe import probe
-from pf_keras.training.scores import predict_logits, top_k
-from pf_keras.training.strategy import open_devices
+from pf_keras.request import Request
+from pf_keras.training.data_record import open_other_data, open_run_data
+from pf_keras.training.devices import Devices, open_devices
+from pf_keras.training.identity import RunIdentity, earlier_run
+from pf_keras.training.weights import load_classifier
 from pf_keras.training.workdir import Workdir
 
 
-def run(request):
-    """Evaluate the newest checkpoint of `request.workdir` on the data of `request.config`.
+def run(request: Request) -> dict:
+    """Evaluate the newest checkpoint of `request.workdir`, on the run's own data or on `request.other_data`.
 
-    Writes `evaluate/result.json` and what belongs to it into the workdir; returns the result.
+    Writes `evaluate/result.json`, tables and pictures into the workdir. Returns the content of `evaluate/result.json`.
     """
-    workdir = Workdir.of_run(request.workdir, "finetune", "pretrain")
-    if workdir.mode() == "finetune" and request.label_fractions != (1.0,):
-        raise UserError("expected --label_fraction to evaluate a pre-training, received it with a fine-tuned run: leave it out")
+    _, earlier = earlier_run(request.workdir, "finetune", "pretrain")
+    if earlier.mode == "finetune" and request.label_fractions != (1.0,):
+        raise UserError("--label_fraction is for evaluating a pre-training, but this is a fine-tuned run. Leave it out.")
     config = request.config
     devices = open_devices(config.run.precision, request.tpu)
     workdir = devices.workdir(request.workdir)
+    place = request.other_data or config.data.source
+    if place == config.data.source:  # --data may repeat the run's own source
+        data = open_run_data(workdir, earlier.mode, config.data)
+    else:  # a classifier has seen none of these images, but probes are fitted on their training split
+        data = open_other_data(replace(config.data, source=place), whole=earlier.mode == "finetune")
     folder = workdir.folder("evaluate")
-    # What it never met is scored whole where it has no split for that; a probe learns from the training split.
-    other = workdir.mode() == "finetune" and not same_data(config.data.source, workdir.config().data.source)
-    source, bad = open_readable(config.data, workdir, whole=other)
-    with naming_bad_images(source):
-        if workdir.mode() == "pretrain":
-            result = probe(workdir, config, devices, source, request.label_fractions, folder)
+    with naming_corrupt_images(data.source):
+        if earlier.mode == "pretrain":
+            result = probe(workdir, config, devices, data.source, request.label_fractions, folder)
         else:
-            result = score_classifier(workdir, config, devices, source, folder)
-    began = workdir.config()
-    data = began.data.source if workdir.began_with(source.splits()) else config.data.source  # by the name that the run has
-    result |= {"bad_images": len(bad), "data": data, "changed": differing_fields(began, config)}
+            result = score_classifier(workdir, earlier, config, devices, data.source, folder)
+    result |= {"bad_images": len(data.corrupt), "data": place, "changed": differing_fields(earlier.config, config)}
     workdir.write_json(folder / "result.json", result)
     return result
 
 
-def score_classifier(workdir, config, devices, source, folder):
-    """Top-1 and top-5 on the validation images, accuracy a class as csv, and a confusion picture."""
-    devices.check_batch(config.run.eval_batch)
+def score_classifier(
+    workdir: Workdir, earlier: RunIdentity, config: Config, devices: Devices, source: Source, folder: epath.Path
+) -> dict:
+    """Score a classifier on the validation split, and write `classes.csv` and `confusion.png`.
+
+    Args:
+        workdir: of a fine-tuning.
+        earlier: what its `config.json` says.
+        config: in place of the run's.
+        devices: to score on.
+        source: the data.
+        folder: where the files go.
+
+    Returns:
+        `top1`, `top5`, the `steps` of the checkpoint, and the numbers of `images` and `classes`.
+    """
+    devices.check_batch("run.eval_batch", config.run.eval_batch)
     validation = source.validation
     require_labels(validation)
     with devices.scope():
-        model, classes, checkpoint = load_classifier(workdir, config)
+        model, classes, checkpoint = load_classifier(workdir, earlier, config)
         model.compile(jit_compile=devices.jit_compile)
     labels = labels_of_head(validation.labels, source.classes, classes)
-    batches = devices.spread(partial(evaluation_batches, validation, config, config.run.eval_batch))
-    logits = predict_logits(model, batches, validation.size)
+    logits = predict_logits(model, validation, config, devices)
 
     from sklearn.metrics import confusion_matrix
 
@@ -63,8 +82,8 @@ def score_classifier(workdir, config, devices, source, folder):
     rows = io.StringIO()
     table = csv.writer(rows, lineterminator="\n")
     table.writerow(["class", "images", "correct", "accuracy"])
-    for name, counts, right in zip(classes, confusion.sum(1), confusion.diagonal(), strict=True):
-        table.writerow([name, counts, right, f"{right / counts:.4f}" if counts else ""])
+    for name, images, correct in zip(classes, confusion.sum(1), confusion.diagonal(), strict=True):
+        table.writerow([name, images, correct, f"{correct / images:.4f}" if images else ""])
     workdir.write_text(folder / "classes.csv", rows.getvalue())
     draw_confusion(confusion, classes, folder / "confusion.png")
     return {
@@ -76,20 +95,25 @@ def score_classifier(workdir, config, devices, source, folder):
     }
 
 
-def labels_of_head(labels, names, classes):
-    """The labels as the classifier's head counts them: by name, or by number where names do not tell its classes apart.
+def labels_of_head(labels: np.ndarray, names: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """Labels of data as the classifier numbers its classes: matched by name, or by number where names are not distinct.
 
-    Raises UserError for a class that the head does not know.
+    Args:
+        labels: int `(n,)`, as the data number them.
+        names: of the data's classes, empty where the data have none.
+        classes: of the classifier.
+
+    Raises:
+        UserError: the data have a class that the classifier does not know.
     """
-    if not names or tuple(names) == tuple(classes) or len(set(classes)) < len(classes) == len(names):
-        if labels.max() >= len(classes):
-            raise UserError(f"expected labels of the head's {len(classes)} classes, received label {labels.max()}")
+    count = len(classes)
+    if not names or tuple(names) == tuple(classes) or len(set(classes)) < count == len(names):
+        if labels.max() >= count:
+            raise UserError(f"The data have label {labels.max()}, but the classifier knows {count} classes. Use other data.")
         return labels
-    if len(names) > len(classes):
-        raise UserError(f"expected at most the head's {len(classes)} classes, received data with {len(names)}")
     unknown = [name for name in names if name not in classes]
-    if unknown:
-        raise UserError(f"expected the head's classes ({', '.join(classes[:5])}, …), received data with {unknown[0]}")
-    import numpy as np
-
+    if unknown or len(names) > count:
+        known = f"{', '.join(classes[:5])}{', ...' if count > 5 else ''}"
+        extra = f"class {unknown[0]}" if unknown else f"{len(names)} classes"
+        raise UserError(f"The data have {extra}, but the classifier knows {count} classes ({known}). Use data of its classes.")
     return np.array([classes.index(name) for name in names])[labels]

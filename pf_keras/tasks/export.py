@@ -1,101 +1,98 @@
-"""`--mode=export`: what was learned as files for others: SavedModel, `.keras`, ONNX, and a model card.
-
-The SavedModel needs TensorFlow alone. It is traced under the TensorFlow backend; under another one the export runs
-in a process of its own with that backend, since checkpoints are the same under all.
-"""
+"""`--mode=export`: write a run's model for others: a SavedModel, a `.keras` file, an ONNX file and a model card."""
 
 import json
 import os
 import subprocess
 import sys
-import tempfile
 
 import keras
+from etils import epath
 
 from pf_keras.errors import UserError, writing
-from pf_keras.models import Embedder, build_pretrainer
-from pf_keras.tasks.card import write_card
-from pf_keras.tasks.finetune import load_classifier
-from pf_keras.tasks.serving import save_classifier, save_pretrainer
-from pf_keras.training.checkpoint import require_checkpoint
+from pf_keras.export.model_card import write_card
+from pf_keras.export.onnx import export_onnx
+from pf_keras.export.saved_model import save_classifier, save_pretrainer
+from pf_keras.models import Embedder
+from pf_keras.request import Request
+from pf_keras.training.checkpoint import Checkpoint
+from pf_keras.training.identity import RunIdentity, earlier_run
+from pf_keras.training.weights import load_classifier, load_pretrainer
 from pf_keras.training.workdir import Workdir
 
-PARTS = ("saved_model", "model.keras", "model.onnx", "classes.txt", "model_card.md", "result.json")  # of an export
+FILES = ("saved_model", "model.keras", "model.onnx", "classes.txt", "model_card.md", "result.json")
 
 
-def run(request):
-    """Export the newest checkpoint of `request.workdir` into its `export` folder; returns what was written."""
-    workdir = Workdir.of_run(request.workdir, "finetune", "pretrain")
+def run(request: Request) -> dict:
+    """Export the newest checkpoint of `request.workdir` into its folder `export`. Returns the paths of what was written.
+
+    An export that fails leaves an earlier one whole, because the files are moved only when all are written.
+    """
+    workdir, earlier = earlier_run(request.workdir, "finetune", "pretrain")
     if keras.backend.backend() != "tensorflow":
-        return export_elsewhere(request.workdir)
+        return export_under_tensorflow(request.workdir)
     keras.config.set_dtype_policy("float32")  # the served model is float32, whatever it was trained in
     folder, aside = workdir.folder("export"), workdir.path / "export.writing"
     with writing(workdir.path):
         if aside.exists():  # left by an export that failed
             aside.rmtree()
         aside.mkdir()
-    config = workdir.config()
-    export = export_classifier if workdir.mode() == "finetune" else export_pretrainer
-    written, checkpoint = export(workdir, config, aside)
+    export = export_classifier if earlier.mode == "finetune" else export_pretrainer
+    written, checkpoint = export(workdir, earlier, aside)
     written["step"] = checkpoint.step
     result = {name: str(folder / what.name) if isinstance(what, os.PathLike) else what for name, what in written.items()}
-    write_card(workdir, config, aside / "model_card.md", result)
+    write_card(workdir, earlier, aside / "model_card.md", result)
     result["model_card"] = str(folder / "model_card.md")
     workdir.write_json(aside / "result.json", result)
-    with writing(workdir.path):  # all of it is there: in the place of an earlier export's
-        for name in PARTS:
+    with writing(workdir.path):
+        for name in FILES:
             target = folder / name
             if target.is_dir():
                 target.rmtree()
             elif target.exists():
-                target.unlink()  # an earlier export may have had what this one has not
+                target.unlink()  # also where this export has no such file
             if (aside / name).exists():
                 (aside / name).replace(target)
         aside.rmdir()
     return result
 
 
-def export_elsewhere(workdir):
-    """Run this export under the TensorFlow backend."""
-    main = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "main.py")
-    command = [sys.executable, main, "--mode=export", f"--workdir={workdir}"]
-    done = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": "tensorflow"}, capture_output=True, text=True)
-    sys.stderr.write(done.stderr if not done.returncode else "")
+def export_under_tensorflow(path: str) -> dict:
+    """Run this export in another process, because only the TensorFlow backend writes a SavedModel.
+
+    Checkpoints are the same under all backends.
+    """
+    command = [sys.executable, "-m", "pf_keras.cli", "--mode=export", f"--workdir={path}"]
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
+        lines = done.stderr.strip().splitlines() or [f"The export ended with exit code {done.returncode}."]
         raise UserError(lines[-1].removeprefix("error: "))
+    sys.stderr.write(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def export_classifier(workdir, config, folder):
-    """`serving_default`, `serve_jpeg` and `embed`; `model.keras`; `model.onnx` where its packages are installed.
-
-    Returns what was written into `folder`, files as their paths, and the checkpoint that it is of.
-    """
-    model, classes, checkpoint = load_classifier(workdir)
+def export_classifier(workdir: Workdir, earlier: RunIdentity, folder: epath.Path) -> tuple[dict, Checkpoint]:
+    """Write a classifier into `folder`. Returns what was written, with files as paths, and the checkpoint it came from."""
+    model, classes, checkpoint = load_classifier(workdir, earlier)
     with writing(workdir.path):
-        save_classifier(model, classes, config, folder / "saved_model")
+        save_classifier(model, classes, earlier.config, folder / "saved_model")
         model.save(os.fspath(folder / "model.keras"))
     workdir.write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
     written = {
         "saved_model": folder / "saved_model",
         "signatures": ["serving_default", "serve_jpeg", "embed"],
         "keras": folder / "model.keras",
-        "onnx": export_onnx(model, config, folder / "model.onnx"),
+        "onnx": export_onnx(model, earlier.config, folder / "model.onnx"),
         "classes": len(classes),
     }
     return written, checkpoint
 
 
-def export_pretrainer(workdir, config, folder):
-    """`embed` (also the default) and `reconstruct`; the whole pre-trainer as `model.keras`, with its `backbone`.
-
-    Returns what was written into `folder`, files as their paths, and the checkpoint that it is of.
-    """
-    model = build_pretrainer(config)
-    checkpoint = require_checkpoint(workdir.checkpoints).load_into(model)
+def export_pretrainer(workdir: Workdir, earlier: RunIdentity, folder: epath.Path) -> tuple[dict, Checkpoint]:
+    """Write a pre-trainer into `folder`, its features as ONNX. Returns what `export_classifier` returns."""
+    model, checkpoint = load_pretrainer(workdir, earlier)
     with writing(workdir.path):
-        save_pretrainer(model, config, folder / "saved_model")
+        save_pretrainer(model, earlier.config, folder / "saved_model")
         model.save(os.fspath(folder / "model.keras"))
     embedder = Embedder(model.backbone, name="embedder")
     embedder.build()
@@ -103,25 +100,6 @@ def export_pretrainer(workdir, config, folder):
         "saved_model": folder / "saved_model",
         "signatures": ["serving_default", "embed", "reconstruct"],
         "keras": folder / "model.keras",
-        "onnx": export_onnx(embedder, config, folder / "model.onnx"),
+        "onnx": export_onnx(embedder, earlier.config, folder / "model.onnx"),
     }
     return written, checkpoint
-
-
-def export_onnx(model, config, path):
-    """Write the model for images already cropped, uint8 (B, S, S, 3), as ONNX; returns the path.
-
-    Where Keras's exporter finds no tf2onnx it is left out, and the result says so instead.
-    """
-    try:
-        import tf2onnx  # noqa: F401
-    except ImportError:
-        return "not written: pip install tf2onnx"
-    size = config.model.image_size
-    signature = [keras.InputSpec(shape=(None, size, size, 3), dtype="uint8", name="image")]
-    with tempfile.TemporaryDirectory() as folder:  # tf2onnx knows local places alone
-        local = os.path.join(folder, "model.onnx")
-        model.export(local, format="onnx", input_signature=signature, verbose=False)
-        with writing(path.parent), open(local, "rb") as file:
-            path.write_bytes(file.read())
-    return path

@@ -1,57 +1,70 @@
-"""`--mode=plan`: what a pre-training needs of a TPU slice, known before the slice is paid for."""
+"""`--mode=plan`: whether a pre-training compiles for a TPU slice and fits, and what it costs, before you pay for the slice."""
 
 import math
 import sys
+from collections.abc import Callable
 
+import keras
+
+from pf_keras.config import Config
 from pf_keras.errors import UserError
-from pf_keras.models.size import count_parameters
+from pf_keras.models.build import count_parameters
+from pf_keras.request import Request
 from pf_keras.tpu.compile_step import compile_for, has_compiler
 from pf_keras.tpu.flops import pretrain_flops
-from pf_keras.tpu.slices import GIB, find_slice
+from pf_keras.tpu.op_check import check_pretraining
+from pf_keras.tpu.slices import GIB, Slice, find_slice
+from pf_keras.training.devices import Devices
+from pf_keras.training.identity import RunIdentity, require_mode
 from pf_keras.training.workdir import Workdir
 
-SHARE_OF_PEAK = 0.3  # what others reach: MAE's ViT-L 29% on TPU v3, big_vision's ViT-S 27%
-DECODED_PER_CORE = 450  # images/s that a core of the host decodes and crops, measured with ImageNet's JPEGs
+PEAK_FRACTION = 0.3  # what others reach: MAE's ViT-L 29% on TPU v3, big_vision's ViT-S 27%
+DECODED_PER_CORE = 450  # images/s that a host core decodes and crops, measured with ImageNet's JPEGs
 BYTES_PER_IMAGE = 110_000  # of ImageNet's JPEGs
-STATE_BYTES = 12  # a parameter: its float32 value and AdamW's two moments
+STATE_BYTES = 12  # per parameter: its float32 value and AdamW's two moments
 COMPILATIONS = 6  # at most, to find the largest batch
 
 
-def run(request):
-    """Plan `request.config` for `request.topology`; returns what `result.json` holds.
+def run(request: Request) -> dict:
+    """Plan `request.config` for `request.topology`. Prints a table, and returns the content of `result.json`.
 
-    Raises UserError, after the table and `result.json` are written, where the batch does not fit.
+    Raises:
+        UserError: the batch does not fit, or TensorFlow cannot run the step on a TPU. The table and `result.json` are
+            written before.
     """
     config, slice_ = request.config, find_slice(request.topology)
-    if config.pretrain.batch % slice_.cores:
-        raise UserError(
-            f"expected a pretrain.batch that the {slice_.cores} cores of {slice_.name} divide, received "
-            f"{config.pretrain.batch}: use {math.ceil(config.pretrain.batch / slice_.cores) * slice_.cores}, for example"
-        )
+    Devices("tpu", slice_.cores).check_batch("pretrain.batch", config.pretrain.batch)
+    require_mode(request.workdir, "plan")
     workdir = Workdir(request.workdir)
-    if workdir.config_file.exists() and workdir.mode() != "plan":
-        raise UserError(f"expected --workdir to be new or of --mode=plan, received {workdir.path} of {workdir.mode()}")
-    workdir.folder("figures")  # a place that cannot be written is known now, not after minutes
+    workdir.folder("figures")  # fails now, not after minutes, where the workdir cannot be written
 
     result = estimate(config, slice_)
+    if keras.backend.backend() == "tensorflow":
+        result["ops_without_tpu_kernel"] = check_pretraining(config)
     if has_compiler():
         result |= compiled(config, slice_, result["parameters"])
-    workdir.write_json(workdir.config_file, {"mode": "plan", "config": config.to_dict()})
+    workdir.write_json(workdir.config_file, RunIdentity("plan", config).to_dict())
     workdir.write_result(result)
     print(table(result))
-    if result["fits"] is False:
+    if result["ops_without_tpu_kernel"]:
         raise UserError(
-            f"expected a step of at most {gib(result['hbm_bytes'])} a core of {slice_.name}, received one of "
-            f"{gib(result['peak_hbm_bytes'])} with {result['batch_per_core']} images a core: "
-            f"the largest batch found to fit is {result['largest_batch_per_core'] or 'none'}"
+            f"TensorFlow has no TPU kernel for {', '.join(result['ops_without_tpu_kernel'])}, which the training step uses. "
+            "Replace these operations, or train with KERAS_BACKEND=jax."
+        )
+    if result["fits"] is False:
+        largest = result["largest_batch_per_core"]
+        do = f"pretrain.batch={largest * slice_.cores}, the largest batch found to fit" if largest else "a smaller model"
+        raise UserError(
+            f"A step with {result['batch_per_core']} images per core needs {gib(result['peak_hbm_bytes'])}, but a core of "
+            f"{slice_.name} has {gib(result['hbm_bytes'])}. Use {do}."
         )
     return result
 
 
-def estimate(config, slice_):
-    """The figures that follow from formulas alone; what only a compiler knows is None."""
+def estimate(config: Config, slice_: Slice) -> dict:
+    """What follows from formulas. What needs a compiler or TensorFlow is None."""
     flops = pretrain_flops(config)
-    rate = SHARE_OF_PEAK * slice_.kind.peak * slice_.cores / flops
+    throughput = PEAK_FRACTION * slice_.kind.peak * slice_.cores / flops
     batch, images = config.pretrain.batch, config.pretrain.batch * config.pretrain.steps
     parameters = count_parameters(config)
     return {
@@ -62,52 +75,57 @@ def estimate(config, slice_):
         "batch_per_core": batch // slice_.cores,
         "parameters": parameters,
         "fits": None,
+        "ops_without_tpu_kernel": None,
         "peak_hbm_bytes": None,
         "hbm_bytes": slice_.kind.hbm,
         "largest_batch_per_core": None,
         "flops_per_image": flops,
         "flops_per_step": flops * batch,
         "compiler_flops_per_image": None,
-        "share_of_peak": SHARE_OF_PEAK,
-        "step_seconds": batch / rate,
-        "images_per_second": rate,
-        "hours": images / rate / 3600,
-        "decode_cores": math.ceil(rate / DECODED_PER_CORE),
-        "storage_bytes_per_second": rate * BYTES_PER_IMAGE,
+        "share_of_peak": PEAK_FRACTION,
+        "step_seconds": batch / throughput,
+        "images_per_second": throughput,
+        "hours": images / throughput / 3600,
+        "decode_cores": math.ceil(throughput / DECODED_PER_CORE),
+        "storage_bytes_per_second": throughput * BYTES_PER_IMAGE,
         "checkpoint_bytes": parameters * STATE_BYTES,
     }
 
 
-def compiled(config, slice_, parameters):
-    """The figures of the compiler: for the config's batch a core, and for the largest that it finds room for."""
+def compiled(config: Config, slice_: Slice, parameters: int) -> dict:
+    """What the compiler reports of the config's batch, and the largest batch per core that it finds to fit."""
 
-    def compile_batch(images):
-        print(f"compiling for {slice_.name}, {images} images a core", file=sys.stderr, flush=True)
+    def compile_batch(images: int) -> dict:
+        print(f"compiling for {slice_.name}, {images} images per core", file=sys.stderr, flush=True)
         answer = compile_for(config, slice_, images)
         verdict = "fits" if answer["fits"] else "does not fit"
-        print(f"    {gib(answer['peak_hbm_bytes'])} a core: {verdict}", file=sys.stderr, flush=True)
+        print(f"    {gib(answer['peak_hbm_bytes'])} per core: {verdict}", file=sys.stderr, flush=True)
         return answer
 
     batch = config.pretrain.batch // slice_.cores
     first = compile_batch(batch)
+    state = parameters * STATE_BYTES
     return {
         "fits": first["fits"],
         "peak_hbm_bytes": first["peak_hbm_bytes"],
         "compiler_flops_per_image": first["flops"] / batch if first["fits"] else None,
-        "largest_batch_per_core": largest_batch(
-            compile_batch, batch, first, parameters * STATE_BYTES, slice_.kind.hbm
-        ),
+        "largest_batch_per_core": largest_batch(compile_batch, batch, first, state, slice_.kind.hbm),
     }
 
 
-def largest_batch(compile_batch, batch, answer, fixed, room):
-    """The largest batch a core that was compiled and fits, or None; `COMPILATIONS` more at most.
+def largest_batch(compile_batch: Callable[[int], dict], batch: int, answer: dict, fixed: int, room: int) -> int | None:
+    """The largest batch per core that was compiled and fits, after at most `COMPILATIONS` more compilations.
 
-    Memory grows along a straight line from what the state alone needs, until it is short: then the compiler recomputes
-    more and needs less than the line says. So the line gives the first guess, and where that fits it is doubled until
-    one fails; then the gap is halved until it is a tenth.
-    compile_batch: a function of the batch to `compile_for`'s answer; answer: that for `batch`.
-    fixed: bytes of the state; room: bytes a core.
+    Memory grows in a straight line with the batch, from what the state alone needs. Where memory runs short, the compiler
+    recomputes more and needs less than the line predicts. So the line gives the first guess. Where that fits, it is doubled
+    until a batch fails. Then the interval is halved until it is a tenth of the batch.
+
+    Args:
+        compile_batch: a function of the images per core to the answer of `compile_for`.
+        batch: images per core, compiled already.
+        answer: of `compile_for` for `batch`.
+        fixed: bytes of the state.
+        room: bytes per core.
     """
     fitting, failing = 0, math.inf
     for left in range(COMPILATIONS, -1, -1):
@@ -131,32 +149,35 @@ def largest_batch(compile_batch, batch, answer, fixed, room):
     return fitting or None
 
 
-def table(result):
-    """The result for people, a line a figure."""
+def table(result: dict) -> str:
+    """The result to read, one value per line."""
     known = result["fits"] is not None
     verdict = {True: "fits", False: "DOES NOT FIT", None: "not known: libtpu is not installed (pip install 'jax[tpu]')"}
-    largest = result["largest_batch_per_core"]
-    compiler = result["compiler_flops_per_image"]
+    largest, compiler, ops = (
+        result[name] for name in ("largest_batch_per_core", "compiler_flops_per_image", "ops_without_tpu_kernel")
+    )
     lines = {
         "slice": f"{result['topology']}: {result['cores']} cores, {result['hosts']} hosts",
         "parameters": f"{result['parameters'] / 1e6:.1f}M",
-        "batch": f"{result['batch']} images, {result['batch_per_core']} a core",
-        "peak memory a core": (f"{gib(result['peak_hbm_bytes'])} of " if known else "of ") + gib(result["hbm_bytes"]),
+        "batch": f"{result['batch']} images, {result['batch_per_core']} per core",
+        "peak memory per core": (f"{gib(result['peak_hbm_bytes'])} of " if known else "of ") + gib(result["hbm_bytes"]),
         "verdict": verdict[result["fits"]],
-        "largest batch a core": f"{largest} compiled and fits" if largest else "not known",
-        "FLOPs an image": f"{result['flops_per_image'] / 1e9:.1f} G by formula"
+        "largest batch per core": f"{largest} compiled and fits" if largest else "not known",
+        "operations TPUs cannot run": "only checked under TensorFlow" if ops is None else ", ".join(ops) or "none",
+        "FLOPs per image": f"{result['flops_per_image'] / 1e9:.1f} G by formula"
         + (f", {compiler / 1e9:.1f} G by the compiler" if compiler else ""),
-        "FLOPs a step": f"{result['flops_per_step'] / 1e12:.2f} T",
+        "FLOPs per step": f"{result['flops_per_step'] / 1e12:.2f} T",
         f"step, at {result['share_of_peak']:.0%} of peak": f"{result['step_seconds'] * 1e3:.1f} ms",
-        "images a second": f"{result['images_per_second']:,.0f}",
+        "images per second": f"{result['images_per_second']:,.0f}",
         "whole schedule": f"{result['hours']:.1f} hours, {result['hours'] / 24:.2f} days",
         "decode cores": f"{result['decode_cores']} on all hosts, at {DECODED_PER_CORE} images/s each",
-        "read from storage": f"{result['storage_bytes_per_second'] / 1e6:,.0f} MB/s, at {BYTES_PER_IMAGE // 1000} kB an image",
+        "read from storage": f"{result['storage_bytes_per_second'] / 1e6:,.0f} MB/s, at {BYTES_PER_IMAGE // 1000} kB per image",
         "checkpoint": f"{result['checkpoint_bytes'] / 1e9:.2f} GB",
     }
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
 
 
-def gib(size):
+def gib(size: float) -> str:
+    """Bytes to read, in GiB."""
     return f"{size / GIB:.2f} GiB"

@@ -1,57 +1,66 @@
-"""`--mode=sweep`: the paper's grid of fine-tuning, by keras-tuner; then the winner over several seeds.
+"""`--mode=sweep`: the paper's grid of fine-tunings by keras-tuner, then the best point of the grid with several seeds.
 
-Points of the grid are compared on images held out of the labelled ones. The validation images, which the table
-reports, are seen by the winners alone. Each run lies in a workdir of its own, so that a sweep goes on where it was
-stopped, within a run too. With keras-tuner's KERASTUNER_TUNER_ID, _ORACLE_IP and _ORACLE_PORT set, several processes
-or machines that share the workdir share the grid; the chief hands it out and makes the table.
+The points of the grid are compared on images held out of the labelled ones. Only the winners are scored on the validation
+images, which is what the table reports. Every run has a workdir of its own, so that a stopped sweep resumes, within a run too.
+
+With keras-tuner's KERASTUNER_TUNER_ID, _ORACLE_IP and _ORACLE_PORT set, several processes or machines that share the workdir
+share the grid. The chief hands out the points and writes the table.
 """
 
 import csv
 import io
 import os
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
 
 import keras
+from etils import epath
 
-from pf_keras.data.bad import naming_bad_images, open_readable
-from pf_keras.data.labels import class_names, hold_out, labelled_subset, labels_definition, require_classes, require_labels
+from pf_keras.config import Config
+from pf_keras.data.corrupt import naming_corrupt_images
+from pf_keras.data.labels import class_names, labelled_subset, labels_definition, require_classes, require_labels
+from pf_keras.data.records import Split
+from pf_keras.data.selection import hold_out_labelled
 from pf_keras.errors import UserError
 from pf_keras.figures import draw_grid
-from pf_keras.tasks import finetune
+from pf_keras.request import Request
+from pf_keras.tasks.finetune import fit_and_score, steps_of
 from pf_keras.training.callbacks import NonFiniteLoss
-from pf_keras.training.strategy import open_devices, workers_of_a_step
+from pf_keras.training.data_record import open_run_data, record_labels
+from pf_keras.training.devices import open_devices, workers_of_a_step
+from pf_keras.training.identity import RunIdentity, require_same_run, start_run
+from pf_keras.training.weights import check_init, init_step
 from pf_keras.training.workdir import Workdir
 
 METRIC = "held_out_top1"
 
 
-def run(request):
-    """Search the grid, run the winners, write `table.md`, `table.csv` and `figures/grid.png`; returns the result."""
-    init_step = finetune.check_init(request.init, request.config)
-    workdir = Workdir(request.workdir)
-    for seed in request.seeds:
-        replace(request.config.run, seed=seed)  # raises UserError for one that is none
-    if len(set(request.seeds)) < max(1, len(request.seeds)):
-        raise UserError(f"expected --seeds to name one at least, and each once, received {request.seeds}: use --seeds=0,1,2")
+def run(request: Request) -> dict:
+    """Search the grid and run the winners. Writes `table.md`, `table.csv` and `figures/grid.png`.
+
+    Returns:
+        The content of `result.json`. For a worker, its name and how many runs it did.
+    """
+    start_step = check_init(request.init, request.config)
+    check_seeds(request)
     if workers_of_a_step() > 1:
         raise UserError(
-            "expected the workers of a sweep to share its grid, received TF_CONFIG, whose workers share a step: unset it and "
-            "set KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT"
+            "TF_CONFIG is set, with which processes share a step, but the workers of a sweep share its grid. Unset it, and set "
+            "KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT."
         )
+    workdir = Workdir(request.workdir)
+    sweep = Sweep(request, workdir, start_step)
     worker = os.environ.get("KERASTUNER_TUNER_ID", "chief")
-    labels = labels_definition(request.label_fraction, request.label_list)
     chief = "chief" in worker
-    sweep = Sweep(request, workdir, init_step)
-    definition = {"init": request.init, "init_step": init_step, **labels, "seeds": list(request.seeds)}
-    definition |= sweep.devices.definition()
     if chief:
-        workdir.start("sweep", request.config, definition)
-        workdir.write_data(sweep.source.splits(), sweep.bad, request.config.data)
-        workdir.write_labels(sweep.labelled)
-    sweep.search(chief, definition)
+        start_run(workdir, sweep.identity)
+        sweep.data.record(workdir)
+        record_labels(workdir, sweep.labelled)
+    sweep.search(chief)
     if not chief:
         return {"worker": worker, "runs": sweep.runs}
+
     rows = [sweep.final_row(start) for start in sweep.starts]
     write_tables(workdir, rows)
     grid = {start: sweep.points(start) for start in sweep.starts}
@@ -60,45 +69,65 @@ def run(request):
         "points": sum(map(len, grid.values())),
         "seeds": len(request.seeds),
         "labels": rows[0]["labels"],
-        "init_step": init_step,
-        "bad_images": len(sweep.bad),
+        "init_step": start_step,
+        "bad_images": len(sweep.data.corrupt),
     }
-    shown = ("batch", "learning_rate", "top1_mean", "top1_sd", "diverged")
     for row in rows:
-        result |= {f"{row['start']}_{name}": row[name] for name in shown}
+        for name in ("batch", "learning_rate", "top1_mean", "top1_sd", "diverged"):
+            result[f"{row['start']}_{name}"] = row[name]
     workdir.write_result(result)
     return result
 
 
+def check_seeds(request: Request) -> None:
+    """Raises UserError where the sweep has no seed, an invalid one, or one twice."""
+    for seed in request.seeds:
+        replace(request.config.run, seed=seed)  # the config checks its fields
+    if len(set(request.seeds)) < max(1, len(request.seeds)):
+        given = ",".join(map(str, request.seeds))
+        raise UserError(f"--seeds={given} has no seed, or one twice. Use different seeds, such as --seeds=0,1,2.")
+
+
 class Sweep:
-    """The runs of a sweep and where they lie: `grid/START-bBATCH-lrRATE/seed-S` and `final/START/seed-S`."""
+    """The runs of a sweep, in the workdirs `grid/START-bBATCH-lrRATE/seed-S` and `final/START/seed-S`.
 
-    def __init__(self, request, workdir, init_step):
+    Args:
+        request: of the sweep.
+        workdir: of the sweep.
+        start_step: the step of the pre-training that the runs start from, None where all start from scratch.
 
-        self.request, self.workdir, self.config, self.init_step = request, workdir, request.config, init_step
-        self.devices = open_devices(request.config.run.precision, request.tpu)
+    Raises:
+        UserError: the data cannot be used, or a batch of the grid does not fit the devices.
+    """
+
+    def __init__(self, request: Request, workdir: Workdir, start_step: int | None):
+        self.config, self.seeds, self.workdir, self.start_step = request.config, request.seeds, workdir, start_step
         self.starts = {"scratch": "scratch"}
         if request.init != "scratch":
             self.starts = {"pretrained": request.init, **self.starts}
-        self.source, self.bad = open_readable(self.config.data, workdir)
-        with naming_bad_images(self.source):
-            require_labels(self.source.validation)
-            self.classes = class_names(self.source)
+        self.devices = open_devices(self.config.run.precision, request.tpu)
+        self.data = open_run_data(workdir, "sweep", self.config.data)
+        self.validation = self.data.source.validation
+        with naming_corrupt_images(self.data.source):
+            require_labels(self.validation)
+            self.classes = class_names(self.data.source)
             require_classes(self.classes)
-            # The same labels for all points and seeds: these differ in training alone.
-            self.labelled = labelled_subset(self.source.train, request.label_fraction, request.label_list)
-        self.train, self.held_out = hold_out(self.labelled, self.config.sweep.holdout, self.config.run.seed)
-        for batch in self.config.sweep.batches:
-            for split in (self.train, self.labelled):  # else the grid would end where it comes to what does not fit
-                finetune.steps_of(self.config_of(batch, self.config.finetune.learning_rate, 0), self.devices, split.size)
+            # All points and seeds have the same labels, and differ only in training.
+            self.labelled = labelled_subset(self.data.source.train, request.label_fraction, request.label_list)
+        self.train, self.held_out = hold_out_labelled(self.labelled, self.config.sweep.holdout, self.config.run.seed)
+        for batch in self.config.sweep.batches:  # now, and not when the grid comes to a batch that does not fit
+            for split in (self.train, self.labelled):
+                steps_of(self.config_of(batch, self.config.finetune.learning_rate, seed=0), self.devices, split.size)
+        labels = labels_definition(request.label_fraction, request.label_list)
+        facts = {"init": request.init, "init_step": start_step, **labels, "seeds": list(request.seeds)}
+        self.identity = RunIdentity("sweep", self.config, {**facts, **self.devices.facts()})
         self.runs = 0
 
-    def search(self, chief, definition):
-        """Let keras-tuner go through the grid; returns when it is done by all workers, or this worker's part is.
+    def search(self, chief: bool) -> None:
+        """Go through the grid by keras-tuner. Returns when all points are done, for a worker when there are no more points.
 
-        The chief, which is who searches alone too, has the grid gone through from its first point each time: points that
-        are done return at once. What keras-tuner keeps of a grid does not say where it was, and a search that went on
-        from it would end early or fail.
+        The chief, or a process that searches alone, starts the search anew each time: points that are done return at once.
+        keras-tuner's own record of a search does not tell which points a killed process was at.
         """
         import keras_tuner
         from keras_tuner.engine.base_tuner import BaseTuner
@@ -107,14 +136,14 @@ class Sweep:
 
         class Tuner(BaseTuner):
             def on_search_begin(self):
-                self.oracle.get_space()  # a worker waits for its chief here, which has begun the sweep by then
-                sweep.workdir.check("sweep", sweep.config, definition)
+                self.oracle.get_space()  # a worker waits here for its chief, which has written the sweep's config by then
+                require_same_run(sweep.workdir, sweep.identity)
 
             def run_trial(self, trial):
                 values = trial.hyperparameters.values
                 try:
                     return {METRIC: sweep.run_point(values["start"], values["batch"], values["learning_rate"])}
-                except Exception as error:  # the tuner would take any for a bad point, and go on without it
+                except Exception as error:  # the tuner would record any other error as a failed point, and continue
                     raise keras_tuner.errors.FatalError(str(error)) from error
 
         space = keras_tuner.HyperParameters()
@@ -131,98 +160,101 @@ class Sweep:
         except keras_tuner.errors.FatalError as error:
             raise error.__cause__ or error from None
 
-    def run_point(self, start, batch, rate):
-        """The mean held-out top-1 of a point of the grid over its seeds. A run whose loss diverges counts as 0."""
-        scores = []
-        for seed in self.request.seeds[: self.config.sweep.point_seeds or None]:
-            run = Workdir(self.point_folder(start, batch, rate) / f"seed-{seed}")
-            scores.append(self.result_of(run, batch, rate, seed, start, self.train, self.held_out)["top1"])
+    def run_point(self, start: str, batch: int, learning_rate: float) -> float:
+        """The mean held-out top-1 of a point over its seeds, also written to `point.json`. A diverged run counts as 0."""
+        folder, scores = self.point_folder(start, batch, learning_rate), []
+        for seed in self.seeds[: self.config.sweep.point_seeds or None]:
+            config = self.config_of(batch, learning_rate, seed)
+            scores.append(self.result_of(folder / f"seed-{seed}", config, start, self.train, self.held_out)["top1"])
         mean = statistics.fmean(scores)
-        self.workdir.write_json(
-            self.point_folder(start, batch, rate) / "point.json",
-            {"start": start, "batch": batch, "learning_rate": rate, METRIC: mean},
-        )
+        point = {"start": start, "batch": batch, "learning_rate": learning_rate, METRIC: mean}
+        self.workdir.write_json(folder / "point.json", point)
         return mean
 
-    def result_of(self, run, batch, rate, seed, start, train, scored):
-        """What a run of the sweep found, which is made if it is not there. One whose loss diverges has found nothing."""
-        if not run.result_file.exists():
-            config, init = self.config_of(batch, rate, seed), self.starts[start]
-            if start == "pretrained":
-                self.require_start(finetune.check_init(init, config))
-            # Of the labels nothing but this: it is no fine-tuning that goes on by itself.
-            definition = {"init": init, "label_fraction": "of a sweep", "classes": list(self.classes)}
-            run.start("finetune", config, {**definition, **self.devices.definition()})
-            run.write_labels(train)
-            forget_models()
-            try:
-                result = finetune.fit_and_score(config, self.devices, run, train, scored, self.classes, init, self.source)
-            except NonFiniteLoss as error:
-                result = {"top1": 0.0, "top5": 0.0, "images": scored.size, "steps": 0, "error": str(error)}
-            self.require_start(run.init_step())  # its pre-training may have saved just then
-            run.write_result({**result, "labels": train.size})
-            self.runs += 1
-        return run.read_json(run.result_file)
-
-    def require_start(self, step):
-        """Raises UserError where a run does not begin at the step of the pre-training at which the others do."""
-        if step not in (None, self.init_step):
-            raise UserError(
-                f"expected all runs of the sweep to begin at step {self.init_step} of {self.request.init}, received one that "
-                f"is at step {step} by now: let it end, and sweep in another --workdir"
-            )
-
-    def config_of(self, batch, rate, seed):
-        settings = replace(self.config.finetune, batch=batch, learning_rate=rate)
-        return replace(self.config, finetune=settings, run=replace(self.config.run, seed=seed))
-
-    def point_folder(self, start, batch, rate):
-        return self.workdir.path / "grid" / f"{start}-b{batch}-lr{rate:g}"
-
-    def points(self, start):
-        """`{(batch, learning rate): mean held-out top-1}` of the points that are done."""
-        found = {}
-        for batch in self.config.sweep.batches:
-            for rate in self.config.sweep.learning_rates:
-                file = self.point_folder(start, batch, rate) / "point.json"
-                if file.exists():
-                    found[batch, rate] = self.workdir.read_json(file)[METRIC]
-        return found
-
-    def final_row(self, start):
-        """Run the winner of a start on all labelled images for each seed; its row of the table."""
-        points = self.points(start)
-        (batch, rate), held_out = max(points.items(), key=lambda point: point[1])
+    def final_row(self, start: str) -> dict:
+        """Run the best point of a start on all labelled images for each seed. Returns its row of the table."""
+        (batch, learning_rate), held_out = max(self.points(start).items(), key=lambda point: point[1])
         results = []
-        for seed in self.request.seeds:
-            run = Workdir(self.workdir.path / "final" / start / f"seed-{seed}")
-            results.append(self.result_of(run, batch, rate, seed, start, self.labelled, self.source.validation))
-        row = {"start": start, "labels": self.labelled.size, "batch": batch, "learning_rate": rate, METRIC: held_out}
+        for seed in self.seeds:
+            folder = self.workdir.path / "final" / start / f"seed-{seed}"
+            config = self.config_of(batch, learning_rate, seed)
+            results.append(self.result_of(folder, config, start, self.labelled, self.validation))
+        row = {"start": start, "labels": self.labelled.size, "batch": batch, "learning_rate": learning_rate, METRIC: held_out}
         for name in ("top1", "top5"):
             values = [result[name] for result in results]
-            row |= {f"{name}_mean": statistics.fmean(values)}
-            row |= {f"{name}_sd": statistics.stdev(values) if len(values) > 1 else None}  # one run has no spread
+            row[f"{name}_mean"] = statistics.fmean(values)
+            row[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
         diverged = sum("error" in result for result in results)
         steps = max(result["steps"] for result in results)
         return {**row, "seeds": len(results), "diverged": diverged, "steps": steps, "images": results[0]["images"]}
 
+    def result_of(self, folder: epath.Path, config: Config, start: str, train: Split, scored: Split) -> dict:
+        """The result of a run of the sweep, which is run first if it has none. A diverged run scores 0."""
+        workdir, init = Workdir(folder), self.starts[start]
+        if workdir.result_file.exists():
+            return workdir.read_json(workdir.result_file)
+        if start == "pretrained":
+            self.require_start_step(check_init(init, config))
+        # This label fraction keeps --mode=finetune from resuming the run with other labels.
+        facts = {"init": init, "label_fraction": "of a sweep", "classes": list(self.classes), **self.devices.facts()}
+        start_run(workdir, RunIdentity("finetune", config, facts))
+        self.data.record(workdir)
+        record_labels(workdir, train)
+        forget_models()
+        try:
+            with naming_corrupt_images(self.data.source):
+                result = fit_and_score(config, self.devices, workdir, train, scored, self.classes, init)
+        except NonFiniteLoss as error:
+            result = {"top1": 0.0, "top5": 0.0, "images": scored.size, "steps": 0, "error": str(error)}
+        self.require_start_step(init_step(workdir))  # the pre-training may have saved another checkpoint in between
+        workdir.write_result({**result, "labels": train.size})
+        self.runs += 1
+        return workdir.read_json(workdir.result_file)
 
-def forget_models():
-    """Free what Keras keeps of earlier models, but for the precision and the devices, which it keeps in the same place."""
-    policy, spread = keras.config.dtype_policy(), keras.distribution.distribution()
+    def require_start_step(self, step: int | None) -> None:
+        """Raises UserError where `step` of the pre-training is not the step that earlier runs started from."""
+        if step not in (None, self.start_step):
+            raise UserError(
+                f"{self.starts['pretrained']} is at step {step} by now, but other runs of the sweep start from step "
+                f"{self.start_step}. Let the pre-training end, and sweep in another --workdir."
+            )
+
+    def config_of(self, batch: int, learning_rate: float, seed: int) -> Config:
+        """The config of a run of the sweep."""
+        settings = replace(self.config.finetune, batch=batch, learning_rate=learning_rate)
+        return replace(self.config, finetune=settings, run=replace(self.config.run, seed=seed))
+
+    def point_folder(self, start: str, batch: int, learning_rate: float) -> epath.Path:
+        """Where the runs of a point are."""
+        return self.workdir.path / "grid" / f"{start}-b{batch}-lr{learning_rate:g}"
+
+    def points(self, start: str) -> dict[tuple[int, float], float]:
+        """The mean held-out top-1 of each point that is done, by `(batch, learning rate)`."""
+        found = {}
+        for batch in self.config.sweep.batches:
+            for learning_rate in self.config.sweep.learning_rates:
+                file = self.point_folder(start, batch, learning_rate) / "point.json"
+                if file.exists():
+                    found[batch, learning_rate] = self.workdir.read_json(file)[METRIC]
+        return found
+
+
+def forget_models() -> None:
+    """Free what Keras remembers of earlier models. Precision and devices are remembered in the same place, and stay."""
+    policy, distribution = keras.config.dtype_policy(), keras.distribution.distribution()
     keras.backend.clear_session()
     keras.config.set_dtype_policy(policy)
-    keras.distribution.set_distribution(spread)
+    keras.distribution.set_distribution(distribution)
 
 
-def mean_and_sd(row, name):
-    """The mean of a figure over the seeds for people, and its standard deviation where there are several."""
+def mean_and_sd(row: dict, name: str) -> str:
+    """A score of a row as `mean ± standard deviation` over the seeds. A single seed has no deviation."""
     mean, sd = row[f"{name}_mean"], row[f"{name}_sd"]
     return f"{mean:.1%}" if sd is None else f"{mean:.1%} ± {sd:.1%}"
 
 
-def write_tables(workdir, rows):
-    """`table.csv` with every figure, `table.md` for people."""
+def write_tables(workdir: Workdir, rows: Sequence[dict]) -> None:
+    """Write `table.csv` with all values and `table.md` to read."""
     text = io.StringIO()
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
@@ -233,9 +265,9 @@ def write_tables(workdir, rows):
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
+        diverged = f", {row['diverged']} diverged" if row["diverged"] else ""
         lines.append(
             f"| {row['start']} | {row['labels']} | {row['batch']} | {row['learning_rate']:g} | {row[METRIC]:.1%} "
-            f"| {mean_and_sd(row, 'top1')} | {mean_and_sd(row, 'top5')} "
-            f"| {row['seeds']}{', of them {} diverged'.format(row['diverged']) if row['diverged'] else ''} |"
+            f"| {mean_and_sd(row, 'top1')} | {mean_and_sd(row, 'top5')} | {row['seeds']}{diverged} |"
         )
     workdir.write_text(workdir.path / "table.md", "\n".join(lines) + "\n")

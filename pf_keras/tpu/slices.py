@@ -1,4 +1,4 @@
-"""TPU slices by the names that Google Cloud gives them: `v3-32`, `v5litepod-4`."""
+"""TPU slices by the names that Google Cloud gives them, such as `v3-32` and `v5litepod-4`."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,15 @@ CHIPS_PER_HOST = 4  # in a slice of several hosts
 
 @dataclass(frozen=True)
 class Kind:
-    """A generation of TPU. A core is what a program runs on: half a chip in v2 to v4, a whole one later.
+    """A generation of TPUs. A core is what a program runs on: half a chip in v2 to v4, a whole chip later.
 
-    counted: what the number in a slice's name counts a chip (2: its halves, 1: itself); cores: a chip;
-    hbm: bytes a core that libtpu 0.0.42.1 grants a program; peak: bfloat16 FLOP/s a core; cube: whether slices have
-    three dimensions.
+    Args:
+        name: of the generation.
+        counted: by how much a chip counts in the name of a slice: 2 where its halves count, 1 where whole chips count.
+        cores: per chip.
+        hbm: bytes of memory per core that libtpu 0.0.42.1 gives a program.
+        peak: bfloat16 FLOP/s per core.
+        cube: whether its slices have three dimensions.
     """
 
     name: str
@@ -43,38 +47,40 @@ CUBES = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x
 
 @dataclass(frozen=True)
 class Slice:
-    """A number of chips of a kind. `topology` is libtpu's name for it."""
+    """A number of chips of one kind."""
 
     name: str
     kind: Kind
     chips: int
 
     @property
-    def topology(self):
+    def topology(self) -> str:
+        """libtpu's name of the slice, such as `v3:4x4`."""
         return f"{self.kind.name}:{(CUBES if self.kind.cube else SQUARES)[self.chips]}"
 
     @property
-    def cores(self):
+    def cores(self) -> int:
+        """On all chips together."""
         return self.chips * self.kind.cores
 
     @property
-    def hosts(self):
-        """Machines that feed it. A v5e or v6e of up to 8 chips has one."""
+    def hosts(self) -> int:
+        """The machines that feed the slice. A v5e or v6e slice of up to 8 chips has one."""
         if self.kind.counted == 1 and self.chips <= 8:
             return 1
         return max(1, self.chips // CHIPS_PER_HOST)
 
 
-def find_slice(name):
-    """The `Slice` of a name. Raises UserError for one that is none of those above."""
+def find_slice(name: str) -> Slice:
+    """The slice of a name. Raises UserError for a kind or a size that is not in this module."""
     family, _, number = name.lower().partition("-")
     kind = KINDS.get(OTHER_NAMES.get(family, family))
     if kind is None or not number.isdecimal():
         known = ", ".join(f"{k}-N" for k in KINDS)
-        raise UserError(f"expected --topology to be one of {known}, received {name!r}: the paper's is v3-32")
-    # v2 and v3 come by four chips at least, v5e and v6e by single ones.
+        raise UserError(f"--topology={name} is not a TPU slice. Use one of {known}, such as v3-32, the paper's.")
+    # v2 and v3 come in slices of four chips or more, v5e and v6e also as single chips.
     chips = [chips for chips in (CUBES if kind.cube else SQUARES) if chips >= 4 or kind.counted == 1]
     if int(number) not in [n * kind.counted for n in chips]:
         known = ", ".join(f"{family}-{n * kind.counted}" for n in chips)
-        raise UserError(f"expected --topology to be a slice that is known here ({known}), received {name}: choose one")
+        raise UserError(f"--topology={name} is not a known size of a slice. Use one of {known}.")
     return Slice(name.lower(), kind, int(number) // kind.counted)

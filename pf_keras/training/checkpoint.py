@@ -1,6 +1,6 @@
-"""Checkpoints that are whole or absent: written aside, checksummed, renamed.
+"""Checkpoints that are whole or absent: written to a temporary name, with checksums, then renamed.
 
-Where a rename is no single act (`gs://` copies), the checksum tells a whole checkpoint from the rest.
+Where a rename is not atomic (`gs://` copies), the checksum tells a whole checkpoint from a partial one.
 """
 
 import hashlib
@@ -10,65 +10,82 @@ import os
 import sys
 from dataclasses import dataclass, field
 
+import keras
 import numpy as np
 from etils import epath
 
 from pf_keras.errors import UserError, reading, writing
-from tfrecords.filesystem import is_remote
+from pf_keras.filesystem import is_remote
 
 WEIGHTS = "model.weights.h5"
 STATE = "state.json"
 DIGEST = "state_sha256"
-FIRST_KEYS = {"step", "bytes", "sha256", "seeds", "window"}  # all that a state held that has no digest yet
+FIRST_KEYS = {"step", "bytes", "sha256", "seeds", "window"}  # of the first checkpoints, whose state has no digest
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk. `state` holds what is no variable of the model; `step` is the number of steps done.
+    """A checkpoint on disk.
 
-    asked: it was asked for by its step, so that no other will do.
+    Args:
+        path: its folder.
+        step: the number of steps done.
+        state: what is saved beside the variables of the model.
+        requested: whether this step was asked for, so that a newer checkpoint cannot replace it.
     """
 
     path: epath.Path
     step: int
     state: dict = field(default_factory=dict)
-    asked: bool = False
+    requested: bool = False
 
-    def load_into(self, model):
-        """Set the model's variables, and its optimizer's if it is compiled; returns the checkpoint that was read.
+    def load_into(self, model: keras.Model) -> "Checkpoint":
+        """Set the variables of the model, and of its optimizer if it is compiled.
 
-        That is a newer one where a run in progress has removed this one meanwhile.
-        Raises UserError naming the checkpoint where the model has other shapes.
+        Returns:
+            The checkpoint that was read: a newer one where a run in progress has removed this one meanwhile.
+
+        Raises:
+            UserError: the model has other shapes than the checkpoint.
         """
         try:
             model.load_weights(_Memory((self.path / WEIGHTS).read_bytes()))
             seeds = _seeds(model)
-            if len(seeds) == len(self.state["seeds"]):  # else dropout is on or off that was not: no run that goes on
+            if len(seeds) == len(self.state["seeds"]):  # not where dropout was turned on or off, as for an evaluation
                 for variable, value in zip(seeds, self.state["seeds"], strict=True):
                     variable.assign(np.asarray(value, variable.dtype))
             return self
         except FileNotFoundError as error:
-            newer = None if self.asked else latest_checkpoint(self.path.parent)
+            newer = None if self.requested else latest_checkpoint(self.path.parent)
             if newer is None or newer.path == self.path:
-                raise UserError(f"expected {self.path} to be read, received: it was removed meanwhile") from error
-            print(f"{self.path} was removed meanwhile: reading {newer.path}", file=sys.stderr)
+                raise UserError(f"{self.path} was removed while it was read. Run the command again.") from error
+            print(f"{self.path} was removed by a run in progress: reading {newer.path}", file=sys.stderr)
             return newer.load_into(model)
         except ValueError as error:
-            reason = " ".join(str(error).split()).partition(" List of objects")[0]  # which names every layer
-            raise UserError(
-                f"expected {self.path} to fit the model, received: {reason}: use the sizes of the run's config"
-            ) from error
+            reason = " ".join(str(error).split()).partition(" List of objects")[0]  # the list names every layer
+            raise UserError(f"{self.path} does not fit the model: {reason} Use the config of the run.") from error
 
 
-def save_checkpoint(directory, step, model, state=None, keep=3):
-    """Write the model's and optimizer's variables as `directory/step-NNNNNNNN`, and remove all but the newest `keep`.
+def save_checkpoint(
+    directory: str | os.PathLike, step: int, model: keras.Model, state: dict | None = None, keep: int = 3
+) -> None:
+    """Write the variables of the model and its optimizer as `directory/step-NNNNNNNN`, and remove all but the newest `keep`.
 
-    What is there of this step or a later one was found damaged before, and goes too.
-    Raises UserError where the disk is full; what was there stays.
+    A checkpoint of this step or a later one is removed too: it was found damaged when the run resumed.
+
+    Args:
+        directory: of the run's checkpoints.
+        step: the number of steps done.
+        model: a compiled model.
+        state: more to save, as JSON.
+        keep: how many checkpoints stay.
+
+    Raises:
+        UserError: the disk is full. Earlier checkpoints stay.
     """
     directory = epath.Path(directory)
     final = directory / f"step-{step:08d}"
-    aside = directory / f".{final.name}.writing"
+    temporary = directory / f".{final.name}.writing"
     weights = _Memory()
     model.save_weights(weights)
     seeds = [np.asarray(variable).tolist() for variable in _seeds(model)]
@@ -76,23 +93,23 @@ def save_checkpoint(directory, step, model, state=None, keep=3):
     state[DIGEST] = _digest_of_state(state)
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        _remove(*(p for p in directory.iterdir() if p.name.startswith(".step-")))  # left by a run that was killed
+        _remove(*(p for p in directory.iterdir() if p.name.startswith(".step-")))  # a killed run left them
         try:
-            aside.mkdir()
-            _write(aside / WEIGHTS, weights.getbuffer())
-            _write(aside / STATE, json.dumps(state, indent=2).encode())
+            temporary.mkdir()
+            _write(temporary / WEIGHTS, weights.getbuffer())
+            _write(temporary / STATE, json.dumps(state, indent=2).encode())
         except OSError:
-            _remove(aside)  # what could be written only takes room
+            _remove(temporary)  # a partial checkpoint only takes room
             raise
         _remove(final)
-        aside.rename(final)
+        temporary.rename(final)
     folders = _folders(directory)
     done = folders.index(final) + 1
     _remove(*folders[: max(0, done - keep)], *folders[done:])
 
 
-def latest_checkpoint(directory):
-    """The newest whole `Checkpoint`, or None where there is none. Damaged newer ones are named on standard error."""
+def latest_checkpoint(directory: str | os.PathLike) -> Checkpoint | None:
+    """The newest whole checkpoint, or None. Warns of newer ones that are damaged."""
     directory = epath.Path(directory)
     with reading(directory):
         folders = _folders(directory)
@@ -101,48 +118,48 @@ def latest_checkpoint(directory):
             if not fault:
                 return Checkpoint(path, state["step"], state)
             if path.exists():
-                print(f"checkpoint {path} is damaged ({fault}): using the one before it", file=sys.stderr)
-        # A run in progress may have removed all that were listed; then there are others now.
+                print(f"warning: the checkpoint {path} is damaged ({fault}): using the one before it", file=sys.stderr)
+        # A run in progress may have removed all that were listed. Then there are new ones.
         return latest_checkpoint(directory) if _folders(directory) != folders else None
 
 
-def require_checkpoint(directory, step=""):
-    """The newest whole checkpoint, or that of a step. Raises UserError where there is none."""
+def require_checkpoint(directory: str | os.PathLike, step: str = "") -> Checkpoint:
+    """The newest whole checkpoint, or the checkpoint of a step. Raises UserError where there is none."""
     directory = epath.Path(directory)
     if step:
         names = [path.name for path in _folders(directory)]
         name = f"step-{int(step):08d}" if step.isdecimal() else step
         if name not in names:
-            raise UserError(f"expected a checkpoint of {directory} ({', '.join(names) or 'none there'}), received {step}")
+            raise UserError(f"There is no checkpoint {step} in {directory}. It has {', '.join(names) or 'no checkpoints'}.")
         state, fault = _examine(directory / name)
         if fault:
-            raise UserError(f"expected {directory / name} to be whole, received a damaged one: {fault}")
-        return Checkpoint(directory / name, state["step"], state, asked=True)
+            raise UserError(f"The checkpoint {directory / name} is damaged: {fault}. Use another step.")
+        return Checkpoint(directory / name, state["step"], state, requested=True)
     found = latest_checkpoint(directory)
     if found is None:
-        raise UserError(f"expected a checkpoint in {directory}, received none that is whole: train longer first")
+        raise UserError(f"There is no checkpoint in {directory}. Train until the first one is saved.")
     return found
 
 
-def _seeds(model):
-    """The variables that say which numbers dropout draws next: Keras leaves them out of the weights that it saves."""
+def _seeds(model: keras.Model) -> list[keras.Variable]:
+    """The state of dropout's random numbers, which Keras does not save with the weights."""
     others = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
     return [variable for variable in model.variables if id(variable) not in others]
 
 
-def _folders(directory):
+def _folders(directory: epath.Path) -> list[epath.Path]:
     if not directory.exists():
         return []
     return sorted((p for p in directory.iterdir() if p.name.startswith("step-")), key=lambda p: p.name)
 
 
-def _examine(path):
-    """The state of a checkpoint and what is wrong with it, or an empty string. What is read is read once."""
+def _examine(path: epath.Path) -> tuple[dict, str]:
+    """The state of a checkpoint, and what is wrong with it or an empty string."""
     try:
         state = json.loads((path / STATE).read_text())
         digest = state.pop(DIGEST, None)
         if digest != _digest_of_state(state) and (digest or not FIRST_KEYS >= set(state)):
-            return {}, f"{STATE} has another checksum"
+            return {}, f"the checksum of {STATE} differs"
         size, digest = state["bytes"], state["sha256"]
         received = (path / WEIGHTS).stat().length
         if received != size:
@@ -153,11 +170,11 @@ def _examine(path):
         return {}, error.strerror or str(error)
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}, f"{STATE} is cut short or altered"
-    return state, "" if whole else f"{WEIGHTS} has another checksum"
+    return state, "" if whole else f"the checksum of {WEIGHTS} differs"
 
 
-def _remove(*paths):
-    """Remove folders of `directory`, hidden first, so that a reader meets whole checkpoints only."""
+def _remove(*paths: epath.Path) -> None:
+    """Remove checkpoints. They are renamed first, so that a reader meets whole checkpoints only."""
     for path in paths:
         if not path.exists():
             continue
@@ -166,38 +183,38 @@ def _remove(*paths):
         path.rmtree()
 
 
-def _is_local(path):
+def _is_local(path: epath.Path) -> bool:
     return not is_remote(os.fspath(path))
 
 
-def _write(path, content):
+def _write(path: epath.Path, content: bytes | memoryview) -> None:
     with path.open("wb") as file:
-        file.write(content if _is_local(path) else bytes(content))  # TensorFlow's files take nothing but bytes
-        if _is_local(path):  # named whole, it is whole after a power cut too
+        file.write(content if _is_local(path) else bytes(content))  # TensorFlow's files take bytes only
+        if _is_local(path):  # so that a renamed checkpoint is whole after a power cut too
             file.flush()
             os.fsync(file.fileno())
 
 
-def _digest(file):
+def _digest(file) -> str:
     file.seek(0)
     digest = hashlib.sha256()
-    while block := file.read(2**20):  # hashlib's own way asks for more of a file than TensorFlow's have
+    while block := file.read(2**20):  # hashlib.file_digest does not take TensorFlow's files
         digest.update(block)
     return digest.hexdigest()
 
 
-def _digest_of_state(state):
+def _digest_of_state(state: dict) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 class _Memory(io.BytesIO):
-    """Weights in memory, which Keras takes for a file of the right name.
+    """Weights in memory, with the name that Keras expects of a file.
 
-    A write that fails inside HDF5, as on a full disk, crashes the process when it ends: so HDF5 sees no disk.
+    HDF5 must not write to a disk: a write that fails inside it, as on a full disk, crashes the process when it exits.
     """
 
-    def __str__(self):
+    def __str__(self) -> str:
         return WEIGHTS
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.getbuffer().nbytes

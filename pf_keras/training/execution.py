@@ -1,16 +1,19 @@
-"""Where Keras's `fit` needs help under TensorFlow's strategies: several steps an execution, and what it builds from."""
+"""Where Keras's `fit` needs help with TensorFlow: several steps a call, strategies, several workers."""
 
 import functools
+from collections.abc import Callable
+
+import keras
 
 from pf_keras.errors import UserError
 
 
-def several_steps(model):
+def several_steps(model: keras.Model) -> Callable:
     """A `train_function` for `Model.fit` that does `model.steps_per_execution` steps a call.
 
-    Keras's own does it by a `while_loop` over optional values, which fails under a strategy with several replicas, and
-    averages scalar metrics over an axis that they lack under several workers. Here the host loops over the step, which
-    is traced once, and the metrics, the same on every replica, are read after the last.
+    Keras's own uses a `while_loop` over optional values, which fails under a strategy with several replicas, and averages
+    scalar metrics over an axis that they lack under several workers. This one loops on the host over the step, which is
+    traced once. The metrics are the same on every replica and are read after the last step.
     """
     import tensorflow as tf
 
@@ -29,10 +32,10 @@ def several_steps(model):
     return train_function
 
 
-def build_from_shapes(model):
+def build_from_shapes(model: keras.Model) -> Callable:
     """A `_maybe_symbolic_build` for `Model.fit` that takes the shapes of a batch from the dataset.
 
-    Keras's own reads a first batch and averages it over the workers, which fails on a dict under several of them.
+    Keras's own reads a first batch and averages it over the workers, which fails for a dict under several workers.
     """
     import tensorflow as tf
 
@@ -47,21 +50,31 @@ def build_from_shapes(model):
     return build
 
 
-def any_worker(model, *flags):
-    """For each flag whether it is true in any of the workers that train `model` together. All have to ask at one step."""
+def any_worker(model: keras.Model, *flags: object) -> tuple:
+    """For each flag, whether it is true in any worker that trains `model`. All workers must ask at the same step."""
     if not has_workers(model):
         return flags
     return tuple(_mean(model, [float(bool(flag)) for flag in flags]) > 0)
 
 
-def check_start(model, step):
-    """Raises UserError where the workers that train `model` together do not all begin at `step`."""
+def check_start(model: keras.Model, step: int) -> None:
+    """Raises UserError where the workers that train `model` do not all start at `step`."""
     if has_workers(model) and tuple(_mean(model, [step, step**2])) != (step, step**2):
-        raise UserError(f"expected all workers to see the checkpoints of --workdir, received one at step {step}: share it")
+        raise UserError(f"This worker starts at step {step}, others at another step. All workers must see the same --workdir.")
 
 
-def _mean(model, values):
-    """The mean of the values over all workers, which all have to ask for it."""
+def has_workers(model: keras.Model) -> bool:
+    """Whether several processes train `model` with `MultiWorkerMirroredStrategy`."""
+    strategy = getattr(model, "distribute_strategy", None)  # models under JAX have none
+    if strategy is None:
+        return False
+    import tensorflow as tf
+
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def _mean(model: keras.Model, values: list):
+    """The mean of the values over all workers, which must all ask for it."""
     import tensorflow as tf
 
     return _mean_over(model.distribute_strategy)(tf.constant(values, tf.float64)).numpy()
@@ -74,23 +87,3 @@ def _mean_over(strategy):
     return tf.function(
         lambda values: strategy.reduce("MEAN", strategy.run(tf.identity, (values,)), axis=None), reduce_retracing=True
     )
-
-
-def has_workers(model):
-    """Whether several processes train `model` by `MultiWorkerMirroredStrategy`."""
-    strategy = getattr(model, "distribute_strategy", None)  # JAX's models have none
-    if strategy is None:
-        return False
-    import tensorflow as tf
-
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-
-
-def check_steps(run, steps):
-    """Raises UserError where `run.steps_per_execution` does not divide a run of `steps` or its logged windows."""
-    for name, value in (("steps of the run", steps), ("run.log_every", run.log_every)):
-        if value % run.steps_per_execution:
-            raise UserError(
-                f"expected the {name} to be a multiple of run.steps_per_execution={run.steps_per_execution}, "
-                f"received {value}: change one of the two"
-            )

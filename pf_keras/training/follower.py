@@ -1,32 +1,29 @@
-"""What a process that trains with others, but does not write the run's files, has for a work directory."""
+"""The work directory of a process that trains with others but does not write the run's files."""
 
 import atexit
 import shutil
 import tempfile
 
-from etils import epath
-
 from pf_keras.training.checkpoint import latest_checkpoint
 from pf_keras.training.workdir import Workdir
 
 
-def follower_workdir(path):
-    """A scratch `Workdir`, gone at exit, that starts from what the run at `path` keeps of itself and its newest checkpoint.
+def follower_workdir(path: str) -> Workdir:
+    """A temporary `Workdir`, removed at exit, with a copy of the run's identity, data record and newest checkpoint.
 
-    It is copied before the first step, which no process does alone, so that all start from the same checkpoint.
+    They are copied before the first step, which all processes do together, so that all start from the same checkpoint.
+
+    Args:
+        path: the workdir of the run.
     """
     run, scratch = Workdir(path), Workdir(tempfile.mkdtemp(prefix="follower-"))
     atexit.register(shutil.rmtree, scratch.path, ignore_errors=True)
-    for file in (run.config_file, run.data_file, run.bad_file):
+    for file in (run.config_file, run.data_file, run.corrupt_file):
         if file.exists():
             file.copy(scratch.path / file.name)
-    newest = latest_checkpoint(run.checkpoints)
-    if newest:
-        _copy_folder(newest.path, scratch.checkpoints / newest.path.name)
+    if newest := latest_checkpoint(run.checkpoints):
+        copy = scratch.folder("checkpoints") / newest.path.name
+        copy.mkdir()
+        for file in newest.path.iterdir():
+            file.copy(copy / file.name)
     return scratch
-
-
-def _copy_folder(source, target):
-    epath.Path(target).mkdir(parents=True)
-    for file in source.iterdir():
-        file.copy(target / file.name)

@@ -1,56 +1,74 @@
-"""A run's training: `Model.fit` from where the workdir stands to the last step."""
+"""The training of a run: `Model.fit` from where the workdir is to the last step."""
 
 import statistics
-import sys
+from collections.abc import Callable, Iterable, Iterator
 
-from pf_keras.errors import UserError
+import keras
+
+from pf_keras.config import RunConfig
 from pf_keras.signals import handling
-from pf_keras.training.callbacks import Guard, Log, SaveCheckpoints
-from pf_keras.training.checkpoint import latest_checkpoint
+from pf_keras.training.callbacks import Guard, Log, RunCallback
 from pf_keras.training.execution import check_start
+from pf_keras.training.metrics_log import MetricsLog
+from pf_keras.training.resume import resume
+from pf_keras.training.save_checkpoints import SaveCheckpoints
+from pf_keras.training.workdir import Workdir
 
 
-def train(model, make_batches, steps, batch, workdir, run, callbacks=()):
-    """Train a compiled model up to `steps`, going on from the newest checkpoint in the workdir.
+def train(
+    model: keras.Model,
+    make_batches: Callable,
+    steps: int,
+    batch: int,
+    workdir: Workdir,
+    run: RunConfig,
+    callbacks: Iterable[RunCallback] = (),
+) -> float:
+    """Train a compiled model up to `steps`, from the newest checkpoint in the workdir on.
 
-    make_batches: a function of the number of steps done to the dataset of the batches that follow.
-    batch: images a step. run: the `RunConfig`. callbacks: further `RunCallback`s.
-    Returns the median images per second over the logged windows.
+    Args:
+        model: a compiled model.
+        make_batches: a function of the number of steps done to the dataset of the batches that follow.
+        steps: of the whole training.
+        batch: images a step.
+        workdir: of the run.
+        run: the `run` section of its config.
+        callbacks: more of them.
+
+    Returns:
+        The median throughput over the log intervals, in images/s.
+
+    Raises:
+        UserError: the loss or the weights are not finite, the data end, or a disk is full.
+        Stopped: a signal told the run to stop. Its last step is saved.
     """
-    checkpoint = latest_checkpoint(workdir.checkpoints)
-    start = checkpoint.step if checkpoint else 0
-    if checkpoint:
-        checkpoint.load_into(model)
-        print(f"going on from {checkpoint.path}", file=sys.stderr)
-    check_start(model, start)
-    workdir.forget_metrics_after(start)
-
+    start = resume(model, workdir, run.log_every)
+    check_start(model, start.step)
+    metrics = MetricsLog(workdir)
     guard = Guard(workdir)
-    saver = SaveCheckpoints(workdir, run, start, steps, guard)
-    begun = start % run.log_every
-    if begun and checkpoint.state["window"]["first"] == start - begun:
-        saver.restored_window, saver.make_batches = checkpoint.state["window"]["metrics"], make_batches
-    every = [guard, Log(workdir, steps, batch), saver, *callbacks]
-    with handling(saver.tell):
-        for first, window, windows in spans(start, steps, run.log_every):
+    saver = SaveCheckpoints(workdir, run, start, steps, guard, make_batches)
+    every = [guard, Log(workdir, metrics, steps, batch), saver, *callbacks]
+    with handling(saver.stop):
+        for first, interval, intervals in spans(start.step, steps, run.log_every):
             for callback in every:
-                callback.first_step, callback.window = first, window
-            fit = {"steps_per_epoch": window, "epochs": windows, "shuffle": False, "verbose": 0, "callbacks": every}
+                callback.first_step, callback.interval = first, interval
+            fit = {"steps_per_epoch": interval, "epochs": intervals, "shuffle": False, "verbose": 0, "callbacks": every}
             model.fit(make_batches(first), **fit)
-    rates = [line["images_per_second"] for line in workdir.metrics() if line["images_per_second"]]
-    return statistics.median(rates) if rates else 0.0
+    throughputs = [line["images_per_second"] for line in metrics.lines() if line["images_per_second"]]
+    return statistics.median(throughputs) if throughputs else 0.0
 
 
-def spans(start, steps, window):
-    """The calls of `fit` that take a run from `start` to `steps`, as `(first step, steps a window, windows)`.
+def spans(start: int, steps: int, log_every: int) -> Iterator[tuple[int, int, int]]:
+    """The calls of `fit` that take a run from `start` to `steps`.
 
-    Windows end at multiples of `window`, so that a run that was stopped logs the same steps as one that was not:
-    the rest of a window that is begun, the whole windows, and what is left.
+    Log intervals end at multiples of `log_every`, so that a resumed run logs the same steps as one that was never stopped:
+    first the rest of an interval that had begun, then whole intervals, then what is left.
+
+    Yields:
+        `(first step, steps of an interval, number of intervals)`.
     """
-    if start < 0 or window < 1:
-        raise UserError(f"expected a start and window above 0, received {start} and {window}")
     while start < steps:
-        room = min(window - start % window, steps - start)
-        windows = (steps - start) // window if room == window else 1
-        yield start, room, windows
-        start += room * windows
+        room = min(log_every - start % log_every, steps - start)
+        intervals = (steps - start) // log_every if room == log_every else 1
+        yield start, room, intervals
+        start += room * intervals

@@ -1,9 +1,9 @@
-"""Mutated files for the functions that parse what comes from outside.
+"""Feeds mutated files to the functions that parse files of users.
 
     python -m tests.data.fuzz images 200000
     python -m tests.data.fuzz records 200000
 
-Each input decodes or raises TensorFlow's error for bad input; anything else ends the process with a non-zero code.
+Each input must decode, or raise TensorFlow's error for bad input. Anything else ends the process with a non-zero code.
 """
 
 import os
@@ -16,12 +16,12 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from pf_keras.data import record_schema as schema
 from pf_keras.data.decode import centre_window, decode_and_crop
 from tests.data import images_made as made
-from tfrecords import schema
 
-SECONDS = 10  # that no single input may take
-# The last one, of an error whose message quotes bytes of the input.
+SECONDS = 10  # the limit for one input
+# UnicodeDecodeError: where the message of an error would quote bytes of the input that are not text.
 BAD_INPUT = tf.errors.InvalidArgumentError, tf.errors.DataLossError, UnicodeDecodeError
 
 
@@ -47,7 +47,7 @@ def record_files():
 
 
 def mutate(data, chance):
-    """`data` with some bytes set, cut out, doubled or cut off; most changes near the beginning, where headers are."""
+    """`data` with some bytes changed, removed, repeated or cut off, mostly near the beginning, where headers are."""
     data = bytearray(data)
     for _ in range(chance.choice([1, 1, 1, 2, 4, 16])):
         if not data:
@@ -68,7 +68,7 @@ def mutate(data, chance):
 
 
 def attempts(kind):
-    """The files to begin with, and the graph function to feed."""
+    """The files to mutate, and the graph function to feed."""
     if kind == "images":
         function = tf.function(
             lambda encoded: decode_and_crop(encoded, centre_window(1.0), 8), input_signature=[tf.TensorSpec((), tf.string)]
@@ -86,7 +86,7 @@ def main(kind, count, seed=0):
             assert set(function(file)) == {"encoded", "label", "filename"}
     for number in range(count):
         mutated = mutate(chance.choice(files), chance)
-        with open(os.environ.get("FUZZ_INPUT", os.devnull), "wb") as kept:  # the one that crashed, if asked for
+        with open(os.environ.get("FUZZ_INPUT", os.devnull), "wb") as kept:  # keeps the input that crashes the process
             kept.write(mutated)
         began = tf.timestamp()
         try:

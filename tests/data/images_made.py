@@ -1,4 +1,4 @@
-"""Image files of every kind that tests need, as bytes."""
+"""Image files of every kind that the tests need, as bytes, and folders of them."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def pixels(height=40, width=60, seed=0):
-    """uint8 (height, width, 3): smooth, so that JPEG keeps it."""
+    """uint8 (height, width, 3), smooth so that JPEG hardly changes it."""
     y, x = np.mgrid[:height, :width]
     wave = np.random.default_rng(seed).uniform(0.5, 2, (3, 2))
     waves = [np.sin(fy * y / max(height, 2) * 6 + fx * x / max(width, 2) * 6) for fy, fx in wave]
@@ -32,7 +32,7 @@ def cmyk_jpeg():
 
 
 def png16():
-    """A grey PNG of 16 bits, and the array it holds."""
+    """A grey 16-bit PNG, and its pixels."""
     array = (pixels()[..., 0].astype("uint16") * 257) ^ 0x55
     return encoded(array, "PNG"), array
 
@@ -63,19 +63,21 @@ def jpeg_bomb(side=60_000):
 
 
 def gif_bomb(side=60_000):
+    """A GIF whose header declares `side` x `side` pixels."""
     data = bytearray(animated_gif(1))
     data[6:10] = struct.pack("<HH", side, side)
     return bytes(data)
 
 
 def gif_of_many_frames(frames=100, side=1000):
-    """A GIF of few bytes whose frames together have more pixels than may be decoded."""
+    """A small GIF whose frames together have more pixels than the limit."""
     data = encoded(Image.new("P", (side, side)), "GIF")
     start = data.index(b"\x2c" + bytes(4) + struct.pack("<HH", side, side))
     return data[:start] + data[start:-1] * frames + b";"
 
 
 def bmp_bomb(side=60_000):
+    """A BMP whose header declares `side` x `side` pixels."""
     data = bytearray(encoded(pixels(), "BMP"))
     data[18:26] = struct.pack("<ii", side, side)
     return bytes(data)
@@ -84,8 +86,32 @@ def bmp_bomb(side=60_000):
 HTML = b"<!DOCTYPE html><html><body>404 Not Found</body></html>" * 5
 
 
+CORRUPT = {
+    "truncated.jpg": lambda: jpeg()[:-600],
+    "empty.png": lambda: b"",
+    "page.jpg": lambda: HTML,
+    "bomb.png": png_bomb,
+}
+
+
+def photos(folder):
+    """A train and a val folder of two classes, 12 good images in each split."""
+    for split in ("train", "val"):
+        for number in range(12):
+            place = folder / split / f"class{number % 2}"
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"good{number:02d}.jpg").write_bytes(encoded(pixels(seed=number), "JPEG"))
+    return folder
+
+
+def add_corrupt(folder):
+    """Add one image of every kind of `CORRUPT` to a folder."""
+    for name, content in CORRUPT.items():
+        (folder / name).write_bytes(content())
+
+
 def photos_with_two_bad(folder):
-    """Two classes, of each ten images to train and four to validate; one more of either split cannot be read."""
+    """Two classes of 10 training and 4 validation images each, and one corrupt image in each split."""
     for split, count in (("train", 10), ("val", 4)):
         for number in range(2 * count):
             place = folder / split / f"class{number % 2}"

@@ -1,4 +1,4 @@
-"""What decodes, decodes to what Pillow sees; what does not, is said so before memory is taken for it."""
+"""Images decode to the pixels that Pillow reads. Other bytes are refused before memory is allocated for them."""
 
 import io
 import resource
@@ -20,7 +20,7 @@ def _cut(encoded, box, size):
 
 
 def cut(encoded, box, size):
-    """A square window decoded at its own size, so that no resizing blurs the comparison."""
+    """A square window decoded at its own size, so that resizing does not blur the comparison."""
     return _cut(encoded, box, size).numpy()
 
 
@@ -43,21 +43,21 @@ GOOD = {
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_pixels_are_those_that_pillow_decodes(kind):
+def test_pixels_equal_those_of_pillow(kind):
     encoded = GOOD[kind]()
     ours, theirs = cut(encoded, (6, 14, 34, 34), 34), seen(encoded)[6:40, 14:48]
-    # At its edges a window lacks the neighbours between which JPEG's coarser colours are interpolated.
+    # JPEG interpolates coarser colours between neighbouring pixels, which a window lacks at its edges.
     np.testing.assert_array_equal(ours[2:-2, 2:-2], theirs[2:-2, 2:-2])
 
 
-def test_16_bits_become_their_high_8():
+def test_16_bit_png_keeps_its_high_8_bits():
     encoded, array = made.png16()
     assert np.abs(cut(encoded, (0, 0, 32, 32), 32)[..., 0].astype(int) - (array >> 8)[:32, :32]).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF"])
 @pytest.mark.parametrize("shape", [(1, 1), (30_000, 1), (1, 30_000)])
-def test_extreme_shapes(kind, shape):
+def test_images_of_extreme_shapes(kind, shape):
     array = np.broadcast_to(np.array([200, 30, 90], "uint8"), (*shape, 3))
     encoded = made.encoded(array, kind)
     noise = tf.constant([0.9999999, 0.5, 0.9999999, 0.9999999, 0.5])
@@ -80,7 +80,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_is_no_image_is_an_error(kind):
+def test_other_bytes_are_an_error(kind):
     with pytest.raises(tf.errors.InvalidArgumentError):
         cut(BAD[kind](), (0, 0, 40, 40), 8)
 
@@ -89,10 +89,10 @@ BOMBS = ["png_bomb", "jpeg_bomb", "gif_bomb", "gif_of_many_frames", "bmp_bomb"]
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_bomb_is_refused_by_its_header(bomb):
+def test_image_that_declares_too_many_pixels_is_refused_by_its_header(bomb):
     encoded = getattr(made, bomb)()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(tf.errors.InvalidArgumentError, match="expected a JPEG, PNG, GIF or 24-bit BMP of 1 to"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not a JPEG, PNG, GIF or 24-bit BMP of 1 to"):
         cut(encoded, (0, 0, 1, 1), 8)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024  # KiB
     assert len(encoded) < 30 * 2**20
@@ -100,7 +100,7 @@ def test_a_bomb_is_refused_by_its_header(bomb):
 
 @pytest.mark.parametrize("count", [2_000, pytest.param(200_000, marks=pytest.mark.slow)])
 def test_mutated_images_decode_or_raise(count):
-    """In a process of its own, so that a crash of native code is seen."""
+    """Runs in its own process, so that a crash of native code fails the test."""
     done = subprocess.run([sys.executable, "-m", "tests.data.fuzz", "images", str(count)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     print(done.stdout)

@@ -1,11 +1,14 @@
+"""The input pipeline: the same seed gives the same batches, from any step on and for any batch size."""
+
 import dataclasses
 
 import numpy as np
 import pytest
 
 from pf_keras.config import AugmentConfig, Config, DataConfig, ModelConfig, RunConfig, TargetConfig
-from pf_keras.data.pipeline import evaluation_batches, finetune_noise, pretrain_noise, training_batches
+from pf_keras.data.pipeline import evaluation_batches, training_batches
 from pf_keras.data.sources import open_source
+from pf_keras.noise import finetune_noise, pretrain_noise
 
 CONFIG = Config(
     model=ModelConfig(image_size=16, grid=4, width=16, heads=2),
@@ -28,7 +31,7 @@ def take(split, config, steps, start=0, batch=8, **kwargs):
     return [{k: v.numpy() for k, v in b.items()} for b in batches.take(steps)]
 
 
-def test_shapes_types_and_range(train):
+def test_batches_have_the_documented_shapes_types_and_ranges(train):
     (batch,) = take(train, CONFIG, 1)
     assert batch["image"].shape == (8, 16, 16, 3) and batch["image"].dtype == np.uint8
     assert batch["mask_noise"].shape == (8, 4) and batch["augment_noise"].shape == (8, CONFIG.visible, 11)
@@ -36,7 +39,7 @@ def test_shapes_types_and_range(train):
         assert batch[name].dtype == np.float32 and 0 <= batch[name].min() and batch[name].max() < 1
 
 
-def test_the_same_seed_gives_the_same_and_another_seed_other_examples_and_noise(train):
+def test_seed_determines_examples_and_noise(train):
     first, again, other = (take(train, with_seed(seed), 9) for seed in (3, 3, 4))
     for left, right in zip(first, again, strict=True):
         for name in left:
@@ -45,14 +48,14 @@ def test_the_same_seed_gives_the_same_and_another_seed_other_examples_and_noise(
     assert not np.array_equal(first[0]["image"], other[0]["image"])
 
 
-def test_starting_at_a_step_gives_what_follows_it(train):
+def test_batches_from_a_step_on_equal_those_of_an_uninterrupted_run(train):
     whole = take(train, CONFIG, 20)
     for left, right in zip(whole[13:], take(train, CONFIG, 7, start=13), strict=True):
         for name in left:
             np.testing.assert_array_equal(left[name], right[name])
 
 
-def test_starting_late_loads_nothing_of_what_came_before(train, monkeypatch):
+def test_start_at_a_late_step_loads_no_earlier_example(train, monkeypatch):
     loaded = []
     loader = train.loader()
 
@@ -67,10 +70,10 @@ def test_starting_late_loads_nothing_of_what_came_before(train, monkeypatch):
 
     monkeypatch.setattr(train, "loader", counting)
     take(train, CONFIG, 1, start=100_000)
-    assert len(loaded) < 8 * 12  # what is fetched ahead, not 800,000
+    assert len(loaded) < 8 * 12  # the prefetched ones, not 800,000
 
 
-def test_every_example_once_an_epoch_in_another_order_each(train):
+def test_every_epoch_has_each_example_once_in_another_order(train):
     keys = [(int(k["epoch"]), int(k["index"])) for k in train.keys(seed=1).take(150)]
     epochs = [[i for e, i in keys if e == epoch] for epoch in range(3)]
     for epoch in epochs:
@@ -78,14 +81,13 @@ def test_every_example_once_an_epoch_in_another_order_each(train):
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-def test_noise_belongs_to_the_example_not_to_its_place(train):
-    """The same image of the same epoch has the same noise in batches of any size."""
+def test_noise_of_an_example_does_not_depend_on_the_batch_size(train):
     small, large = take(train, CONFIG, 6, batch=8), take(train, CONFIG, 1, batch=48)
     np.testing.assert_array_equal(np.concatenate([b["mask_noise"] for b in small]), large[0]["mask_noise"])
     np.testing.assert_array_equal(np.concatenate([b["image"] for b in small]), large[0]["image"])
 
 
-def test_labels_go_with_their_images(train):
+def test_labels_belong_to_their_images(train):
     config = CONFIG.override({"data.flip": "false", "data.crop_ratio": "(1.0, 1.0)", "data.eval_crop": "1.0"})
     whole = {"crop_scale": (1.0, 1.0), "classes": 10}
     inputs, labels = next(iter(training_batches(train, config, 50, finetune_noise(config), **whole)))
@@ -95,7 +97,7 @@ def test_labels_go_with_their_images(train):
     assert [label_of[image.tobytes()] for image in inputs["image"].numpy()] == labels.numpy().argmax(1).tolist()
 
 
-def test_evaluation_sees_every_image_once_in_order_and_fills_the_last_batch(train):
+def test_evaluation_reads_every_image_once_in_order_and_fills_the_last_batch(train):
     batches = [b["image"].numpy() for b in evaluation_batches(train, CONFIG, 16)]
     assert [b.shape for b in batches] == [(16, 16, 16, 3)] * 4
     images = np.concatenate(batches)
@@ -104,8 +106,8 @@ def test_evaluation_sees_every_image_once_in_order_and_fills_the_last_batch(trai
     assert not images[50:].any()
 
 
-def test_an_examples_numbers_are_its_crops_then_its_noise_and_the_fifth_mirrors_it(train):
-    """By the keys and TensorFlow's own numbers for `(seed * 2**20 + epoch, index)`, cut apart in NumPy."""
+def test_noise_layout_is_crop_then_mask_then_augmentation(train):
+    """Against TensorFlow's own numbers for `(seed * 2**20 + epoch, index)`, separated in NumPy."""
     import tensorflow as tf
 
     whole = dataclasses.replace(with_seed(3), data=DataConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), eval_crop=1.0))
@@ -124,7 +126,7 @@ def test_an_examples_numbers_are_its_crops_then_its_noise_and_the_fifth_mirrors_
     assert 16 < mirrored < 48
 
 
-def test_no_tuning_thread_that_can_hold_up_the_end_of_an_iterator(train):
+def test_datasets_run_without_the_tuning_thread(train):
     for batches in (training_batches(train, CONFIG, 8, pretrain_noise(CONFIG)), evaluation_batches(train, CONFIG, 8)):
         options = batches.take(3).options()
         assert options.autotune.enabled is False and options.deterministic is True

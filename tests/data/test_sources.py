@@ -1,25 +1,24 @@
-"""Every kind of source, with small files written here and read by other libraries for comparison."""
+"""Every kind of data source, with small files that the tests write."""
 
 import dataclasses
-from collections import Counter
+import json
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from pf_keras.config import Config, DataConfig, MaskConfig, ModelConfig
 from pf_keras.data.images import Images
-from pf_keras.data.pipeline import pretrain_noise, training_batches
+from pf_keras.data.pipeline import training_batches
+from pf_keras.data.record_schema import make_example, parse
 from pf_keras.data.records import FirstLabel, Records
-from pf_keras.data.sources import open_source, same_data
+from pf_keras.data.shard_files import count_records
+from pf_keras.data.sources import open_source
 from pf_keras.errors import UserError
-from pf_keras.training.workdir import Workdir
+from pf_keras.noise import pretrain_noise
 from tfrecords import build as tfrecords_build
-from tfrecords.files import count_records
-from tfrecords.schema import make_example, parse
 
 
 def picture(number, size=(24, 20)):
@@ -50,7 +49,7 @@ def write_records(root, split, shards, records, first_label, label_key="image/cl
                 writer.write(example.SerializeToString())
 
 
-def test_digits_are_scikit_learns(tmp_path):
+def test_digits_are_those_of_scikit_learn():
     from sklearn.datasets import load_digits
 
     source = open_source(DataConfig())
@@ -71,86 +70,113 @@ def test_folder_with_classes_and_splits(tmp_path):
     assert source.classes == ("ant", "bee")
     assert source.train.size == source.validation.size == 6
     assert source.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert not source.held_out
+    assert not source.validation_note
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "test"])
-def test_folder_names_of_validation_and_what_is_not_read(tmp_path, capsys, name):
+def test_folder_with_any_name_of_a_validation_split(tmp_path, capsys, name):
     write_folder(tmp_path, splits=("train", name, "extra"))
     (tmp_path / "train" / ".trash").mkdir()
     picture(1).save(tmp_path / "train" / ".trash" / "thrown_away.png")
     source = open_source(DataConfig(source=f"folder:{tmp_path}"))
     assert (source.train.size, source.validation.size, source.classes) == (6, 6, ("ant", "bee"))
     said = capsys.readouterr().err
-    assert "of its folders extra are not read" in said and ".trash" in said
+    assert "its folders extra are not used" in said and ".trash" in said
 
 
-def test_albums_beside_images_are_unlabelled_but_not_in_a_split(tmp_path, capsys):
+def test_first_of_several_validation_folders_is_used(tmp_path, capsys):
+    write_folder(tmp_path, splits=("train", "test", "valid"))
+    source = open_source(DataConfig(source=f"folder:{tmp_path}"))
+    assert source.validation.names[0] == "ant/valid-ant-0.png" and "its folders test are not used" in capsys.readouterr().err
+
+
+def test_images_beside_folders_are_unlabelled_but_an_error_in_a_split(tmp_path, capsys):
     write_folder(tmp_path / "library", splits=("2019",))
     picture(1).save(tmp_path / "library" / "a.png")
     source = open_source(DataConfig(source=f"folder:{tmp_path / 'library'}"))
     assert source.train.size + source.validation.size == 7 and source.classes == ()
-    assert set(source.train.labels) == {-1} and "a.png lies in no folder" in capsys.readouterr().err
+    assert set(source.train.labels) == {-1} and "a.png is not in a folder" in capsys.readouterr().err
     write_folder(tmp_path / "split")
     picture(1).save(tmp_path / "split" / "train" / "a.png")
-    with pytest.raises(UserError, match="in a class folder, received a.png"):
+    with pytest.raises(UserError, match="has class folders, but a.png is beside them"):
         open_source(DataConfig(source=f"folder:{tmp_path / 'split'}"))
 
 
-def test_data_are_the_same_however_their_path_is_spelled(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "photos")
-    for other in ("folder:photos", "folder:photos/", f"folder:{tmp_path}/photos", "folder:../" + tmp_path.name + "/link"):
-        assert same_data("folder:photos", other), other
-    for other in ("folder:pictures", "tfrecord:photos", "digits", "tfds:photos"):
-        assert not same_data("folder:photos", other), other
-    assert same_data("tfrecord:gs://a/b", "tfrecord:gs://a/b") and not same_data("tfrecord:gs://a/b", "tfrecord:gs://a//b")
-
-
-def test_data_that_nothing_is_trained_on_are_whole(tmp_path):
+def test_whole_gives_all_images_where_there_is_no_validation_split(tmp_path):
     for i in range(3):
         picture(i).save(tmp_path / f"{i}.jpg")
     source = open_source(DataConfig(source=f"folder:{tmp_path}"), whole=True)
     assert source.validation.size == 3 and source.train is source.validation and list(source.splits()) == ["validation"]
     write_records(tmp_path, "train", 2, 3, first_label=1)
     records = open_source(DataConfig(source=f"tfrecord:{tmp_path}"), whole=True)
-    assert records.validation.size == 6 and records.held_out
+    assert records.validation.size == 6 and records.validation_note
     write_folder(tmp_path / "own")
     own = open_source(DataConfig(source=f"folder:{tmp_path / 'own'}"), whole=True)
-    assert (own.train.size, own.validation.size, own.held_out) == (6, 6, "")
+    assert (own.train.size, own.validation.size, own.validation_note) == (6, 6, "")
 
 
-def test_folder_of_unlabelled_images_keeps_a_fixed_part_for_validation(tmp_path):
+def test_folder_of_unlabelled_images_holds_out_the_same_images_each_time(tmp_path):
     for i in range(20):
         picture(i).save(tmp_path / f"{i}.jpg")
     first, again = (open_source(DataConfig(source=f"folder:{tmp_path}", holdout=0.2)) for _ in range(2))
     assert (first.train.size, first.validation.size) == (16, 4)
-    assert first.validation.names == again.validation.names and first.held_out
+    assert first.validation.names == again.validation.names and first.validation_note
     assert first.classes == () and set(first.train.labels) == {-1}
 
 
-@given(st.lists(st.integers(0, 4), min_size=2, max_size=60), st.floats(0.01, 0.99))
-def test_what_is_held_out_is_a_share_of_each_class(labels, share):
-    split = Images([f"{i}.jpg" for i in range(len(labels))], labels, [b""] * len(labels))
-    train, held_out = split.held_out(share)
-    assert sorted([*train.names, *held_out.names]) == sorted(split.names)
-    for label, count in Counter(labels).items():
-        kept = held_out.labels.tolist().count(label)
-        assert kept == min(max(1, round(share * count)), count - 1), (label, kept, count)
-        assert train.labels.tolist().count(label) == count - kept
-
-
-def test_the_figures_of_a_run_are_no_photographs(tmp_path, monkeypatch, capsys):
+def test_figures_of_a_workdir_are_skipped(tmp_path, capsys):
     write_folder(tmp_path, splits=("",))
     before = open_source(DataConfig(source=f"folder:{tmp_path}"))
-    workdir = Workdir(tmp_path / "runs" / "photos")
-    workdir.start("pretrain", Config())
-    picture(1).save(workdir.figures / "loss.png")
+    workdir = tmp_path / "runs" / "photos"
+    (workdir / "figures").mkdir(parents=True)
+    (workdir / "config.json").write_text("{}")
+    picture(1).save(workdir / "figures" / "loss.png")
     source = open_source(DataConfig(source=f"folder:{tmp_path}"))
     assert source.classes == ("ant", "bee")
     assert (source.train.names, source.validation.names) == (before.train.names, before.validation.names)
-    assert f"others are not read, the first {workdir.path}" in capsys.readouterr().err
+    assert f"other entries are skipped, the first {workdir}" in capsys.readouterr().err
+
+
+def test_digest_of_images_changes_with_their_names_and_sizes(tmp_path):
+    def digest():
+        return open_source(DataConfig(source=f"folder:{tmp_path}"), whole=True).validation.digest()
+
+    for i in range(3):
+        picture(i).save(tmp_path / f"{i}.png")
+    before = digest()
+    assert before == digest() and len(before) == 64
+    (tmp_path / "2.png").rename(tmp_path / "3.png")
+    renamed = digest()
+    picture(9, size=(90, 70)).save(tmp_path / "3.png")
+    assert len({before, renamed, digest()}) == 3
+
+
+def test_sizes_of_images_are_the_bytes_of_their_files(tmp_path):
+    write_folder(tmp_path)
+    train = open_source(DataConfig(source=f"folder:{tmp_path}")).train
+    assert train.sizes == [(tmp_path / "train" / name).stat().st_size for name in train.names]
+    paths = Images(train.names, train.labels, train.values, paths=True)
+    in_memory = Images(train.names, train.labels, [tf.io.read_file(path).numpy() for path in train.values])
+    assert train.digest() == paths.digest() == in_memory.digest()
+    assert train.subset([4, 1]).sizes == [train.sizes[4], train.sizes[1]]
+
+
+def test_digest_of_digits_does_not_depend_on_the_version_of_pillow():
+    train = open_source(DataConfig()).train
+    assert set(train.sizes) == {64} and train.digest().startswith("4abe997066781bab")
+
+
+def test_digest_of_records_knows_shards_by_name_count_and_size_in_any_folder(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    write_records(here, "train", 3, 5, 0)
+    split = stream(here)
+    before = split.digest()
+    assert split.without({split.name_of(0)}).digest() != before != split.sample(5).digest()
+    here.rename(there)
+    assert stream(there).digest() == before
+    write_records(there, "train", 3, 5, 300)  # labels above 127 take another byte
+    assert stream(there).counts == split.counts and stream(there).digest() != before
 
 
 @pytest.mark.parametrize("first_label", [0, 1])
@@ -167,19 +193,19 @@ def test_records_of_any_converter(tmp_path, first_label, capsys):
 
 
 @pytest.mark.parametrize(("train", "validation"), [((0, 1, 2), (1, 2)), ((1, 2), (0, 1, 2))])
-def test_the_first_label_is_that_of_all_splits(tmp_path, train, validation):
+def test_first_label_is_found_from_all_splits(tmp_path, train, validation):
     for split, labels in (("train", train), ("validation", validation)):
         with tf.io.TFRecordWriter(str(tmp_path / f"{split}-00000-of-00001")) as writer:
             for label in labels:
                 writer.write(make_example(encoded=b"", height=1, width=1, channels=3, colorspace="RGB", format="JPEG",
                                           filename=f"{split}{label}", label=label))  # fmt: skip
-    for asked in ("train", "validation"):  # whichever is asked first
+    for asked in ("train", "validation"):  # whichever split is asked first
         source = open_source(DataConfig(source=f"tfrecord:{tmp_path}"))
         getattr(source, asked).labels  # noqa: B018
         assert (tuple(source.train.labels), tuple(source.validation.labels)) == (train, validation)
 
 
-def test_classes_of_one_name_are_told_apart(tmp_path):
+def test_classes_that_share_a_name_get_their_synset(tmp_path):
     for synset in ("n02012849", "n03126707", "n01440764"):
         (tmp_path / "in" / "train" / synset).mkdir(parents=True)
         for i in range(2):
@@ -192,11 +218,11 @@ def test_classes_of_one_name_are_told_apart(tmp_path):
     assert source.classes == ("tench", "crane (n02012849)", "crane (n03126707)")
 
 
-def test_first_label_can_be_said(tmp_path):
+def test_first_label_can_be_set(tmp_path):
     write_records(tmp_path, "train", 2, 3, first_label=1)
     source = open_source(DataConfig(source=f"tfrecord:{tmp_path}", first_label=0))
     assert source.train.labels.tolist() == [1, 2, 3]
-    assert source.held_out and source.validation.size == 3
+    assert source.validation_note and source.validation.size == 3
 
 
 def stream(root, buffer=6):
@@ -204,7 +230,7 @@ def stream(root, buffer=6):
     return Records(paths, count_records(paths), parse, DataConfig(shuffle_buffer=buffer, parallel_files=2), FirstLabel(0))
 
 
-def test_a_sample_is_of_the_first_records_that_are_left(tmp_path):
+def test_sample_is_the_first_records_that_are_left(tmp_path):
     write_records(tmp_path, "train", 3, 5, 0)
     split = stream(tmp_path)
     left = split.without({split.name_of(0), split.name_of(2)})
@@ -212,7 +238,7 @@ def test_a_sample_is_of_the_first_records_that_are_left(tmp_path):
     assert left.sample(5).size == 5 and len(left.sample(5).files) == 2 and left.sample(99) is left
 
 
-def test_a_stream_has_every_record_once_an_epoch_and_goes_on_anywhere(tmp_path):
+def test_stream_has_every_record_once_per_epoch_and_starts_anywhere(tmp_path):
     write_records(tmp_path, "train", 3, 5, 0)
     split = stream(tmp_path)
     keys = [(int(k["epoch"]), int(k["index"])) for k in split.keys(seed=2).take(45)]
@@ -228,7 +254,7 @@ def test_a_stream_has_every_record_once_an_epoch_and_goes_on_anywhere(tmp_path):
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_a_subset_of_a_stream(tmp_path, in_memory, monkeypatch):
+def test_subset_of_a_stream(tmp_path, in_memory, monkeypatch):
     if not in_memory:
         monkeypatch.setattr("pf_keras.data.records.IN_MEMORY", 0)
     write_records(tmp_path, "train", 3, 5, 0)
@@ -239,8 +265,8 @@ def test_a_subset_of_a_stream(tmp_path, in_memory, monkeypatch):
     assert len(set(seen[:3])) == 3 and set(seen[:3]) == set(seen[3:])
 
 
-def test_tfds_that_is_prepared_on_disk(tmp_path, monkeypatch):
-    """Written by tensorflow-datasets itself, read by our pipeline."""
+def write_tfds(folder, name, splits):
+    """Write a dataset by tensorflow-datasets itself, with 12 images in each split."""
     tfds = pytest.importorskip("tensorflow_datasets")
 
     def examples(first):
@@ -248,8 +274,8 @@ def test_tfds_that_is_prepared_on_disk(tmp_path, monkeypatch):
             mask = np.zeros((20, 24, 3), "uint8")
             yield {"annotation": mask, "image": np.asarray(picture(i)), "label": i % 2, "a_kind": 0}
 
-    builder = tfds.dataset_builders.store_as_tfds_dataset(
-        name="ants_and_bees",
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name=name,
         version="1.0.0",
         features=tfds.features.FeaturesDict(
             {
@@ -260,19 +286,22 @@ def test_tfds_that_is_prepared_on_disk(tmp_path, monkeypatch):
             }
         ),
         split_datasets={
-            name: tf.data.Dataset.from_generator(
+            split: tf.data.Dataset.from_generator(
                 lambda first=first: examples(first),
                 output_signature={
                     **dict.fromkeys(("annotation", "image"), tf.TensorSpec((None, None, 3), tf.uint8)),
                     **dict.fromkeys(("label", "a_kind"), tf.TensorSpec((), tf.int64)),
                 },
             )
-            for name, first in (("train", 0), ("test", 100))
+            for split, first in splits.items()
         },
-        data_dir=str(tmp_path),
+        data_dir=str(folder),
         disable_shuffling=True,
     )
-    assert builder is not None
+
+
+def test_tfds_dataset_prepared_on_disk(tmp_path, monkeypatch):
+    write_tfds(tmp_path, "ants_and_bees", {"train": 0, "test": 100})
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     source = open_source(DataConfig(source="tfds:ants_and_bees"))
     assert source.classes == ("ant", "bee") and (source.train.size, source.validation.size) == (12, 12)
@@ -282,7 +311,27 @@ def test_tfds_that_is_prepared_on_disk(tmp_path, monkeypatch):
         np.testing.assert_array_equal(tf.io.decode_image(encoded).numpy(), np.asarray(picture(position)))
 
 
-def test_all_sources_feed_the_one_pipeline(tmp_path):
+def test_tfds_dataset_without_a_validation_split(tmp_path, monkeypatch):
+    write_tfds(tmp_path, "ants_alone", {"train": 0})
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    config = DataConfig(source="tfds:ants_alone")
+    whole = open_source(config, whole=True)
+    assert whole.train is whole.validation and whole.validation.size == 12 and "ants_alone" in whole.validation_note
+    with pytest.raises(UserError, match="tfds:ants_alone has no validation split, and its train split is a single file"):
+        open_source(config)
+    folder = tmp_path / "ants_alone" / "1.0.0"
+    files = [folder / f"ants_alone-train.tfrecord-0000{i}-of-00002" for i in range(2)]
+    shutil.copy(folder / "ants_alone-train.tfrecord-00000-of-00001", files[0])
+    (folder / "ants_alone-train.tfrecord-00000-of-00001").rename(files[1])
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["splits"][0]["shardLengths"] = ["12", "12"]
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    two = open_source(config)
+    assert (two.train.files, two.validation.files) == ([str(files[0])], [str(files[1])])
+    assert (two.train.size, two.validation.size) == (12, 12) and two.validation_note.endswith(str(files[1]))
+
+
+def test_all_sources_feed_the_pipeline(tmp_path):
     write_folder(tmp_path / "folder", images=4)
     (tmp_path / "records").mkdir()
     write_records(tmp_path / "records", "train", 2, 8, 1)
@@ -297,38 +346,38 @@ def test_all_sources_feed_the_one_pipeline(tmp_path):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("imagenet", ("folder:DIR", "imagenet")),
+        ("imagenet", ("--data=imagenet is not a data source", "folder:DIR")),
         ("folder:", ("folder:",)),
         ("folder:/no/such/place", ("/no/such/place",)),
         ("tfrecord:/no/such/place", ("/no/such/place",)),
         ("tfds:no_such_data_set", ("no_such_data_set",)),
     ],
 )
-def test_unknown_sources_are_named(source, words):
+def test_error_names_an_unknown_source(source, words):
     with pytest.raises(UserError) as caught:
         open_source(DataConfig(source=source))
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
 
 
-def test_an_empty_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match="received none"):
+def test_folder_without_images_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=f"^{tmp_path} has no images .*Check the path"):
         open_source(DataConfig(source=f"folder:{tmp_path}"))
 
 
 @pytest.mark.parametrize("splits", [("Train", "Val"), ("training", "validation"), ("val", "test")])
-def test_splits_of_other_names_are_no_classes(tmp_path, splits):
+def test_folders_named_like_splits_are_not_classes(tmp_path, splits):
     write_folder(tmp_path, splits=splits)
-    with pytest.raises(UserError, match=f"{tmp_path}/train beside {' and '.join(sorted(splits))}, received none"):
+    with pytest.raises(UserError, match=f"^{tmp_path} has {' and '.join(sorted(splits))}, but no folder named train"):
         open_source(DataConfig(source=f"folder:{tmp_path}"))
 
 
-def test_the_home_of_nobody_is_named():
-    with pytest.raises(UserError, match="received ~nobody_of_that_name/photos, which is none"):
+def test_home_of_an_unknown_user_is_an_error():
+    with pytest.raises(UserError, match="^~nobody_of_that_name/photos is not a directory"):
         open_source(DataConfig(source="folder:~nobody_of_that_name/photos"))
 
 
-def test_a_folder_that_several_names_lead_to_is_read_once_and_by_its_own(tmp_path, capsys):
+def test_folder_with_links_to_it_is_read_once_under_its_own_name(tmp_path, capsys):
     write_folder(tmp_path / "photos", classes=("bee", "cat"))
     write_folder(tmp_path / "elsewhere", classes=("dog",))
     train = tmp_path / "photos" / "train"
@@ -338,11 +387,11 @@ def test_a_folder_that_several_names_lead_to_is_read_once_and_by_its_own(tmp_pat
     (train / "dog").symlink_to(tmp_path / "elsewhere" / "train" / "dog")
     source = open_source(DataConfig(source=f"folder:{tmp_path / 'photos'}"))
     assert source.classes == ("bee", "cat", "dog") and np.bincount(source.train.labels).tolist() == [3, 3, 3]
-    assert f"9 images; 3 others are not read, the first {train}/ant" in capsys.readouterr().err
+    assert f"9 images; 3 other entries are skipped, the first {train}/ant" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 3])
-def test_hosts_read_files_of_their_own_and_together_all_records(tmp_path, hosts):
+def test_hosts_read_different_files_and_together_all_records(tmp_path, hosts):
     for shard, records in enumerate((3, 5, 4, 2, 0)):
         with tf.io.TFRecordWriter(str(tmp_path / f"train-{shard:05d}-of-00005")) as writer:
             for number in range(records):
@@ -363,7 +412,7 @@ def test_hosts_read_files_of_their_own_and_together_all_records(tmp_path, hosts)
     assert sorted(seen) == sorted(int(key["index"]) for key in split.keys(shuffle=False)) and len(seen) == 14
 
 
-def test_classes_that_train_does_not_know_are_named(tmp_path):
+def test_class_missing_in_train_is_an_error(tmp_path):
     write_folder(tmp_path, splits=("train",))
     write_folder(tmp_path, splits=("val",), classes=("ant", "wasp"))
     with pytest.raises(UserError, match="wasp"):
@@ -371,25 +420,27 @@ def test_classes_that_train_does_not_know_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("empty", ["train", "validation"])
-def test_shards_without_a_record_are_named(tmp_path, empty):
+def test_split_without_records_is_an_error(tmp_path, empty):
     for split in ("train", "validation"):
         write_records(tmp_path, split, 1, 0 if split == empty else 3, 1)
-    with pytest.raises(UserError, match=f"expected images for {empty} in tfrecord:"):
+    with pytest.raises(UserError, match=f"The {empty} split of tfrecord:.* has no images"):
         open_source(DataConfig(source=f"tfrecord:{tmp_path}"))
 
 
-def test_a_host_whose_files_hold_no_record_says_so(tmp_path):
+def test_host_without_records_is_an_error(tmp_path):
     write_records(tmp_path, "validation", 1, 3, 1)
     for number, records in enumerate((3, 0)):
         write_records(tmp_path / "..", "train", 1, records, 1)
         (tmp_path / ".." / "train-00000-of-00001").rename(tmp_path / f"train-{number:05d}-of-00002")
     split = open_source(DataConfig(source=f"tfrecord:{tmp_path}")).train
     split.keys(host=0, hosts=2)
-    with pytest.raises(UserError, match="records for host 1 of 2, received none"):
+    with pytest.raises(UserError, match="The shards of host 1 of 2 have no records"):
         split.keys(host=1, hosts=2)
+    with pytest.raises(UserError, match="2 shards are too few for 3 hosts"):
+        split.keys(host=0, hosts=3)
 
 
-def test_names_in_records_need_not_be_utf_8(tmp_path):
+def test_names_in_records_may_be_any_bytes(tmp_path):
     for split in ("train", "validation"):
         write_records(tmp_path, split, 1, 3, 1)
         file = tmp_path / f"{split}-00000-of-00001"
@@ -401,10 +452,8 @@ def test_names_in_records_need_not_be_utf_8(tmp_path):
     assert open_source(DataConfig(source=f"tfrecord:{tmp_path}")).train.names == [r"caf\xe9.jpg"] * 3
 
 
-def test_a_manifest_that_counts_more_than_there_is_never_scores_what_fills_up(tmp_path):
-    import json
-
-    from pf_keras.data.bad import naming_bad_images
+def test_manifest_that_counts_too_many_records_is_an_error(tmp_path):
+    from pf_keras.data.corrupt import naming_corrupt_images
     from pf_keras.data.pipeline import evaluation_batches
 
     for split in ("train", "val"):
@@ -420,5 +469,5 @@ def test_a_manifest_that_counts_more_than_there_is_never_scores_what_fills_up(tm
     (place / "manifest.json").write_text(json.dumps(manifest))
     config = dataclasses.replace(Config(), data=DataConfig(source=f"tfrecord:{place}"))
     source = open_source(config.data)
-    with pytest.raises(UserError, match="expected to contain 6 elements"), naming_bad_images(source):
+    with pytest.raises(UserError, match="expected to contain 6 elements"), naming_corrupt_images(source):
         list(evaluation_batches(source.validation, config, 4))

@@ -1,4 +1,4 @@
-"""Probes of an earlier time are taken where they are of these steps and shares alone; how commands share the cores."""
+"""Scripts that run commands: reused probes, shared cores, and stopping."""
 
 import json
 import os
@@ -11,64 +11,71 @@ import pytest
 
 from experiments import commands
 from pf_keras.config import Config
+from pf_keras.training.identity import RunIdentity, start_run
 from pf_keras.training.workdir import Workdir
 
 
 @pytest.fixture
-def kept(tmp_path):
+def probed(tmp_path):
     """A pre-trained workdir that was probed after 7 steps with 1% and 10% of the labels."""
-    result = {"steps": 7, "changed": [], "pretrained_linear_0.01": 0.3, "pretrained_linear_0.1": 0.4}
-    Workdir(tmp_path).start("pretrain", Config())
-    (tmp_path / "evaluate").mkdir()
-    (tmp_path / "evaluate" / "result.json").write_text(json.dumps(result))
+    start_run(Workdir(tmp_path), RunIdentity("pretrain", Config()))
+    write_probes(tmp_path)
     return tmp_path
 
 
+def write_probes(workdir, **changes):
+    scores = {"pretrained_linear_0.01": 0.3, "pretrained_linear_0.1": 0.4}
+    result = {"steps": 7, "data": Config().data.source, "changed": [], **scores}
+    (workdir / "evaluate").mkdir(exist_ok=True)
+    (workdir / "evaluate" / "result.json").write_text(json.dumps({**result, **changes}))
+
+
 @pytest.fixture
-def said(monkeypatch):
-    """The commands that are run."""
+def ran(monkeypatch):
+    """The commands that ran."""
     lines = []
     monkeypatch.setattr(commands, "commands", lambda line: [lines.append(line) or {"steps": 9}])
     return lines
 
 
 @pytest.mark.parametrize("fractions", ["0.1", "0.01,0.10"])
-def test_probes_that_are_there_are_not_made_again(kept, said, fractions):
-    assert commands.probes(str(kept), fractions, 7)["pretrained_linear_0.1"] == 0.4
-    assert not said
+def test_probes_are_reused(probed, ran, fractions):
+    assert commands.probes(str(probed), fractions, 7)["pretrained_linear_0.1"] == 0.4
+    assert not ran
 
 
 @pytest.mark.parametrize(("fractions", "steps"), [("0.1", 9), ("0.1,0.2", 7)])
-def test_probes_of_other_steps_or_shares_are_made_anew(kept, said, fractions, steps):
-    assert commands.probes(str(kept), fractions, steps) == {"steps": 9}
-    assert said == [("--mode=evaluate", f"--workdir={kept}", f"--label_fraction={fractions}")]
+def test_probes_of_other_steps_or_fractions_run_again(probed, ran, fractions, steps):
+    assert commands.probes(str(probed), fractions, steps) == {"steps": 9}
+    assert ran == [("--mode=evaluate", f"--workdir={probed}", f"--label_fraction={fractions}")]
 
 
-def test_probes_of_other_data_or_crops_are_made_anew(kept, said):
-    file = kept / "evaluate" / "result.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "changed": ["data.eval_crop: 1.0 -> 0.25"]}))
-    assert commands.probes(str(kept), "0.1", 7) == {"steps": 9}
+@pytest.mark.parametrize("changes", [{"changed": ["data.eval_crop: 1.0 -> 0.25"]}, {"data": "folder:other"}])
+def test_probes_of_other_data_or_crops_run_again(probed, ran, changes):
+    write_probes(probed, **changes)
+    assert commands.probes(str(probed), "0.1", 7) == {"steps": 9}
 
 
-def test_commands_side_by_side_share_the_cores_and_those_after_do_not(monkeypatch):
+def test_commands_side_by_side_share_the_cores(monkeypatch):
     monkeypatch.delenv(commands.THREADS, raising=False)
     monkeypatch.setattr(commands, "cores", lambda: 8)
     with commands.side_by_side(2) as pool:
         assert pool.submit(os.environ.get, commands.THREADS).result() == "4"
     assert commands.THREADS not in os.environ
-    monkeypatch.setenv(commands.THREADS, "3")  # what the user says
+    monkeypatch.setenv(commands.THREADS, "3")  # set by the user
     with commands.side_by_side(2):
         assert os.environ[commands.THREADS] == "3"
     assert os.environ[commands.THREADS] == "3"
 
 
-def test_a_script_that_is_told_to_stop_stops_its_commands(tmp_path):
+def test_sigterm_stops_the_commands_of_a_script(tmp_path):
     sleeps = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(300)"
     script = (
         "from experiments import commands\n"
-        "commands.end_together()\n"
-        "with commands.side_by_side(1) as pool:\n"
-        f"    pool.submit(lambda: commands.wait(commands.start('-c', {sleeps!r}))).result()\n"
+        "def main():\n"
+        "    with commands.side_by_side(1) as pool:\n"
+        f"        pool.submit(lambda: commands.wait(commands.start('-c', {sleeps!r}))).result()\n"
+        "commands.run_script(main)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=commands.ROOT, stdout=subprocess.DEVNULL)
     end = time.monotonic() + 120
@@ -77,3 +84,18 @@ def test_a_script_that_is_told_to_stop_stops_its_commands(tmp_path):
     process.terminate()
     assert process.wait(60) == 128 + signal.SIGTERM
     assert not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text()}")
+
+
+def test_a_script_shows_the_progress_of_its_commands_but_no_native_output():
+    script = (
+        "import os\n"
+        "from experiments import commands\n"
+        "from pf_keras.errors import UserError\n"
+        "def main():\n"
+        "    os.write(2, b'native\\n')\n"
+        "    commands.wait(commands.start('-c', 'import sys; print(\"progress\", file=sys.stderr)'))\n"
+        "    raise UserError('The disk is full.')\n"
+        "commands.run_script(main)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=commands.ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.splitlines() == ["progress", "error: The disk is full."]

@@ -1,4 +1,4 @@
-"""`make demo` in small: its commands, its table and what it says it has written."""
+"""A small `make demo`: its commands, its table, and the files it names."""
 
 import re
 
@@ -12,7 +12,7 @@ QUICK = (*TINY, "--config.pretrain.steps=6", "--config.pretrain.batch=32", "--co
 
 
 @pytest.mark.long
-def test_the_demo_tells_its_whole_story(tmp_path, monkeypatch, capfd):
+def test_the_demo_prints_a_table_and_names_its_files(tmp_path, monkeypatch, capfd):
     run = demo.commands
 
     def quickly(*lines):
@@ -21,9 +21,11 @@ def test_the_demo_tells_its_whole_story(tmp_path, monkeypatch, capfd):
     for name, value in (("RUNS", tmp_path), ("FRACTIONS", (0.1,)), ("commands", quickly)):
         monkeypatch.setattr(demo, name, value)
     demo.main()
-    said = capfd.readouterr().out
-    assert re.search(r"^\| 10% \(143\) \| \d+\.\d% \| \d+\.\d% \|$", said, re.MULTILINE)
-    assert re.search(r"a-validation-digit\.png: \d \(\d+\.\d%\)$", said, re.MULTILINE)
-    (exported,) = re.findall(r"^exported: +(.*)$", said, re.MULTILINE)
+    printed = capfd.readouterr().out
+    headings = re.findall(r"^# (\w+)", printed, re.MULTILINE)
+    assert headings == ["Pre", "Train", "Export", "Classify", "Does"]
+    assert re.search(r"^\| 10% \(143\) \| \d+\.\d% \| \d+\.\d% \|$", printed, re.MULTILINE)
+    assert re.search(r"a-validation-digit\.png: \d \(\d+\.\d%\)$", printed, re.MULTILINE)
+    (exported,) = re.findall(r"^exported: +(.*)$", printed, re.MULTILINE)
     for path in (*exported.split(", "), tmp_path / "pretrain" / "figures" / "reconstruction.png"):
         assert (tmp_path / path).exists(), path

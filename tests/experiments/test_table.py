@@ -1,4 +1,4 @@
-"""The table of few-label results: its figures, and the whole chain of commands on digits."""
+"""The table of few-label results: its figures, its commands, and the whole chain on the digits."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from experiments.table import main, table
 from tests.commands import TINY
 
 
-def test_the_table_says_what_the_commands_found():
+def test_the_table_has_the_results_of_the_commands():
     sweeps = {
         "0.01": {"labels": 500, "seeds": 3, "scratch_top1_mean": 0.265, "scratch_top1_sd": 0.01,
                  "pretrained_top1_mean": 0.442, "pretrained_top1_sd": 0.0049,
@@ -24,58 +24,58 @@ def test_the_table_says_what_the_commands_found():
     assert lines[2] == "| 1% (500) | 26.5% ± 1.0% | 44.2% ± 0.5% | +17.7 | 30.0% | 25.0% |"
     assert lines[3] == "| 20% (10000) | 70.0% ± 0.0% | 60.0% ± 2.0% | -10.0 | 50.0% | 40.0% |"
     assert "2000 validation images" in lines[5] and "3 seeds" in lines[5]
-    assert "1 of the seeds of pretrained with 20% diverged and count as 0" in lines
+    assert "20% of the labels, pre-trained: 1 of the seeds diverged and count as 0." in lines
     assert lines[-1] == "All 50000 labels from scratch, 7 steps: 90.0%"
 
 
-def test_shares_without_epochs_are_refused(capsys):
+def test_fractions_without_epochs_are_an_error(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["--config=x", "--data=digits", "--runs=y", "--epochs=3"])
-    assert "as many --epochs as --fractions, received 1 for 3" in capsys.readouterr().err
+    assert "--epochs has 1 values for 3 --fractions." in capsys.readouterr().err
 
 
-def test_a_seed_is_no_short_form_of_seeds(monkeypatch):
-    said = []
-    monkeypatch.setattr("experiments.table.commands", lambda *lines: said.extend(lines) or sys.exit())
+def test_seed_is_not_an_abbreviation_of_seeds(monkeypatch):
+    ran = []
+    monkeypatch.setattr("experiments.table.commands", lambda *lines: ran.extend(lines) or sys.exit())
     with pytest.raises(SystemExit):
         main(["--config=x", "--data=digits", "--runs=y", "--seed=5"])
-    assert "--seed=5" in said[0]
+    assert "--seed=5" in ran[0]
 
 
-def test_what_the_commands_of_the_table_are(monkeypatch, tmp_path):
-    said = []
+def test_the_commands_of_the_table(monkeypatch, tmp_path):
+    ran = []
     swept = {"labels": 5, "seeds": 1, "scratch_batch": 16, "scratch_learning_rate": 2e-4, "pretrained_batch": 99,
              "pretrained_learning_rate": 9.0, **{f"{start}_top1_{name}": 0.5 for start in ("scratch", "pretrained")
                                                 for name in ("mean", "sd")},
              "scratch_diverged": 0, "pretrained_diverged": 0}  # fmt: skip
 
     def commands(flags):
-        said.append(flags)
-        probed = {f"pretrained_{probe}_{share}": 0.3 for probe in ("linear", "knn") for share in (0.01, 0.2)}
+        ran.append(flags)
+        probed = {f"pretrained_{probe}_{fraction}": 0.3 for probe in ("linear", "knn") for fraction in (0.01, 0.2)}
         return [{"--mode=pretrain": {"steps": 7}, "--mode=sweep": swept, "--mode=evaluate": {"images": 3, **probed},
                  "--mode=finetune": {"labels": 9, "steps": 8, "top1": 0.6}}[flags[0]]]  # fmt: skip
 
     monkeypatch.setattr("experiments.table.commands", commands)
     monkeypatch.setattr("experiments.commands.commands", commands)
     monkeypatch.setattr("experiments.table.draw_curves", lambda *_: None)
-    handed_on = ("--config=c", "--data=d", "--config.run.seed=4")
-    main([*handed_on, f"--runs={tmp_path}", "--fractions=0.01,0.2", "--epochs=60,5", "--ceiling_epochs=3", "--seeds=2"])
+    passed_on = ("--config=c", "--data=d", "--config.run.seed=4")
+    main([*passed_on, f"--runs={tmp_path}", "--fractions=0.01,0.2", "--epochs=60,5", "--ceiling_epochs=3", "--seeds=2"])
     init = f"--init={tmp_path}/pretrain"
-    assert sorted(said) == sorted([
-        ("--mode=pretrain", *handed_on, f"--workdir={tmp_path}/pretrain"),
-        *(("--mode=sweep", f"--config.finetune.epochs={epochs}", *handed_on, init, f"--label_fraction={share}", "--seeds=2",
-           f"--workdir={tmp_path}/sweep-{share}") for share, epochs in (("0.01", 60), ("0.2", 5))),
+    assert sorted(ran) == sorted([
+        ("--mode=pretrain", *passed_on, f"--workdir={tmp_path}/pretrain"),
+        *(("--mode=sweep", f"--config.finetune.epochs={epochs}", *passed_on, init, f"--label_fraction={fraction}",
+           "--seeds=2", f"--workdir={tmp_path}/sweep-{fraction}") for fraction, epochs in (("0.01", 60), ("0.2", 5))),
         ("--mode=evaluate", f"--workdir={tmp_path}/pretrain", "--label_fraction=0.01,0.2"),
-        ("--mode=finetune", "--config.finetune.epochs=3", *handed_on, "--init=scratch", f"--workdir={tmp_path}/all-labels",
+        ("--mode=finetune", "--config.finetune.epochs=3", *passed_on, "--init=scratch", f"--workdir={tmp_path}/all-labels",
          "--config.finetune.batch=16", "--config.finetune.learning_rate=0.0002"),
     ])  # fmt: skip
     assert "| 20% (5) | 50.0% ± 50.0% | 50.0% ± 50.0% | +0.0 | 30.0% | 30.0% |" in (tmp_path / "table.md").read_text()
 
 
 @pytest.mark.slow
-def test_the_whole_chain_goes_on_where_it_was_stopped(tmp_path):
+def test_the_whole_chain_resumes(tmp_path):
     line = [
-        sys.executable, "-m", "experiments.table", "--config=experiments/digits.py", "--data=digits", f"--runs={tmp_path}",
+        sys.executable, "-m", "experiments.table", "--config=digits", "--data=digits", f"--runs={tmp_path}",
         "--fractions=0.05,0.2", "--epochs=4,2", "--ceiling_epochs=1", "--seeds=0,1", "--at_once=2", *TINY,
         "--config.pretrain.steps=10", "--config.run.log_every=2", "--config.sweep.batches=(16,)",
         "--config.sweep.learning_rates=(1e-3,)",

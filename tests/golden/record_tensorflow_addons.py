@@ -1,8 +1,8 @@
 """Record reference values from TensorFlow Addons 0.23 on TensorFlow 2.15.
 
-TensorFlow Addons has reached its end of life and cannot be imported next to
-Keras 3, so its results are recorded once, in an environment of their own, and
-the tests compare with the recording. To record again (Python 3.11):
+TensorFlow Addons is no longer maintained and cannot be imported beside Keras 3.
+Its results were recorded once in a separate environment, and the tests compare
+with the recording. To record again with Python 3.11:
 
     python3.11 -m venv ../tfa-venv
     ../tfa-venv/bin/pip install "tensorflow-cpu==2.15.1" \
@@ -14,22 +14,22 @@ This writes `tensorflow_addons.json` next to this file:
 
 adamw
     `tfa.optimizers.AdamW` over a fixed sequence of gradients, in two settings.
-    Each setting holds all that is needed to replay it: hyperparameters, start
-    values, the gradients of every step and the values after every step.
+    Each setting has everything needed to replay it: hyperparameters, initial
+    values, the gradients of every step, and the values after every step.
     `weight_decay_tfa` is the factor by which Addons shrinks a variable in each
-    step, *not* multiplied by the learning rate. Keras multiplies its own decay
-    by the learning rate, so `weight_decay_keras` is
-    `weight_decay_tfa / learning_rate`. `decayed` names the variables which
-    were subject to decay.
+    step, *not* multiplied by the learning rate. Keras multiplies the decay by
+    the learning rate, so `weight_decay_keras` is
+    `weight_decay_tfa / learning_rate`. `decayed` names the variables that
+    were decayed.
 
 yiq
-    `tfa.image.adjust_hsv_in_yiq` with `scale_value` 1: image `i` of `images`
-    is changed by `delta_hue[i]` (radians) and `scale_saturation[i]`; `outputs`
-    are as returned, not clipped to [0, 1].
+    `tfa.image.adjust_hsv_in_yiq` with a `scale_value` of 1. It changes image
+    `i` of `images` by `delta_hue[i]` (in radians) and `scale_saturation[i]`.
+    `outputs` are not clipped to [0, 1].
 
-`TF_ADDONS_PY_OPS=1` takes the implementation of Addons in TensorFlow
-operations. Addons falls back to it by itself, with a warning, where its own
-compiled kernel cannot be loaded, as is the case with TensorFlow 2.15.1.
+`TF_ADDONS_PY_OPS=1` selects Addons's implementation in TensorFlow operations.
+Addons falls back to it with a warning if its compiled kernel does not load,
+which is so under TensorFlow 2.15.1.
 """
 
 import json
@@ -42,8 +42,8 @@ import tensorflow_addons as tfa
 STEPS = 8
 OUTPUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tensorflow_addons.json")
 
-# Name, shape and scale of the gradients. The gradients of `norm/gamma` are so
-# small that the result depends on where epsilon is added.
+# Name, shape, and scale of the gradients. Those of `norm/gamma` are so small
+# that the result depends on where epsilon is added.
 VARIABLES = (
     ("dense/kernel", (3, 2), 1.0),
     ("dense/bias", (2,), 1e-2),
@@ -76,7 +76,7 @@ YIQ_PAIRS = ((0.0, 1.5), (0.3, 1.0), (-0.3, 0.7), (1.2, 1.3), (-2.5, 0.4), (0.8,
 
 
 def to_lists(array):
-    """Nested lists of the array's values, to 9 significant digits."""
+    """The values of an array as nested lists, with 9 significant digits."""
     if isinstance(array, (list, tuple)):
         return [to_lists(item) for item in array]
     array = np.asarray(array)
@@ -91,7 +91,7 @@ def record_adamw(setting, rng):
         {name: (scale * rng.standard_normal(shape)).astype("float32") for name, shape, scale in VARIABLES}
         for _ in range(STEPS)
     ]
-    gradients[4]["dense/kernel"][:] = 0.0  # a step without gradient decays all the same
+    gradients[4]["dense/kernel"][:] = 0.0  # weights decay even without a gradient
 
     variables = {name: tf.Variable(value, name=name) for name, value in start.items()}
     optimizer = tfa.optimizers.AdamW(

@@ -1,4 +1,4 @@
-"""Every layer keeps the rules of a Keras layer: shapes, config, saving, precision, gradients."""
+"""Every layer behaves like a Keras layer: shapes, config, saving, precision, gradients."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ INDICES = np.array([[0, 5, 10], [15, 3, 6]], "int32")
 CASES = {
     "Attention": (lambda **k: layers.Attention(2, **k), floats(2, 3, 8), floats(2, 5, 8)),
     "AttentionPooling": (lambda **k: layers.AttentionPooling(2, **k), floats(2, 5, 8)),
-    "AttentionPooling of targets": (lambda **k: layers.AttentionPooling(2, **k), floats(2, 5, 8), floats(2, 3, 8)),
+    "AttentionPooling with positions": (lambda **k: layers.AttentionPooling(2, **k), floats(2, 5, 8), floats(2, 3, 8)),
     "Bottleneck": (lambda **k: layers.Bottleneck(2, **k), floats(3, 4, 4, 8)),
     "Bottleneck strided": (lambda **k: layers.Bottleneck(4, strides=2, **k), floats(3, 5, 5, 8)),
     "Bottleneck group": (lambda **k: layers.Bottleneck(4, norm="group", **k), floats(3, 4, 4, 8)),
@@ -32,10 +32,10 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_keras_layer(name, tmp_path):
+def test_layer_is_a_keras_layer(name, tmp_path):
     make, *inputs = CASES[name]
     check_layer(make, *inputs, tmp_path=tmp_path)
 
 
-def test_every_layer_is_checked():
+def test_every_public_layer_is_checked():
     assert {name.split()[0] for name in CASES} == set(layers.__all__)

@@ -1,12 +1,14 @@
+"""The classifier: what it masks, what its heads read, and that it learns."""
+
 import keras
 import numpy as np
 import pytest
 from tiny import paint, random_classifier_batch, randomize, run, runner, tiny_classifier, tiny_config
 
-from pf_keras.augment import scale_pixels
+from pf_keras.patches.augment import scale_pixels
 from pf_keras.training.optimizer import AdamW
 
-# The paper's grid with the smallest of patches: 20 of 196 are left out in training.
+# The paper's grid with tiny patches: training leaves out 20 of 196.
 CONFIG = tiny_config(
     {
         "model.image_size": "28",
@@ -26,7 +28,7 @@ def model():
     return randomize(tiny_classifier(CONFIG, classes=5))
 
 
-def test_training_leaves_out_the_20_patches_of_lowest_noise(model):
+def test_training_leaves_out_the_20_patches_with_the_lowest_noise(model):
     forward = runner(model, training=True)
     logits = forward(BATCH)
     order = np.argsort(BATCH["mask_noise"][2])
@@ -39,7 +41,7 @@ def test_training_leaves_out_the_20_patches_of_lowest_noise(model):
         assert np.abs(forward({**BATCH, "image": seen})[2] - logits[2]).max() > 1e-5
 
 
-def test_evaluation_sees_every_patch(model):
+def test_evaluation_uses_every_patch(model):
     forward = runner(model)
     logits = forward(BATCH)
     assert logits.shape == (4, 5) and logits.dtype == "float32"
@@ -60,13 +62,13 @@ def test_fit_learns_which_images_are_bright():
     assert history[-1] < 0.7 * history[0]
 
 
-def test_without_mask_training_sees_every_patch_with_noise_or_without():
+def test_training_with_a_mask_ratio_of_0_uses_every_patch():
     config = tiny_config({"finetune.mask_ratio": "0.0", "finetune.dropout": "0.0"})
     model, batch = tiny_classifier(config), random_classifier_batch(config)
     np.testing.assert_array_equal(run(model, batch, training=True), run(model, {"image": batch["image"]}, training=True))
 
 
-def test_linear_head_reads_the_mean_of_the_context_and_leaves_the_pooling_alone():
+def test_linear_head_reads_the_mean_of_the_context_and_freezes_the_pooling():
     config = tiny_config({"finetune.head": "linear"})
     model = randomize(tiny_classifier(config))
     batch, weights = random_classifier_batch(config), dict(zip(("kernel", "bias"), model.head.get_weights(), strict=True))
@@ -82,6 +84,6 @@ def test_linear_head_reads_the_mean_of_the_context_and_leaves_the_pooling_alone(
     assert not any((old == new).all() for old, new in zip(positions, model.backbone.positions.get_weights(), strict=True))
 
 
-def test_pixels_are_scaled_as_in_pretraining():
+def test_pixels_are_scaled_to_minus_1_to_1():
     pixels = np.array([0, 51, 255], "uint8")
     np.testing.assert_allclose(keras.ops.convert_to_numpy(scale_pixels(pixels)), [-1, -0.6, 1], atol=1e-6)

@@ -1,4 +1,4 @@
-"""Every model keeps the rules of a Keras layer, in each of its forms; sizes are the paper's."""
+"""Every model behaves like a Keras model, with each of its options; the default sizes are the paper's."""
 
 import keras
 import numpy as np
@@ -9,9 +9,9 @@ from tiny import random_batch, random_classifier_batch, run, tiny_config, tiny_p
 from pf_keras import models
 from pf_keras.config import Config
 from pf_keras.layers import Bottleneck, TransformerBlock
-from pf_keras.masking import block_mask
 from pf_keras.models import Backbone, Classifier, Embedder, PatchDecoder, PatchEncoder, Pretrainer
-from pf_keras.patches import extract_patches
+from pf_keras.patches.grid import extract_patches
+from pf_keras.patches.masking import block_mask
 
 SMALL = {"image_size": 32, "grid": 4, "stem": "cifar", "stem_width": 8, "stacks": (1,), "stack_widths": (4,)}
 SMALL |= {"width": 16, "depth": 1, "heads": 2, "mlp_ratio": 2}
@@ -40,9 +40,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_keras_model(name, tmp_path, monkeypatch):
+def test_model_is_a_keras_model(name, tmp_path, monkeypatch):
     make, *inputs = CASES[name]
-    if name == "Backbone":  # its pooling is called by the models that hold it
+    if name == "Backbone":  # its own call leaves out the pooling, which models that contain it call
         monkeypatch.setattr(Backbone, "call", call_and_pool)
     logits = name.split()[0] in ("PatchDecoder", "Pretrainer", "Classifier", "Embedder")
     unused = "pooling" if name in ("Embedder", "Classifier linear") else None
@@ -54,13 +54,13 @@ def call_and_pool(self, patches, indices=None, training=False):
     return self.pool_targets(self.transformer(vectors, training=training), indices)
 
 
-def test_every_model_is_checked():
-    checked = {name.split()[0] for name in CASES} | {"PretrainScores"}  # the last in test_pretrainer.py
+def test_every_public_model_is_checked():
+    checked = {name.split()[0] for name in CASES} | {"PretrainScores"}  # PretrainScores in test_pretrainer.py
     assert checked == {name for name in models.__all__ if name[0].isupper()}
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 7, 8, 16])
-def test_decoder_of_any_target_size(size):
+def test_decoder_supports_any_target_size(size):
     decoder = PatchDecoder(size, 4, 16)
     decoder.build((None, 3, 8))
     assert decoder.compute_output_shape((2, 3, 8)) == (2, 3, size, size, 1, 4)
@@ -69,14 +69,14 @@ def test_decoder_of_any_target_size(size):
         assert run(decoder, floats(2, 3, 8)).shape == (2, 3, size, size, 1, 4)
 
 
-def test_decoder_of_the_paper_starts_from_2x2():
+def test_decoder_of_the_paper_doubles_a_2x2_map_twice():
     decoder = PatchDecoder(8, 4)
     assert (decoder.base, len(decoder.blocks)) == (2, 2)
 
 
 @pytest.mark.parametrize("stem, side", [("no_pool", 4), ("imagenet", 2), ("cifar", 8)])
-def test_stem(stem, side):
-    """What the stem leaves of an 8x8 patch: what each stack but the first halves again."""
+def test_stem_reduces_an_8x8_patch(stem, side):
+    """Each stack after the first halves the sides again."""
     encoder = PatchEncoder(16, stem, 8, (1, 2), (2, 4))
     encoder.build((None, None, 8, 8, 3))
     shape = encoder.stem_conv.compute_output_shape((None, 8, 8, 3))
@@ -85,7 +85,7 @@ def test_stem(stem, side):
     assert [block.strides for block in encoder.blocks] == [1, 2, 1]
 
 
-def test_patches_are_encoded_each_on_its_own():
+def test_patches_are_encoded_independently():
     encoder = PatchEncoder(16, "cifar", 8, (1,), (4,))
     encoder.build((None, None, 8, 8, 3))
     together = run(encoder, PATCHES)
@@ -93,8 +93,7 @@ def test_patches_are_encoded_each_on_its_own():
     np.testing.assert_allclose(together, np.concatenate(one_by_one, axis=1), atol=1e-5)
 
 
-def test_backbone_knows_places_by_their_positions_alone():
-    """The order in which patches are given does not matter, where they lie does."""
+def test_backbone_depends_on_positions_but_not_on_the_order_of_patches():
     backbone = Backbone(**SMALL)
     backbone.build()
     context = run(backbone, PATCHES, INDICES)
@@ -103,7 +102,7 @@ def test_backbone_knows_places_by_their_positions_alone():
     assert np.abs(run(backbone, PATCHES, INDICES[::-1]) - context).max() > 1e-3
 
 
-def test_backbone_without_indices_sees_the_whole_grid():
+def test_backbone_without_indices_takes_the_whole_grid():
     backbone = Backbone(**SMALL)
     backbone.build()
     patches, indices = floats(2, 16, 8, 8, 3), np.arange(16, dtype="int32")[None].repeat(2, axis=0)
@@ -119,7 +118,7 @@ def test_embedding_is_the_mean_of_the_context_over_all_patches():
     np.testing.assert_allclose(run(embedder, images), context.mean(axis=1), atol=1e-4)
 
 
-def test_target_position_in_the_query_or_added():
+def test_target_position_is_added_to_the_query_or_to_the_pooled_vector():
     for decode_position in ("query", "additive"):
         backbone = Backbone(**SMALL, decode_position=decode_position)
         backbone.build()
@@ -133,8 +132,8 @@ def test_target_position_in_the_query_or_added():
         np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
-def test_paper_size():
-    """Shapes and counts alone: the weights get no values, so that it takes no memory."""
+def test_default_model_has_the_sizes_of_the_paper():
+    """Weights get no values, so this takes no memory."""
     with keras.StatelessScope(initialize_variables=False):
         model = tiny_pretrainer(Config())
     count = lambda part: sum(int(np.prod(weight.shape)) for weight in part.weights)  # noqa: E731
@@ -150,11 +149,11 @@ def test_paper_size():
     assert len(weighted) == 41 and len(shortcuts) == 3
     assert sum(isinstance(layer, Bottleneck) for layer in encoder.blocks) == 13
     assert model.masked == 118
-    keras.utils.clear_session()  # or the weights would be given values later
+    keras.utils.clear_session()  # or Keras would give the weights values later
 
 
-def test_every_field_of_the_config_reaches_its_model():
-    """Each is another than the default, which constructors have too."""
+def test_every_config_field_reaches_its_model():
+    """All values differ from the defaults, which are the constructors' defaults too."""
     config = Config().override({
         "model.image_size": "32", "model.grid": "4", "model.stem": "cifar", "model.stem_width": "8", "model.stacks": "(1,)",
         "model.stack_widths": "(4,)", "model.norm": "group", "model.width": "16", "model.depth": "1", "model.heads": "2",
@@ -173,8 +172,8 @@ def test_every_field_of_the_config_reaches_its_model():
     for model in (pretrainer, classifier):
         assert model.backbone.arguments == fields
         for part in (model.backbone.patch_encoder, model.backbone.transformer, model.backbone.pooling):
-            had = {name: value for name, value in part.get_config().items() if name in fields}
-            assert had and had == {name: fields[name] for name in had}, part
+            found = {name: value for name, value in part.get_config().items() if name in fields}
+            assert found and found == {name: fields[name] for name in found}, part
     assert (pretrainer.mask_ratio, pretrainer.block, pretrainer.label_smoothing) == (0.5, 1, 0.03)
     for name, value in vars(config.target).items():
         assert getattr(pretrainer, f"target_{name}") == value
@@ -184,7 +183,7 @@ def test_every_field_of_the_config_reaches_its_model():
 
 
 @pytest.mark.parametrize("frozen", ["before", "after"])
-def test_a_frozen_backbone_stays_frozen(frozen, tmp_path):
+def test_frozen_backbone_stays_frozen_when_built_and_loaded(frozen, tmp_path):
     backbone = Backbone(**SMALL)
     backbone.trainable = frozen == "after"
     classifier = Classifier(backbone, 3)
@@ -200,22 +199,24 @@ def test_a_frozen_backbone_stays_frozen(frozen, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: Backbone(**SMALL | {"image_size": 34}), "multiple of grid"),
+        (lambda: Backbone(**SMALL | {"stem": "vgg"}), "one of no_pool, imagenet, cifar. Received: 'vgg'"),
         (lambda: Backbone(**SMALL, decode_position="add"), "'query' or 'additive'"),
+        (lambda: Classifier(Backbone(**SMALL), 3, head="mlp"), "'residual' or 'linear'. Received: 'mlp'"),
         (lambda: TransformerBlock(2, norm_order="pre-norm"), "'post_norm' or 'pre_norm'"),
-        (lambda: Pretrainer(Backbone(**SMALL)), "up to the patch's 8. Received: 15"),
+        (lambda: Pretrainer(Backbone(**SMALL)), "at most the patch size 8. Received: 15"),
         (lambda: extract_patches(np.zeros((24, 48, 50, 3), "uint8"), 4), "multiples of grid=4. Received: 48 x 50"),
         (lambda: block_mask(floats(3, 4), 4, 1, 6), r"noise of 16 blocks, \(B, 16\). Received: \(3, 4\)"),
     ],
 )
-def test_what_would_build_something_else_is_refused(make, said):
-    with pytest.raises(ValueError, match=said):
+def test_wrong_arguments_are_errors(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_images_that_are_not_square_give_a_row_each():
+def test_classifier_accepts_images_that_are_not_square():
     classifier = Classifier(Backbone(**SMALL), 3)
     classifier.build()
     for shape in ((2, 32, 64, 3), (2, 64, 32, 3)):

@@ -1,3 +1,5 @@
+"""The pre-trainer: what its logits depend on, its targets, its loss, and that every option trains."""
+
 import functools
 
 import keras
@@ -15,23 +17,23 @@ BATCH = random_batch(CONFIG)
 
 @functools.cache
 def model_and_runners():
-    """A model with random weights, and its evaluation and training as functions: compiled once for many tests."""
+    """A model with random weights, and functions that evaluate and train it, compiled once for many tests."""
     model = randomize(tiny_pretrainer(CONFIG))
     return model, {False: runner(model), True: runner(model, training=True)}
 
 
 def reference_loss(outputs, bits, smoothing):
-    """Cross-entropy of softmax and smoothed labels, in float64."""
+    """Cross-entropy of the softmax with smoothed labels, in float64."""
     logits, levels = outputs["logits"].astype("float64"), 2**bits
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    log_shares = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     labels = (outputs["targets"][..., None] == np.arange(levels)) * (1 - smoothing) + smoothing / levels
-    return -(labels * log_shares).sum(axis=-1).mean()
+    return -(labels * log_probabilities).sum(axis=-1).mean()
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_logits_depend_on_visible_patches_alone(training):
-    """Each patch of an image in turn: batch normalisation mixes images in training, so that no image may change."""
+def test_logits_depend_on_visible_patches_only(training):
+    """Batch normalisation mixes images in training, so a masked patch must change the logits of no image."""
     forward = model_and_runners()[1][training]
     outputs = forward(BATCH)
     for patch in range(CONFIG.model.patches):
@@ -46,7 +48,7 @@ def test_logits_depend_on_visible_patches_alone(training):
             assert (changed["targets"] == outputs["targets"]).all()
 
 
-def test_any_masked_pixel_may_change():
+def test_masked_pixels_change_targets_but_not_logits():
     outputs = model_and_runners()[1][False](BATCH)
     images = BATCH["image"]
     for image in range(len(images)):
@@ -57,7 +59,7 @@ def test_any_masked_pixel_may_change():
     assert (changed["logits"] == outputs["logits"]).all() and (changed["targets"] != outputs["targets"]).any()
 
 
-def test_augmentation_is_of_training_alone():
+def test_only_training_augments():
     _, forward = model_and_runners()
     noise = np.random.default_rng(9).random(BATCH["augment_noise"].shape, "float32")
     for training in (False, True):
@@ -68,15 +70,14 @@ def test_augmentation_is_of_training_alone():
     np.testing.assert_allclose(forward[False](without)["logits"], forward[False](BATCH)["logits"], atol=1e-6)
 
 
-def test_mask_noise_chooses_the_patches():
+def test_mask_noise_decides_which_patches_are_masked():
     outputs = model_and_runners()[1][False](BATCH)
     other = model_and_runners()[1][False]({**BATCH, "mask_noise": 1 - BATCH["mask_noise"]})
     assert (outputs["masked_indices"] != other["masked_indices"]).any()
     assert (np.sort(np.concatenate([outputs["masked_indices"], outputs["visible_indices"]], axis=1)) == range(16)).all()
 
 
-def test_without_augmentation_the_target_is_the_top_two_bits():
-    """Of grey images, whose patches say which pixel is where: a target lies in the middle of its patch."""
+def test_grey_targets_are_the_top_two_bits_of_the_middle_of_each_masked_patch():
     grey = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), dtype="uint8").repeat(3, axis=-1)
     model = tiny_pretrainer(tiny_config({"augment.enabled": "false"}))
     outputs = run(model, {**BATCH, "image": grey}, training=True)
@@ -87,7 +88,7 @@ def test_without_augmentation_the_target_is_the_top_two_bits():
             assert (outputs["targets"][image, place, :, :, 0] == pixels >> 6).all()
 
 
-def test_a_colour_target_has_the_levels_of_each_channel():
+def test_colour_targets_have_the_levels_of_each_channel():
     model = tiny_pretrainer(tiny_config({"target.channels": "3", "target.bits": "3"}))
     outputs = run(model, BATCH)
     assert outputs["logits"].shape == (4, 10, 4, 4, 3, 8)
@@ -105,7 +106,7 @@ def test_a_colour_target_has_the_levels_of_each_channel():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.01, 0.3])
-def test_loss(smoothing):
+def test_loss_is_the_cross_entropy_with_smoothed_labels(smoothing):
     model, forward = model_and_runners()
     outputs = forward[False](BATCH)
     twin = Pretrainer(model.backbone, target_size=4, label_smoothing=smoothing, augment={"enabled": False})
@@ -114,7 +115,7 @@ def test_loss(smoothing):
     np.testing.assert_allclose(loss, reference_loss(outputs, 2, smoothing), rtol=1e-5)
 
 
-def test_scores(tmp_path):
+def test_scores_are_per_example_and_survive_saving(tmp_path):
     model, forward = model_and_runners()
     outputs = forward[False](BATCH)
     scores = PretrainScores(model)
@@ -129,7 +130,7 @@ def test_scores(tmp_path):
     np.testing.assert_allclose(loaded["cross_entropy"], ours["cross_entropy"], rtol=1e-5)
 
 
-def test_weights_of_images_weigh_their_loss():
+def test_sample_weights_scale_the_loss_of_their_image():
     model, forward = model_and_runners()
     outputs = forward[False](BATCH)
     weights = np.linspace(0, 1, len(BATCH["image"])).astype("float32")
@@ -140,8 +141,8 @@ def test_weights_of_images_weigh_their_loss():
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
-def test_noise_keeps_its_precision_under_bfloat16():
-    """Numbers that bfloat16 cannot tell apart still rank the blocks, and none is rounded to 1."""
+def test_noise_stays_float32_under_bfloat16():
+    """Values that are equal in bfloat16 still rank the blocks, and values below 1 are not rounded to 1."""
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         model = tiny_pretrainer(CONFIG)
@@ -154,7 +155,7 @@ def test_noise_keeps_its_precision_under_bfloat16():
     assert outputs["logits"].dtype == "float32" and np.isfinite(outputs["logits"]).all()
 
 
-# Each option of the design's table at least once; the first of each is the default, which the batch above has.
+# Every option at least once.
 OPTIONS = {
     "default": {},
     "group, imagenet, pre_norm, subsample, 8 bits, no augmentation": {
@@ -173,7 +174,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("option", ["default", *(pytest.param(name, marks=pytest.mark.long) for name in list(OPTIONS)[1:])])
 def test_every_option_trains_and_its_step_is_traced_once(option, monkeypatch):
-    """Python code of the model runs for the first batch alone."""
+    """The Python code of the model runs for the first batch only."""
     traced, call = [], Pretrainer.call
 
     @functools.wraps(call)
@@ -186,7 +187,7 @@ def test_every_option_trains_and_its_step_is_traced_once(option, monkeypatch):
     count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: after.append(len(traced)))
     config = tiny_config(OPTIONS[option])
     batch = random_batch(config, batch=8)
-    batch["image"] //= 2  # grey levels that occur more often than others: a thing to learn at once
+    batch["image"] //= 2  # some levels become more frequent than others, which is quickly learned
     model = tiny_pretrainer(config)
     settings = PretrainConfig(learning_rate=3e-3, weight_decay=0.01, beta_2=0.95, clip_norm=1.0)
     optimizer = build_optimizer(model, settings, steps=100, warmup_steps=0)

@@ -1,4 +1,4 @@
-"""Faults as the user of the command line meets them: one line on standard error, exit code 2."""
+"""Faults of a run end with one line on standard error and exit code 2."""
 
 import math
 import re
@@ -16,39 +16,40 @@ def last_line(run, code=2):
     return run.stderr.splitlines()[-1]
 
 
-def test_a_learning_rate_that_is_too_high(tmp_path):
+def test_learning_rate_that_is_too_high(tmp_path):
     run = Run(tmp_path / "run", {"pretrain.learning_rate": "1e30", "pretrain.warmup_steps": "0"})
     line = last_line(run)
-    found = re.match(r"error: expected a finite loss, received nan at step (\d+) with learning rate (\S+): ", line)
-    over = (int(found[1]) - 1) / int(TINY["pretrain.steps"])  # the share of the run's cosine
-    expected = 1e30 * (1 + math.cos(math.pi * over)) / 2
+    found = re.match(r"error: The loss is nan at step (\d+), with a learning rate of (\S+)\. Use a lower learning rate", line)
+    done = (int(found[1]) - 1) / int(TINY["pretrain.steps"])  # as a fraction of the cosine
+    expected = 1e30 * (1 + math.cos(math.pi * done)) / 2
     assert found[2] == f"{expected:.3g}", line
     assert "the last good checkpoint is none" in line and run.saved() == []
 
 
-def test_a_second_process_on_one_workdir(tmp_path):
+def test_second_process_in_a_workdir(tmp_path):
     first = Run(tmp_path / "run", {"pretrain.steps": "100000"})
     assert first.wait_until(lambda: (tmp_path / "run" / "config.json").exists())
     second = Run(tmp_path / "run", {"pretrain.steps": "100000"}, stderr_file=tmp_path / "second")
-    assert f"in which process {first.process.pid} on " in last_line(second)
+    line = last_line(second)
+    assert line.startswith(f"error: process {first.process.pid} on ") and f"is already running in {tmp_path}/run" in line
     assert first.process.is_alive()
     first.kill()
 
 
 @pytest.mark.long
-def test_an_image_that_is_none(tmp_path):
+def test_corrupt_image(tmp_path):
     for number in range(8):
         (tmp_path / f"{number}.png").write_bytes(made.encoded(made.pixels(seed=number), "PNG"))
     (tmp_path / "page.jpg").write_bytes(made.HTML)
     fields = {"data.source": f"folder:{tmp_path}", "data.holdout": "0.2"}
     line = last_line(Run(tmp_path / "run", fields))
-    assert line.startswith("error: expected every image to be readable, received page.jpg: expected a JPEG, PNG, GIF")
+    assert line.startswith("error: page.jpg cannot be read: not a JPEG, PNG, GIF")
 
     run = Run(tmp_path / "other", {**fields, "data.max_bad_fraction": "0.2", "pretrain.steps": "3"})
     assert '"bad_images": 1' in last_line(run, code=0)
 
 
-def test_a_full_disk(tmp_path):
+def test_full_disk(tmp_path):
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(place)], capture_output=True)
@@ -57,11 +58,11 @@ def test_a_full_disk(tmp_path):
     try:
         fields = {"pretrain.steps": "120", "run.checkpoint_every": "1", "run.keep_checkpoints": "100"}
         line = last_line(Run(place / "run", fields, stderr_file=tmp_path / "stderr"))
-        assert line.startswith(f"error: expected to write in {place}/run") and "No space left on device" in line
+        assert line.startswith(f"error: Cannot write in {place}/run") and "No space left on device" in line
         with open(place / "fill", "wb", buffering=0) as file:
-            file.write(bytes(2**21))  # nothing at all fits now
+            file.write(bytes(2**21))  # now nothing more fits
         line = last_line(Run(place / "run", fields, stderr_file=tmp_path / "stderr"))
-        assert line.startswith(f"error: expected to write in {place}/run") and "No space left on device" in line
+        assert line.startswith(f"error: Cannot write in {place}/run") and "No space left on device" in line
         (place / "fill").unlink()
         assert digest_of_newest(place / "run")
     finally:

@@ -1,4 +1,4 @@
-"""What holds for a run under TensorFlow holds under JAX."""
+"""Resuming works under JAX as under TensorFlow."""
 
 import os
 import subprocess
@@ -12,16 +12,16 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np, pytest
 from pf_keras.errors import Stopped
-from tests.training.test_loop import At, go, lines, variables
+from tests.training.test_loop import At, lines, run_training, variables
 place = Path(sys.argv[1])
-whole = go(place / "whole")
+uninterrupted = run_training(place / "uninterrupted")
 for step in (6, 14):
     stop = At(step, lambda: os.kill(os.getpid(), signal.SIGTERM), begin=True)
     with pytest.raises(Stopped, match=f"at step {step + 1}, which is saved"):
-        go(place / "run", callbacks=[stop])
-resumed = go(place / "run")
-assert lines(place / "run") == lines(place / "whole")
-for left, right in zip(variables(resumed), variables(whole), strict=True):
+        run_training(place / "run", callbacks=[stop])
+resumed = run_training(place / "run")
+assert lines(place / "run") == lines(place / "uninterrupted")
+for left, right in zip(variables(resumed), variables(uninterrupted), strict=True):
     np.testing.assert_array_equal(left, right)
 import keras
 print(keras.backend.backend())
@@ -29,7 +29,7 @@ print(keras.backend.backend())
 
 
 @pytest.mark.long
-def test_a_stopped_run_is_the_run_never_stopped(tmp_path):
+def test_resumed_run_equals_an_uninterrupted_run(tmp_path):
     environment = {**os.environ, **JAX}
     command = [sys.executable, "-c", CODE, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""A run that is killed and started again is the run that was never stopped."""
+"""A run that is killed and resumed gives the same numbers as an uninterrupted run."""
 
 import random
 import signal
@@ -11,55 +11,57 @@ from tests.robustness.runs import TINY, Run, digest, metrics
 STEPS = int(TINY["pretrain.steps"])
 
 
-def never_stopped(workdir, fields=None):
+def uninterrupted(workdir, fields=None):
+    """The workdir of a run that nothing stops."""
     run = Run(workdir, fields)
     assert run.wait() == 0, run.stderr
     return run.workdir
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    """The workdir of a run that nothing stopped."""
-    return never_stopped(tmp_path_factory.mktemp("unbroken") / "run")
+def expected(tmp_path_factory):
+    """The workdir of an uninterrupted run."""
+    return uninterrupted(tmp_path_factory.mktemp("uninterrupted") / "run")
 
 
-def same_run(run, unbroken, steps=STEPS):
-    assert digest(run.workdir, steps) == digest(unbroken, steps)
-    assert metrics(run.workdir) == metrics(unbroken)
+def check_same(run, expected, steps=STEPS):
+    """Check that a run has the same weights and metrics as the run in the workdir `expected`."""
+    assert digest(run.workdir, steps) == digest(expected, steps)
+    assert metrics(run.workdir) == metrics(expected)
 
 
-def test_killed_between_steps_and_while_saving(unbroken, tmp_path):
-    run = Run(tmp_path / "run", signalled=(12, signal.SIGKILL))  # in the middle of a window of 7
+def test_killed_between_steps_and_while_saving(expected, tmp_path):
+    run = Run(tmp_path / "run", signalled=(12, signal.SIGKILL))  # within a log interval of 7 steps
     assert run.wait() == -signal.SIGKILL
     assert run.saved()[-1] == 10
 
     run = Run(tmp_path / "run", dies_saving=25)
     assert run.wait() == -signal.SIGKILL
-    aside = tmp_path / "run" / "checkpoints"
-    assert [p.name for p in (aside / ".step-00000025.writing").iterdir()] == ["model.weights.h5"]
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert [p.name for p in (checkpoints / ".step-00000025.writing").iterdir()] == ["model.weights.h5"]
 
     run = Run(tmp_path / "run")
     assert run.wait() == 0, run.stderr
-    assert "going on from" in run.stderr
-    same_run(run, unbroken)
-    assert not [p for p in aside.iterdir() if p.name.startswith(".")]
+    assert "resuming from" in run.stderr
+    check_same(run, expected)
+    assert not [p for p in checkpoints.iterdir() if p.name.startswith(".")]
 
 
 @pytest.mark.long
-def test_told_to_stop_saves_at_once(unbroken, tmp_path):
-    for number, step in ((signal.SIGTERM, 9), (signal.SIGHUP, 21)):  # 21 ends a window
+def test_stop_signal_saves_at_once(expected, tmp_path):
+    for number, step in ((signal.SIGTERM, 9), (signal.SIGHUP, 21)):  # step 21 ends a log interval
         run = Run(tmp_path / "run", {"run.checkpoint_every": "60min"}, signalled=(step, number))
         assert run.wait() == 128 + number
         last = run.stderr.splitlines()[-1]
-        assert last == f"stopped by {number.name} at step {step}, which is saved: start again to go on"
+        assert last == f"stopped by {number.name} at step {step}, which is saved: run the same command again to resume"
         assert run.saved()[-1] == step
 
     run = Run(tmp_path / "run")
     assert run.wait() == 0, run.stderr
-    same_run(run, unbroken)
+    check_same(run, expected)
 
 
-def test_told_to_stop_before_the_first_step(tmp_path):
+def test_stop_signal_before_the_first_step(tmp_path):
     run = Run(tmp_path / "run")
     assert run.wait_until(lambda: "parameters:" in run.stderr)
     assert run.kill(signal.SIGTERM) == 128 + signal.SIGTERM
@@ -68,10 +70,10 @@ def test_told_to_stop_before_the_first_step(tmp_path):
 
 @pytest.mark.slow
 def test_many_kills_at_random_moments(tmp_path):
-    """At least 20 kills, each of a run that has come a random time further, half of them SIGTERM."""
+    """At least 20 kills, each at a random time after a log line. About half are SIGTERM."""
     steps = 3 * STEPS
     fields = {"pretrain.steps": str(steps), "run.checkpoint_every": "2"}
-    unbroken = never_stopped(tmp_path / "unbroken", fields)
+    expected = uninterrupted(tmp_path / "uninterrupted", fields)
     chance, kills, saving = random.Random(0), 0, 0
     for trial in range(8):
         run, number = Run(tmp_path / f"run{trial}", fields), 0
@@ -88,8 +90,8 @@ def test_many_kills_at_random_moments(tmp_path):
                     if code:
                         run = Run(tmp_path / f"run{trial}", fields)
         assert run.wait() == 0, run.stderr
-        same_run(run, unbroken, steps)
+        check_same(run, expected, steps)
         if kills >= 20:
             break
-    print(f"{kills} kills, {saving} of them while a checkpoint was written: all runs the same")
+    print(f"{kills} kills, {saving} of them while a checkpoint was written: all runs have the same numbers")
     assert kills >= 20

@@ -1,4 +1,4 @@
-"""What comes from outside is data, never code (a config file apart, as the README says)."""
+"""Input is data and never code. Only a config file is code."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import keras
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [p for name in ("main.py", "pf_keras", "tfrecords") for p in (ROOT / name).glob("**/*.py")] + [ROOT / "main.py"]
+SOURCES = [ROOT / "main.py", *(p for name in ("pf_keras", "tfrecords") for p in (ROOT / name).glob("**/*.py"))]
 UNSAFE = (
     r"\bpickle\b|\bdill\b|\bjoblib\b|\bshelve\b|\bmarshal\b",
     r"allow_pickle\s*=\s*True|safe_mode\s*=\s*False|enable_unsafe_deserialization",
@@ -15,7 +15,7 @@ UNSAFE = (
 )
 
 
-def test_nothing_unpickles_or_evaluates():
+def test_no_code_unpickles_or_evaluates_input():
     assert len(SOURCES) > 40
     for source in SOURCES:
         for number, line in enumerate(source.read_text().splitlines(), 1):
@@ -23,15 +23,15 @@ def test_nothing_unpickles_or_evaluates():
                 assert not re.search(pattern, line.split("#")[0]), f"{source}:{number}: {line.strip()}"
 
 
-def test_a_model_file_that_holds_code_is_refused(tmp_path):
+def test_model_file_that_contains_code_is_refused(tmp_path):
     model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Lambda(lambda x: x + 1)])
     model.save(tmp_path / "code.keras")
     with pytest.raises((ValueError, TypeError), match="[Uu]nsafe|safe_mode|arbitrary code"):
         keras.saving.load_model(tmp_path / "code.keras")
 
 
-def test_an_error_is_one_printable_line(capsys):
-    import main
+def test_error_is_one_printable_line(capsys):
+    from pf_keras.cli import fail
 
-    assert main.fail("no\nimage \x1b[31mred\x1b[0m \x07.jpg") == 2
+    assert fail("no\nimage \x1b[31mred\x1b[0m \x07.jpg") == 2
     assert capsys.readouterr().err == "error: no image \\x1b[31mred\\x1b[0m \\x07.jpg\n"

@@ -147,7 +147,7 @@ def test_onnx_agrees_with_the_model(finetuned, exported):
 
 def test_images_and_encoded_images_are_cropped_as_at_evaluation():
     from pf_keras.data.decode import centre_window, decode_and_crop
-    from pf_keras.tasks.serving import croppers
+    from pf_keras.export.saved_model import croppers
 
     config = tiny_config({"data.eval_crop": "1.0"})  # 32 px
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype="uint8")  # every other mean ends in a half
@@ -181,7 +181,7 @@ def test_what_an_earlier_export_had_and_this_one_has_not_goes(finetuned, tmp_pat
 
 
 def test_the_card_names_the_step_of_a_score(finetuned, tmp_path):
-    from pf_keras.tasks.card import write_card
+    from pf_keras.export.model_card import write_card
 
     workdir = Workdir(tmp_path)
     workdir.start("finetune", tiny_config(), {"init": "scratch", "classes": ["a", "b"]})
@@ -198,7 +198,7 @@ def test_the_card_names_the_step_of_a_score(finetuned, tmp_path):
 
 
 def test_text_from_data_is_escaped():
-    from pf_keras.tasks.card import escape
+    from pf_keras.export.model_card import escape
 
     assert escape("<script>|`[x](y)\nz") == "&lt;script&gt;\\|\\`\\[x](y) z"
 

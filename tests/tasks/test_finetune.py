@@ -8,9 +8,9 @@ from sklearn.metrics import top_k_accuracy_score
 from tiny import tiny_config
 
 from pf_keras.data.sources import open_source
+from pf_keras.evaluation.scores import top_k
 from pf_keras.models.classifier import Classifier
 from pf_keras.tasks.finetune import load_classifier
-from pf_keras.training.scores import top_k
 from pf_keras.training.workdir import Workdir
 from tests.data import images_made as made
 
@@ -77,7 +77,7 @@ def test_a_linear_head_is_trained_and_read_again(pretrained, tmp_path):
 def test_the_backbone_moves_over_whole(pretrained, monkeypatch):
     from pf_keras.models import build_classifier, build_pretrainer
     from pf_keras.training.checkpoint import latest_checkpoint
-    from pf_keras.training.transfer import load_backbone
+    from pf_keras.training.weights import load_backbone
 
     workdir = Workdir(pretrained.workdir)
     model = build_classifier(workdir.config(), 10)
@@ -94,7 +94,7 @@ def test_the_backbone_moves_over_whole(pretrained, monkeypatch):
 def test_a_backbone_with_dropout_moves_over_too(tmp_path, before, now):
     from pf_keras.models import build_classifier, build_pretrainer
     from pf_keras.training.checkpoint import save_checkpoint
-    from pf_keras.training.transfer import load_backbone
+    from pf_keras.training.weights import load_backbone
 
     config = tiny_config({"model.dropout": before})
     workdir = Workdir(tmp_path)
@@ -152,7 +152,7 @@ def test_top_5_of_fewer_classes_counts_each_example_once():
 
 def test_every_validation_image_counts_once_whatever_the_batch(finetuned):
     from pf_keras.data.pipeline import evaluation_batches
-    from pf_keras.training.scores import predict_logits
+    from pf_keras.evaluation.scores import predict_logits
 
     workdir = Workdir(finetuned.workdir)
     model, *_ = load_classifier(workdir)
@@ -179,8 +179,8 @@ def test_evaluate_agrees_with_the_run_and_counts_by_class(finetuned):
 def test_probe_features_are_the_same_whatever_the_batch(pretrained):
     from dataclasses import replace
 
-    from pf_keras.tasks.probe import embedder, features
-    from pf_keras.training.strategy import open_devices
+    from pf_keras.evaluation.probes import embedder, features
+    from pf_keras.training.devices import open_devices
 
     config = Workdir(pretrained.workdir).config()
     split = open_source(config.data).validation.subset(range(23))

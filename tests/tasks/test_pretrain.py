@@ -33,8 +33,9 @@ def test_the_result_has_the_figures_and_they_fit_together(pretrained):
 
 def test_the_marginal_entropy_is_that_of_the_held_out_targets(pretrained):
     """Counted anew in NumPy: the masked patches' grey levels of every held-out digit."""
-    from pf_keras.data.pipeline import evaluation_batches, pretrain_noise
+    from pf_keras.data.pipeline import evaluation_batches
     from pf_keras.data.sources import open_source
+    from pf_keras.noise import pretrain_noise
     from pf_keras.training.workdir import Workdir
 
     config = Workdir(pretrained.workdir).config()

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from pf_keras.tasks.probe import NEIGHBOURS, fit_probes
+from pf_keras.evaluation.probes import NEIGHBOURS, fit_probes
 
 
 def examples(count, rng):

@@ -102,7 +102,7 @@ def test_workers_that_share_a_step_are_no_workers_of_a_sweep(tmp_path, monkeypat
 
 
 def test_a_batch_that_the_replicas_do_not_divide_is_refused_before_the_first_point(tmp_path, monkeypatch):
-    from pf_keras.training.strategy import Devices
+    from pf_keras.training.devices import Devices
 
     seen = fits(monkeypatch)
     monkeypatch.setattr("pf_keras.tasks.sweep.open_devices", lambda *_: Devices("tpu", 32))
@@ -120,7 +120,7 @@ def test_all_runs_of_a_sweep_are_of_one_precision_one_start_and_its_labels(pretr
     import keras
 
     from pf_keras.tasks import finetune
-    from pf_keras.training.strategy import Devices
+    from pf_keras.training.devices import Devices
 
     seen = fits(monkeypatch)
     words = flags(tmp_path, pretrained.workdir, "(16,32)", "0")

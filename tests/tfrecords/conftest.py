@@ -1,4 +1,4 @@
-"""Small synthetic image sets in the layouts that people have, and the command lines as a user types them."""
+"""Small synthetic datasets in the usual layouts, and the commands as a user types them."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ WNIDS = ["n01440764", "n01443537", "n02097209", "n03445777"]
 
 
 def image_bytes(seed, size=(40, 30), mode="RGB", format="JPEG", **options):
-    """An image of noise, so that no two are the same."""
+    """An image file of noise."""
     channels = len(Image.new(mode, (1, 1)).getbands())
     pixels = random.Random(seed).randbytes(size[0] * size[1] * channels)
     out = io.BytesIO()
@@ -29,7 +29,7 @@ def image_bytes(seed, size=(40, 30), mode="RGB", format="JPEG", **options):
 
 
 def tar_bytes(files):
-    """A tar with `{name: bytes}`, as GNU tar would write it."""
+    """A tar of `{name: bytes}`."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for name, data in files.items():
@@ -40,7 +40,7 @@ def tar_bytes(files):
 
 
 class ImageNet:
-    """A tiny ILSVRC2012: 5 training images a class, 8 validation images with gaps in their numbers."""
+    """A tiny ILSVRC2012: 5 training images a class, and 8 validation images with gaps in their numbers."""
 
     def __init__(self):
         self.train = {w: {f"{w}_{i}.JPEG": image_bytes(f"{w}{i}") for i in range(5)} for w in WNIDS}
@@ -79,20 +79,20 @@ def write(path, data):
 
 
 def command(module, *arguments, python=sys.executable):
-    """Runs `python -m tfrecords.<module>` in the repository root, as a user does."""
+    """Run `python -m tfrecords.<module>` in the repository root."""
     line = [python, "-m", f"tfrecords.{module}", *map(str, arguments)]
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def build(*arguments):
-    """A build that has to succeed."""
+    """Run a build that must succeed."""
     done = command("build", *arguments, "--processes=2")
     assert done.returncode == 0, done.stderr
     return done
 
 
 def fails(done, *words):
-    """One `error:` line on standard error as the last one, exit code 2, no traceback."""
+    """Check for exit code 2, no traceback, and a last line `error: ...` that has these words."""
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
@@ -102,13 +102,13 @@ def fails(done, *words):
 
 
 def hashes(directory):
-    """sha256 of every file below a directory, by relative path: all there is."""
+    """The sha256 of every file below a directory, hidden ones too, by relative path."""
     files = (Path(folder) / name for folder, _, names in os.walk(directory) for name in names)
     return {str(file.relative_to(directory)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def records_of(directory, split):
-    """All records of a split as `{key: value}`, by TensorFlow's own reader and protobuf, in order."""
+    """All records of a split in order, as `{key: value}`, read by TensorFlow."""
     import tensorflow as tf
 
     paths = sorted(str(path) for path in Path(directory).glob(f"{split}-*"))
@@ -121,7 +121,7 @@ def records_of(directory, split):
 
 @pytest.fixture(scope="session")
 def helpers():
-    """The functions above: a test module cannot import a conftest by a name that is its own."""
+    """The functions above, because test modules cannot import conftest.py."""
     from types import SimpleNamespace
 
     return SimpleNamespace(
@@ -145,13 +145,13 @@ def imagenet():
 
 @pytest.fixture(scope="session")
 def archives(imagenet, tmp_path_factory):
-    """The input directory of an ImageNet download. Not to be changed."""
+    """The directory of an ImageNet download. Tests must not change it."""
     return imagenet.write_archives(tmp_path_factory.mktemp("download"))
 
 
 @pytest.fixture(scope="session")
 def built(archives, tmp_path_factory):
-    """The download converted, 3 and 2 shards. Not to be changed."""
+    """The download as 3 training and 2 validation shards. Tests must not change them."""
     output = tmp_path_factory.mktemp("built") / "out"
     build("--source=imagenet", f"--input={archives}", f"--output={output}", "--train_shards=3", "--validation_shards=2")
     return output

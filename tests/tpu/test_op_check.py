@@ -9,7 +9,7 @@ import pytest
 STEPS = """
 import json, sys
 import keras, tensorflow as tf
-from pf_keras.augment import NOISE
+from pf_keras.noise import pretrain_noise
 from pf_keras.config import Config, MaskConfig, ModelConfig, TargetConfig, FinetuneConfig
 from pf_keras.models import build_classifier, build_pretrainer
 from pf_keras.tpu.op_check import ops_without_kernel, strategy_without_tpu
@@ -34,7 +34,7 @@ def compiled(build, *args, **options):
 
 image = spec(64, 64, 3, dtype=tf.uint8)
 pretrainer = compiled(build_pretrainer, config)
-batch = {"image": image, "mask_noise": spec(4), "augment_noise": spec(config.visible, len(NOISE))}
+batch = {"image": image, **{name: spec(*shape) for name, shape in pretrain_noise(config).items()}}
 classifier = compiled(
     build_classifier, config, 10,
     loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.finetune.label_smoothing),

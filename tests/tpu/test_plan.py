@@ -7,7 +7,7 @@ import pytest
 from commands import TINY, command
 
 from pf_keras.config import Config, load_config
-from pf_keras.layers.convolution import Conv2D
+from pf_keras.layers.kernels import Conv2D
 from pf_keras.models import build_pretrainer
 from pf_keras.tasks import plan
 from pf_keras.tpu.compile_step import compile_for, has_compiler

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent, whatever happens to their disk and to their readers."""
+"""A checkpoint is whole or absent, even if the disk is full, a file is damaged, or a run removes what another process reads."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def steps_in(directory):
     return sorted(int(name[5:]) for name in os.listdir(directory) if name.startswith("step-"))
 
 
-def _kept(model):
+def saved_variables(model):
     metrics = {id(v) for v in model.metrics_variables}
     return [v for v in (*model.variables, *model.optimizer.variables) if id(v) not in metrics]
 
@@ -43,19 +43,19 @@ def damage(path):
     path.write_bytes(content)
 
 
-def test_a_checkpoint_gives_back_all_variables(tmp_path):
+def test_checkpoint_restores_all_variables(tmp_path):
     model = tiny_model(1.5)
     model.fit(np.ones((4, 2)), np.ones((4, 3)), verbose=0)
     save_checkpoint(tmp_path, 7, model, {"extra": 1})
     other, found = tiny_model(), latest_checkpoint(tmp_path)
     found.load_into(other)
     assert (found.step, found.state["extra"]) == (7, 1)
-    for left, right in zip(_kept(model), _kept(other), strict=True):
+    for left, right in zip(saved_variables(model), saved_variables(other), strict=True):
         np.testing.assert_array_equal(left, right, err_msg=left.path)
-    assert any("seed" in v.path for v in _kept(other))
+    assert any("seed" in v.path for v in saved_variables(other))
 
 
-def test_the_newest_are_kept(tmp_path):
+def test_newest_checkpoints_are_kept(tmp_path):
     for step in range(1, 6):
         save_checkpoint(tmp_path, step, tiny_model(), keep=2)
     assert steps_in(tmp_path) == [4, 5]
@@ -64,7 +64,7 @@ def test_the_newest_are_kept(tmp_path):
 
 @pytest.mark.parametrize("file", [WEIGHTS, STATE])
 @pytest.mark.parametrize("how", ["flip", "cut", "empty", "remove"])
-def test_a_damaged_newest_is_reported_and_the_one_before_used(tmp_path, capsys, file, how):
+def test_damaged_checkpoint_is_reported_and_the_one_before_used(tmp_path, capsys, file, how):
     for step in (1, 2):
         save_checkpoint(tmp_path, step, tiny_model(step))
     path = tmp_path / "step-00000002" / file
@@ -79,11 +79,11 @@ def test_a_damaged_newest_is_reported_and_the_one_before_used(tmp_path, capsys, 
     found = latest_checkpoint(tmp_path)
     assert found.step == 1
     assert "step-00000002 is damaged" in capsys.readouterr().err
-    with pytest.raises(UserError, match="to be whole, received a damaged one"):
+    with pytest.raises(UserError, match="step-00000002 is damaged: .* Use another step."):
         require_checkpoint(tmp_path, "2")
 
 
-def test_any_flipped_bit_of_the_state_is_found(tmp_path, capsys):
+def test_any_flipped_bit_of_the_state_is_detected(tmp_path, capsys):
     for step in (1, 2):
         save_checkpoint(tmp_path, step, tiny_model(step), {"window": {"first": 0, "metrics": [1.5, 2.0]}})
     path = tmp_path / "step-00000002" / STATE
@@ -91,16 +91,16 @@ def test_any_flipped_bit_of_the_state_is_found(tmp_path, capsys):
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         found = latest_checkpoint(tmp_path)
-        # Spaces between what is said are none of it.
+        # A flipped bit that changes only white space of the JSON is harmless.
         assert found.step == 1 or json.loads(path.read_bytes()) == json.loads(whole), (place, path.read_bytes())
-    first = {name: value for name, value in json.loads(whole).items() if name != "state_sha256"}
-    path.write_text(json.dumps(first))  # as checkpoints were before a digest was kept of it
+    without_digest = {name: value for name, value in json.loads(whole).items() if name != "state_sha256"}
+    path.write_text(json.dumps(without_digest))  # as the first checkpoints were
     assert latest_checkpoint(tmp_path).step == 2
 
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    """`gs://` as etils has it, by TensorFlow's files, with a folder in the place of the store."""
+    """A `gs://` path for etils, which reads it by TensorFlow's file functions. Here they read a local folder instead."""
     import tensorflow as tf
     from etils.epath import backend
 
@@ -116,7 +116,7 @@ def bucket(tmp_path, monkeypatch):
     return "gs://bucket/run/checkpoints"
 
 
-def test_checkpoints_in_a_store(bucket, tmp_path, capsys):
+def test_checkpoints_in_a_bucket(bucket, tmp_path, capsys):
     from etils import epath
 
     save_checkpoint(bucket, 1, tiny_model(1.5))
@@ -129,7 +129,7 @@ def test_checkpoints_in_a_store(bucket, tmp_path, capsys):
     assert steps_in(tmp_path / "bucket" / "run" / "checkpoints") == [3]
 
 
-def test_a_damaged_newest_does_not_crowd_out_good_ones(tmp_path):
+def test_damaged_newest_checkpoint_does_not_replace_good_ones(tmp_path):
     for step in (1, 2, 9):
         save_checkpoint(tmp_path, step, tiny_model(step))
     damage(tmp_path / "step-00000009" / WEIGHTS)
@@ -137,18 +137,18 @@ def test_a_damaged_newest_does_not_crowd_out_good_ones(tmp_path):
     assert steps_in(tmp_path) == [2, 3]
 
 
-def test_nothing_whole_is_an_error_where_one_is_needed(tmp_path):
+def test_missing_or_unfitting_checkpoint_is_an_error(tmp_path):
     assert latest_checkpoint(tmp_path / "none") is None
-    with pytest.raises(UserError, match="received none that is whole"):
+    with pytest.raises(UserError, match="There is no checkpoint in .* Train until the first one is saved."):
         require_checkpoint(tmp_path)
     save_checkpoint(tmp_path, 1, tiny_model())
-    with pytest.raises(UserError, match=r"step-00000001\), received 3"):
+    with pytest.raises(UserError, match="There is no checkpoint 3 in .*It has step-00000001."):
         require_checkpoint(tmp_path, "3")
-    with pytest.raises(UserError, match="to fit the model"):
+    with pytest.raises(UserError, match="step-00000001 does not fit the model: .* Use the config of the run."):
         require_checkpoint(tmp_path).load_into(tiny_model(width=4))
 
 
-def test_what_a_killed_save_left_is_no_checkpoint_and_goes(tmp_path):
+def test_partial_checkpoint_of_a_killed_run_is_ignored_and_removed(tmp_path):
     save_checkpoint(tmp_path, 1, tiny_model(1))
     shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000002.writing")
     assert latest_checkpoint(tmp_path).step == 1
@@ -168,8 +168,8 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint_good(small_disk):
-    """In a process of its own, because HDF5 used to crash it at its end after a write that failed."""
+def test_full_disk_keeps_the_earlier_checkpoint(small_disk):
+    """In another process, because a write that fails inside HDF5 crashes the process when it exits."""
     code = f"""
 import sys
 from tests.training.test_checkpoint import *
@@ -192,11 +192,11 @@ assert steps_in(directory) == [1, 2]
 """
     done = subprocess.run([os.sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    line = f"expected to write in {small_disk}/run/checkpoints, received No space left on device: free space there"
+    line = f"Cannot write in {small_disk}/run/checkpoints: No space left on device. Free space there"
     assert [text.startswith(line) for text in done.stdout.splitlines()] == [True, True]
 
 
-def test_a_reader_meets_whole_checkpoints_while_a_run_saves_and_removes_them(tmp_path, capsys):
+def test_reader_finds_whole_checkpoints_while_a_run_saves_and_removes_them(tmp_path, capsys):
     writer_model, reader_model, stop = tiny_model(), tiny_model(), threading.Event()
     save_checkpoint(tmp_path, 0, writer_model, keep=1)
 
@@ -219,16 +219,16 @@ def test_a_reader_meets_whole_checkpoints_while_a_run_saves_and_removes_them(tmp
     finally:
         stop.set()
         writer.join()
-    assert len(read) == 25  # as many times the writer was ahead
+    assert len(read) == 25
     assert "damaged" not in capsys.readouterr().err
 
 
-def test_one_removed_while_it_is_read_gives_way_to_the_next(tmp_path, capsys):
+def test_newer_checkpoint_is_read_where_one_is_removed_meanwhile(tmp_path, capsys):
     save_checkpoint(tmp_path, 1, tiny_model(1))
-    found, asked = require_checkpoint(tmp_path), require_checkpoint(tmp_path, "1")
+    found, requested = require_checkpoint(tmp_path), require_checkpoint(tmp_path, "1")
     save_checkpoint(tmp_path, 2, tiny_model(2), keep=1)
     model = tiny_model()
     assert found.load_into(model).step == 2
-    assert value_of(model) == 2 and "was removed meanwhile" in capsys.readouterr().err
-    with pytest.raises(UserError, match="removed meanwhile"):
-        asked.load_into(model)
+    assert value_of(model) == 2 and "was removed by a run in progress: reading" in capsys.readouterr().err
+    with pytest.raises(UserError, match="step-00000001 was removed while it was read. Run the command again."):
+        requested.load_into(model)

@@ -1,4 +1,4 @@
-"""The training loop on a model of a few numbers: windows, resuming, losses that go wrong, signals."""
+"""The training loop on a model of a few numbers: log intervals, resuming, losses that are not finite, signals."""
 
 import json
 import os
@@ -12,23 +12,25 @@ from keras import ops
 
 from pf_keras.config import RunConfig
 from pf_keras.errors import Stopped, UserError
-from pf_keras.training.callbacks import RunCallback, SaveCheckpoints
+from pf_keras.training.callbacks import RunCallback
 from pf_keras.training.loop import spans, train
+from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.optimizer import AdamW
+from pf_keras.training.save_checkpoints import SaveCheckpoints
 from pf_keras.training.workdir import Workdir
 
 STEPS = 23
 
 
 class At(RunCallback):
-    """Do something after a step, or at the beginning of the one that follows it."""
+    """Do something after a step, or at the beginning of the step that follows it."""
 
     def __init__(self, step, action, begin=False):
         super().__init__()
         self.at, self.action, self.begin = step, action, begin
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self.begin and self.epoch_start + batch == self.at:
+        if self.begin and self.interval_start + batch == self.at:
             self.action()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -56,7 +58,7 @@ def batches(step):
     return tf.data.Dataset.range(step, np.iinfo("int64").max).map(batch)
 
 
-def go(path, model=None, callbacks=(), steps=STEPS, data=batches, **run):
+def run_training(path, model=None, callbacks=(), steps=STEPS, data=batches, **run):
     workdir = Workdir(path)
     path.mkdir(exist_ok=True)
     model = model or tiny_model()
@@ -78,7 +80,7 @@ def variables(model):
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     path = tmp_path_factory.mktemp("unbroken") / "run"
-    return go(path), path
+    return run_training(path), path
 
 
 def saved(path):
@@ -86,15 +88,15 @@ def saved(path):
 
 
 @pytest.mark.parametrize("stops", [[3, 5, 7, 20], [9, 18, 21]])
-def test_a_run_stopped_at_any_step_is_the_run_never_stopped(unbroken, tmp_path, stops):
-    """Steps in the middle, at the end and at the beginning of a window; the model has dropout and a metric."""
+def test_a_run_stopped_at_any_step_equals_one_never_stopped(unbroken, tmp_path, stops):
+    """Steps in the middle, at the end and at the beginning of a log interval; the model has dropout and a metric."""
     model, path = unbroken
-    for step in stops:  # told so during step + 1
-        tell = At(step, lambda: os.kill(os.getpid(), signal.SIGTERM), begin=True)
+    for step in stops:  # the signal comes during step + 1
+        signalled = At(step, lambda: os.kill(os.getpid(), signal.SIGTERM), begin=True)
         with pytest.raises(Stopped, match=f"SIGTERM at step {step + 1}, which is saved"):
-            go(tmp_path, callbacks=[tell], checkpoint_every="60min")
+            run_training(tmp_path, callbacks=[signalled], checkpoint_every="60min")
         assert saved(tmp_path)[-1] == step + 1
-    resumed = go(tmp_path)
+    resumed = run_training(tmp_path)
     assert lines(tmp_path) == lines(path)
     assert [line["step"] for line in lines(tmp_path)] == [5, 10, 15, 20, 23]
     for left, right in zip(variables(resumed), variables(model), strict=True):
@@ -102,105 +104,105 @@ def test_a_run_stopped_at_any_step_is_the_run_never_stopped(unbroken, tmp_path, 
 
 
 @pytest.mark.parametrize("step", [12, STEPS])
-def test_a_run_that_is_told_while_it_saves_leaves_when_it_has(unbroken, tmp_path, monkeypatch, step):
-    from pf_keras.training import callbacks
+def test_a_signal_while_saving_stops_the_run_after_the_save(unbroken, tmp_path, monkeypatch, step):
+    from pf_keras.training import save_checkpoints
 
-    save = callbacks.save_checkpoint
+    save = save_checkpoints.save_checkpoint
 
-    def told(directory, at, *rest):
+    def save_then_signal(directory, at, *rest):
         save(directory, at, *rest)
         os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped, match=f"SIGTERM at step {step}, which is saved"):
-        patch.setattr(callbacks, "save_checkpoint", told)
-        go(tmp_path, checkpoint_every=str(step))
+        patch.setattr(save_checkpoints, "save_checkpoint", save_then_signal)
+        run_training(tmp_path, checkpoint_every=str(step))
     assert saved(tmp_path) == [step]
-    go(tmp_path)
+    run_training(tmp_path)
     assert lines(tmp_path) == lines(unbroken[1])
 
 
-def test_told_between_the_question_and_the_answer_it_saves_before_it_leaves(unbroken, tmp_path, monkeypatch):
+def test_a_signal_between_the_checks_of_a_step_saves_before_leaving(unbroken, tmp_path, monkeypatch):
     due = SaveCheckpoints._due_by_steps
 
-    def told(self):
-        if self.step == 13 and self.told is None:
+    def signal_then_ask(self):
+        if self.step == 13 and self.signal is None:
             os.kill(os.getpid(), signal.SIGTERM)
         return due(self)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped) as stopped:
-        patch.setattr(SaveCheckpoints, "_due_by_steps", told)
-        go(tmp_path, checkpoint_every="60min")
+        patch.setattr(SaveCheckpoints, "_due_by_steps", signal_then_ask)
+        run_training(tmp_path, checkpoint_every="60min")
     assert f"at step {saved(tmp_path)[-1]}, which is saved" in str(stopped.value)
-    go(tmp_path)
+    run_training(tmp_path)
     assert lines(tmp_path) == lines(unbroken[1])
 
 
-def test_a_run_that_dies_between_a_windows_end_and_its_line_loses_no_line(unbroken, tmp_path, monkeypatch):
+def test_dying_between_the_end_of_an_interval_and_its_log_line_loses_no_line(unbroken, tmp_path, monkeypatch):
     def die(*_):
         raise MemoryError
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(Workdir, "log", die)
-        go(tmp_path, checkpoint_every="5")
-    go(tmp_path)
+        patch.setattr(MetricsLog, "append", die)
+        run_training(tmp_path, checkpoint_every="5")
+    run_training(tmp_path)
     assert lines(tmp_path) == lines(unbroken[1])
 
 
 def test_checkpoints_by_steps_and_by_minutes(tmp_path, monkeypatch):
-    go(tmp_path / "steps", checkpoint_every="6", keep_checkpoints=10)
+    run_training(tmp_path / "steps", checkpoint_every="6", keep_checkpoints=10)
     assert saved(tmp_path / "steps") == [6, 12, 18, 23]
-    go(tmp_path / "newest", checkpoint_every="6", keep_checkpoints=2)
+    run_training(tmp_path / "newest", checkpoint_every="6", keep_checkpoints=2)
     assert saved(tmp_path / "newest") == [18, 23]
-    go(tmp_path / "minutes", checkpoint_every="0.0000001min", keep_checkpoints=10)
+    run_training(tmp_path / "minutes", checkpoint_every="0.0000001min", keep_checkpoints=10)
     assert len(saved(tmp_path / "minutes")) == 10
-    go(tmp_path / "hour", checkpoint_every="60min")
+    run_training(tmp_path / "hour", checkpoint_every="60min")
     assert saved(tmp_path / "hour") == [23]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(tmp_path):
+def test_a_nan_loss_stops_the_run_and_names_the_step(tmp_path):
     def spoilt(step):
         return batches(step).enumerate(step).map(lambda n, b: (b[0] * tf.where(n == 13, np.inf, 1.0), b[1]))
 
     with pytest.raises(UserError) as error:
-        go(tmp_path, data=spoilt, checkpoint_every="1", keep_checkpoints=30)
-    expected = "received nan at step 14 with learning rate 0.01"
+        run_training(tmp_path, data=spoilt, checkpoint_every="1", keep_checkpoints=30)
+    expected = "The loss is nan at step 14, with a learning rate of 0.01"
     assert expected in str(error.value) and str(tmp_path / "checkpoints" / "step-00000013") in str(error.value)
     assert saved(tmp_path) == list(range(1, 14))
 
 
-def test_the_very_last_loss_is_looked_at(tmp_path):
+def test_the_last_loss_is_checked(tmp_path):
     def spoilt(step):
         return batches(step).enumerate(step).map(lambda n, b: (b[0] * tf.where(n == STEPS - 1, np.inf, 1.0), b[1]))
 
-    with pytest.raises(UserError, match=f"at step {STEPS} with"):
-        go(tmp_path, data=spoilt, checkpoint_every="10")
+    with pytest.raises(UserError, match=f"at step {STEPS}, with"):
+        run_training(tmp_path, data=spoilt, checkpoint_every="10")
     assert saved(tmp_path) == [10, 20]
 
 
-def test_weights_that_went_wrong_behind_a_finite_loss_are_not_saved(tmp_path):
+def test_nan_weights_behind_a_finite_loss_are_not_saved(tmp_path):
     model = tiny_model()
     spoil = At(11, lambda: model.optimizer._momentums[0].assign(ops.full((4, 8), np.nan)))
-    with pytest.raises(UserError, match="finite weights, received others in .*kernel after step 12"):
-        go(tmp_path, model, [spoil], checkpoint_every="4")
+    with pytest.raises(UserError, match="kernel has values that are not finite after step 12"):
+        run_training(tmp_path, model, [spoil], checkpoint_every="4")
     assert saved(tmp_path) == [4, 8]
 
 
 def test_a_huge_learning_rate_stops(tmp_path):
-    with pytest.raises(UserError, match=r"learning rate 1e\+30"):
-        go(tmp_path, tiny_model(1e30), checkpoint_every="1")
+    with pytest.raises(UserError, match=r"learning rate of 1e\+30"):
+        run_training(tmp_path, tiny_model(1e30), checkpoint_every="1")
 
 
-def test_data_that_ends_early_is_no_finished_run(tmp_path):
-    with pytest.raises(UserError, match="expected data without end, received none after step 7"):
-        go(tmp_path, data=lambda step: batches(step).take(7))
+def test_data_that_end_early_are_an_error(tmp_path):
+    with pytest.raises(UserError, match="The data ended after step 7"):
+        run_training(tmp_path, data=lambda step: batches(step).take(7))
 
 
-@pytest.mark.parametrize(("start", "steps", "window"), [(0, 10, 5), (0, 11, 5), (3, 11, 5), (5, 7, 5), (4, 4, 5), (2, 3, 9)])
-def test_windows_end_where_those_of_an_unbroken_run_do(start, steps, window):
+@pytest.mark.parametrize(("start", "steps", "log_every"), [(0, 10, 5), (0, 11, 5), (3, 11, 5), (5, 7, 5), (4, 4, 5), (2, 3, 9)])
+def test_log_intervals_end_where_those_of_an_unbroken_run_do(start, steps, log_every):
     done, ends = start, []
-    for first, length, count in spans(start, steps, window):
+    for first, length, count in spans(start, steps, log_every):
         assert first == done
         done += length * count
         ends += [first + length * (i + 1) for i in range(count)]
-    wanted = [end for end in (*range(window, steps, window), steps) if end > start]
+    wanted = [end for end in (*range(log_every, steps, log_every), steps) if end > start]
     assert (done, ends) == (steps, wanted)

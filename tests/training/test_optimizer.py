@@ -1,3 +1,5 @@
+"""AdamW against NumPy, Keras and tensorflow-addons; weight-decay exclusions, the schedule, layer-wise learning rates."""
+
 import json
 from pathlib import Path
 
@@ -8,7 +10,8 @@ from keras import ops
 from tiny import tiny_config, tiny_pretrainer
 
 from pf_keras.config import PretrainConfig
-from pf_keras.training.optimizer import AdamW, build_optimizer, layer_rates, undecayed
+from pf_keras.training.learning_rate import layer_rates
+from pf_keras.training.optimizer import AdamW, build_optimizer, no_decay
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tensorflow_addons.json").read_text())["adamw"]
 
@@ -18,7 +21,7 @@ def variables_of(values):
 
 
 def apply(optimizer, gradients, variables):
-    """One step, as `fit` takes it."""
+    """Update the variables once, as `fit` does."""
     gradients = [ops.convert_to_tensor(np.array(gradient, "float32")) for gradient in gradients]
     if keras.backend.backend() == "tensorflow":
         optimizer.apply(gradients, list(variables))
@@ -32,8 +35,8 @@ def apply(optimizer, gradients, variables):
 
 
 @pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: golden["name"])
-def test_like_tensorflow_addons(golden):
-    """Values recorded from tensorflow-addons 0.23, whose decay does not go with the learning rate."""
+def test_same_values_as_tensorflow_addons(golden):
+    """Values recorded from tensorflow-addons 0.23, which does not multiply the decay by the learning rate."""
     variables = variables_of(golden["start"])
     optimizer = AdamW(
         golden["learning_rate"],
@@ -43,7 +46,7 @@ def test_like_tensorflow_addons(golden):
         epsilon=golden["epsilon"],
         clip_norm=0,
     )
-    # All have the same name here, so that nothing but identity tells them apart.
+    # All have the same name here, so only their identity can exclude them.
     optimizer.exclude_from_weight_decay(var_list=[v for n, v in variables.items() if n not in golden["decayed"]])
     optimizer.build(list(variables.values()))
     for gradients, values in zip(golden["gradients"], golden["values"], strict=True):
@@ -53,7 +56,7 @@ def test_like_tensorflow_addons(golden):
 
 
 def reference_adamw(values, steps, rate, decay, clip, beta_1=0.9, beta_2=0.99, epsilon=1.0):
-    """AdamW in NumPy with the whole gradient clipped; an epsilon of 1 lets the gradient's size matter."""
+    """AdamW in NumPy that clips the whole gradient. With an epsilon of 1, the size of the gradient matters."""
     values = [value.astype("float64") for value in values]
     first, second = [[np.zeros(value.shape) for value in values] for _ in range(2)]
     norms = []
@@ -70,7 +73,7 @@ def reference_adamw(values, steps, rate, decay, clip, beta_1=0.9, beta_2=0.99, e
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 0.5, 1e6])
-def test_clips_by_the_norm_of_all_gradients(clip_norm):
+def test_clipping_uses_the_norm_of_all_gradients(clip_norm):
     rng = np.random.default_rng(0)
     start = {"kernel": rng.standard_normal((3, 2)), "bias": rng.standard_normal(2)}
     steps = [[rng.standard_normal((3, 2)) * size, rng.standard_normal(2) * size] for size in (0.1, 1.0, 3.0)]
@@ -85,7 +88,7 @@ def test_clips_by_the_norm_of_all_gradients(clip_norm):
         np.testing.assert_allclose(variable.numpy(), value, atol=1e-5)
 
 
-def test_config_keeps_the_clip_norm():
+def test_serialized_optimizer_keeps_its_clip_norm():
     optimizer = AdamW(0.1, weight_decay=0.2, clip_norm=3.0)
     loaded = keras.optimizers.deserialize(json.loads(json.dumps(keras.optimizers.serialize(optimizer))))
     assert type(loaded) is AdamW and loaded.clip_norm == 3.0 and loaded.weight_decay == 0.2
@@ -101,16 +104,16 @@ def optimizer_of(model, steps=100, warmup_steps=10):
     return build_optimizer(model, settings, steps, warmup_steps)
 
 
-def test_undecayed_is_all_but_kernels(model):
+def test_only_kernels_have_weight_decay(model):
     names = {"bias", "gamma", "beta", "query", "rows", "columns"}
     named = {id(v) for v in model.trainable_variables if v.name in names}
-    assert {id(variable) for variable in undecayed(model)} == named
+    assert {id(variable) for variable in no_decay(model)} == named
     assert {v.name for v in model.trainable_variables if id(v) not in named} == {"kernel"}
-    assert {v.name for v in undecayed(model)} == names
+    assert {v.name for v in no_decay(model)} == names
 
 
-def test_decay_leaves_the_undecayed_alone(model):
-    """A step without gradient: kernels shrink by learning rate times decay, nothing else moves."""
+def test_weight_decay_moves_only_kernels(model):
+    """A step with a gradient of 0: kernels shrink by learning rate times decay, and nothing else moves."""
     optimizer = optimizer_of(model, warmup_steps=0)
     before = [variable.numpy() for variable in model.trainable_variables]
     apply(optimizer, [np.zeros(value.shape) for value in before], model.trainable_variables)
@@ -120,7 +123,7 @@ def test_decay_leaves_the_undecayed_alone(model):
 
 
 @pytest.mark.parametrize("steps, warmup", [(100, 10), (100, 0), (5, 10), (1, 10)])
-def test_schedule_is_a_warm_up_and_a_cosine(model, steps, warmup):
+def test_schedule_is_a_linear_warm_up_then_a_cosine(model, steps, warmup):
     optimizer = optimizer_of(model, steps, warmup)
     warmup = min(warmup, steps - 1)
     for step in sorted({0, 1, warmup // 2, warmup, (steps + warmup) // 2, steps - 1, steps}):
@@ -132,12 +135,12 @@ def test_schedule_is_a_warm_up_and_a_cosine(model, steps, warmup):
         np.testing.assert_allclose(float(ops.convert_to_numpy(optimizer.learning_rate)), expected, atol=1e-6)
 
 
-def test_layer_rates_scale_the_steps_of_adam():
-    """Every variable of a layer moves by the layer's share of what it moves under one rate for all."""
+def test_layer_rates_scale_the_updates_of_each_layer():
+    """A variable moves by its layer's factor times the distance that it moves under one learning rate for all layers."""
     config = tiny_config()
     decay, depth = 0.5, config.model.depth
-    shares = {"patch_encoder": decay ** (depth + 1), "positions": decay ** (depth + 1)}
-    shares |= {f"block_{i}": decay ** (depth - i) for i in range(depth)}
+    factors = {"patch_encoder": decay ** (depth + 1), "positions": decay ** (depth + 1)}
+    factors |= {f"block_{i}": decay ** (depth - i) for i in range(depth)}
     moved = []
     for scaled in (False, True):
         model = tiny_pretrainer(config, seed=0)
@@ -152,30 +155,30 @@ def test_layer_rates_scale_the_steps_of_adam():
     seen = set()
     for variable, plain, scaled in zip(model.trainable_variables, *moved, strict=True):
         parts = variable.path.split("/")
-        named = [name for name in shares if name in parts and "decoder" not in parts]  # whose blocks have such names too
+        named = [name for name in factors if name in parts and "decoder" not in parts]  # which has blocks of these names too
         seen.update(named)
-        np.testing.assert_allclose(scaled, plain * (shares[named[0]] if named else 1.0), rtol=1e-3, atol=1e-7)
-    assert seen == set(shares)
+        np.testing.assert_allclose(scaled, plain * (factors[named[0]] if named else 1.0), rtol=1e-3, atol=1e-7)
+    assert seen == set(factors)
 
 
 @pytest.mark.parametrize("options", [{"amsgrad": True}, {"gradient_accumulation_steps": 2}, {"use_ema": True}])
-def test_options_of_keras_do_what_they_do_there(options):
+def test_options_of_keras_work_as_in_its_adamw(options):
     rng = np.random.default_rng(0)
     start, gradients = rng.standard_normal((4, 3)), rng.standard_normal((6, 4, 3))
-    gradients[-1] /= 10  # so that the largest second moment is not the last
-    ended = []
+    gradients[-1] /= 10  # so that the last second moment is not the largest
+    results = []
     for kind in (AdamW, keras.optimizers.AdamW):
         variable = keras.Variable(start.astype("float32"))
         optimizer = kind(0.1, weight_decay=0.2, beta_2=0.5, **options)
         optimizer.build([variable])
         for gradient in gradients:
             apply(optimizer, [gradient], [variable])
-        ended.append([v.numpy() for v in [variable, *optimizer.variables] if v.name != "gradient_norm"])
-    for ours, theirs in zip(*ended, strict=True):
+        results.append([v.numpy() for v in [variable, *optimizer.variables] if v.name != "gradient_norm"])
+    for ours, theirs in zip(*results, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-def test_weight_decay_keeps_the_whole_rate_of_a_layer_that_learns_slowly():
+def test_layer_rates_do_not_scale_weight_decay():
     rng = np.random.default_rng(0)
     start, gradients = rng.standard_normal((2, 5)), [rng.standard_normal((2, 5)) for _ in range(3)]
     variables = [keras.Variable(row.astype("float32")) for row in start]
@@ -190,8 +193,8 @@ def test_weight_decay_keeps_the_whole_rate_of_a_layer_that_learns_slowly():
         np.testing.assert_allclose(variable.numpy(), expected[0], atol=1e-5)
 
 
-def test_a_small_decay_is_not_rounded_away():
-    """Rate times decay of 1.5e-7, as in the paper's schedule: less than twice the spacing of float32 below 1."""
+def test_small_decay_is_not_rounded_away():
+    """Learning rate times decay is 1.5e-7, as in the paper's schedule. The spacing of float32 below 1 is 6e-8."""
     before = np.random.default_rng(0).standard_normal(100_000).astype("float32")
     variable = keras.Variable(before)
     optimizer = AdamW(1.5e-4, weight_decay=1e-3)
@@ -202,12 +205,12 @@ def test_a_small_decay_is_not_rounded_away():
 
 
 @pytest.mark.parametrize("option", ["clipnorm", "clipvalue", "global_clipnorm"])
-def test_other_kinds_of_clipping_are_refused(option):
+def test_clipping_options_of_keras_are_refused(option):
     with pytest.raises(ValueError, match=f"clip_norm.*{option}=1.0"):
         AdamW(0.1, **{option: 1.0})
 
 
-def test_built_twice_it_has_its_variables_once():
+def test_building_twice_creates_variables_once():
     variable = keras.Variable(np.ones(3, "float32"))
     optimizer = AdamW(0.1)
     for _ in range(2):
@@ -215,18 +218,18 @@ def test_built_twice_it_has_its_variables_once():
     assert [v.name for v in optimizer.variables].count("gradient_norm") == 1
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's kernel")
-@pytest.mark.parametrize("kind", ["a variable of TensorFlow", "float64", "under a strategy"])
-def test_the_kernel_gives_way_to_keras_and_the_numbers_are_the_same(kind, monkeypatch):
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has the kernel")
+@pytest.mark.parametrize("kind", ["TensorFlow variable", "float64", "strategy"])
+def test_numbers_are_the_same_where_the_kernel_cannot_be_used(kind, monkeypatch):
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
     start, steps = rng.standard_normal((3, 2)), [[rng.standard_normal((3, 2))] for _ in range(3)]
     variable = keras.Variable(start, dtype="float64" if kind == "float64" else "float32")
-    if kind == "a variable of TensorFlow":
+    if kind == "TensorFlow variable":
         variable = tf.Variable(start.astype("float32"))
-    if kind == "under a strategy":
-        monkeypatch.setattr("pf_keras.layers.fused.without_strategy", lambda: False)
+    if kind == "strategy":
+        monkeypatch.setattr("pf_keras.layers.kernels.without_strategy", lambda: False)
     optimizer = AdamW(0.1, weight_decay=0.2, beta_2=0.99, epsilon=1.0, clip_norm=0.5)
     for (gradient,) in steps:
         optimizer.apply([tf.constant(gradient, variable.dtype)], [variable])

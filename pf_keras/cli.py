@@ -1,0 +1,223 @@
+"""PatchFormer in Keras: pre-train by decoding masked patches, then use what the model learned.
+
+    python main.py --mode=MODE --workdir=DIR [--config=NAME|FILE] [--config.SECTION.FIELD=VALUE ...]
+                   [--data=SOURCE] [--tpu=NAME]
+
+An installed package has the same command as `pf-keras`. A mode that reads an earlier run uses the config of that run, with
+the fields that the command line changes.
+
+The modes:
+    pretrain     learn from unlabelled images by decoding masked patches
+    reconstruct  draw what a pre-trained model decodes
+    finetune     train a classifier with few labels, from --init=PRETRAIN_WORKDIR or --init=scratch
+    evaluate     score a fine-tuned model, or probe the frozen features of a pre-trained one
+    sweep        fine-tune over a grid, choose on held-out images, run the winner with several seeds
+    export       write a SavedModel to serve, a .keras file to train further, and an ONNX file
+    plan         check whether a config compiles for a TPU and fits, and estimate what it costs
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+
+from absl import flags
+
+from pf_keras.errors import Stopped, UserError
+from pf_keras.quiet import native_output_diverted
+from pf_keras.signals import stopping
+
+# Nothing slow is imported before the flags are read, so that --help answers at once.
+MODES = [line.split()[0] for line in __doc__.split("The modes:\n")[1].splitlines() if line.strip()]
+NEW_RUNS = ("pretrain", "finetune", "sweep", "plan")  # the other modes read an earlier run
+DEFAULT_CONFIG = "digits"
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("mode", None, f"What to do: {', '.join(MODES)}.")
+flags.DEFINE_string("workdir", None, "The directory of the run. Default for a new run: runs/MODE.")
+flags.DEFINE_string(
+    "config",
+    None,
+    "A shipped config (digits, cifar10, imagenette64, imagenette, imagenet), or a Python file that defines config; the file "
+    "is run as code. Default: the config of the run in --workdir, else of --init, else digits.",
+)
+flags.DEFINE_string(
+    "data",
+    None,
+    "digits, folder:DIR, tfrecord:DIR or tfds:NAME. Default: the config's. For evaluate and reconstruct: other data to use "
+    "in place of the run's own.",
+)
+flags.DEFINE_integer("seed", None, "Short for --config.run.seed.")
+flags.DEFINE_string("checkpoint_every", None, 'Steps ("500") or minutes ("10min"). Short for --config.run.checkpoint_every.')
+flags.DEFINE_string("init", "", "finetune, sweep: a pre-training workdir, or scratch.")
+flags.DEFINE_string(
+    "label_fraction", "1", "The fraction of each class's training images that keep their labels. evaluate takes several."
+)
+flags.DEFINE_string("label_list", "", "finetune, sweep: a file with the names of the training images that keep their labels.")
+flags.DEFINE_string("seeds", "0,1,2", "sweep: the seeds of each point of the grid and of the winner.")
+flags.DEFINE_string("tpu", "", "The name of a Cloud TPU, local (on a TPU VM) or grpc://ADDRESS. Default: GPUs, else the CPU.")
+flags.DEFINE_string("topology", "v3-32", "plan: the TPU slice, such as v3-32, v4-8, v5litepod-4, v5p-8 or v6e-4.")
+flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's checkpoints. Default: the newest.")
+
+SHORTHANDS = {"data": "data.source", "seed": "run.seed", "checkpoint_every": "run.checkpoint_every"}
+OTHER_DATA = ("evaluate", "reconstruct")  # modes whose --data is not the run's own
+READ_BY = {  # the modes that read a flag; every mode reads the flags that are not listed
+    **dict.fromkeys(("config", "seed"), [mode for mode in MODES if mode != "export"]),  # export takes a run as it is
+    **dict.fromkeys(("data", "tpu"), [mode for mode in MODES if mode not in ("export", "plan")]),
+    "checkpoint_every": ["pretrain", "finetune", "sweep"],
+    "init": ["finetune", "sweep"],
+    "label_fraction": ["finetune", "evaluate", "sweep"],
+    "label_list": ["finetune", "sweep"],
+    "seeds": ["sweep"],
+    "topology": ["plan"],
+    "checkpoint": ["reconstruct"],
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line `argv`, with the program's name first (default: `sys.argv`). Returns the exit code.
+
+    The result is printed as one line of JSON on standard output. A user's mistake is one line on standard error and exit
+    code 2. A run stopped by a signal exits with 128 plus its number.
+    """
+    try:
+        overrides = read_flags(sys.argv if argv is None else argv)
+        check_flags(overrides)
+    except flags.Error as error:
+        return fail(error)
+    try:
+        with native_output_diverted():
+            import_backend()
+            with stopping():
+                request = read_request(overrides)
+                result = importlib.import_module(f"pf_keras.tasks.{FLAGS.mode}").run(request)
+    except UserError as error:
+        return fail(error)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signal
+    print(json.dumps(result))
+    return 0
+
+
+def import_backend() -> None:
+    """Import Keras and TensorFlow, which reads the data under either backend.
+
+    Ctrl-C ends the process during the import, because an exception there can be lost in a callback of the garbage
+    collector. Later, `stopping` handles it.
+    """
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # nohup ignores it
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if not FLAGS.tpu:  # with libtpu installed, JAX would ask a metadata server for minutes
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    try:
+        importlib.import_module("tensorflow")
+        keras = importlib.import_module("keras")
+        keras.config.set_image_data_format("channels_last")  # whatever ~/.keras/keras.json says
+    finally:
+        if interruptible:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def read_flags(argv: list[str]) -> dict[str, str]:
+    """Parse `argv` into FLAGS. Returns the config fields that it sets, as `{"section.field": "text"}`."""
+    overrides, rest = {}, []
+    for argument in argv:
+        if argument.lstrip("-").startswith("config.") and argument.startswith("-"):
+            name, equals, value = argument.lstrip("-").removeprefix("config.").partition("=")
+            if not equals:
+                raise flags.Error(f"{argument} has no value. Write --config.{name}=VALUE.")
+            overrides[name] = value
+        else:
+            rest.append(argument)
+    if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in rest):
+        print(__doc__ + "\nThe flags:\n" + FLAGS.module_help(sys.modules[__name__]))
+        sys.exit(0)
+    unknown = FLAGS(rest)[1:]
+    if unknown:
+        raise flags.Error(f"{unknown[0]!r} is not a flag. Write --NAME=VALUE; --help lists the flags.")
+    for flag, field in SHORTHANDS.items():
+        if FLAGS[flag].value is not None and not (flag == "data" and FLAGS.mode in OTHER_DATA):
+            value = str(FLAGS[flag].value)
+            if overrides.setdefault(field, value) != value:
+                both = f"--{flag}={value} and --config.{field}={overrides[field]}"
+                raise flags.Error(f"{both} contradict each other. Use one of them.")
+    return overrides
+
+
+def check_flags(overrides: dict[str, str]) -> None:
+    """Raises flags.Error for an unknown mode or backend, and for a flag that is empty or that the mode does not read."""
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # whatever ~/.keras/keras.json says
+    if backend not in ("tensorflow", "jax"):
+        raise flags.Error(f"KERAS_BACKEND is {backend}. Use tensorflow or jax.")
+    if FLAGS.mode is None:
+        raise flags.Error(f"--mode is missing. Use one of {', '.join(MODES)}; --help explains them.")
+    if FLAGS.mode not in MODES:
+        raise flags.Error(f"There is no --mode={FLAGS.mode}. Use one of {', '.join(MODES)}; --help explains them.")
+    for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__]):
+        if flag.present and flag.value == "":  # perhaps a shell variable that is not set
+            raise flags.Error(f"--{flag.name} has no value. Write --{flag.name}=VALUE, or leave the flag out.")
+    given = [(name, f"--{name}") for name in READ_BY if FLAGS[name].present]
+    for name, shown in [*given, *(("config", f"--config.{field}") for field in overrides)]:
+        if FLAGS.mode not in READ_BY[name]:
+            readers = ", ".join(READ_BY[name])
+            raise flags.Error(f"--mode={FLAGS.mode} does not use {shown}, only {readers}. Leave it out.")
+
+
+def read_request(overrides: dict[str, str]):
+    """The task's `Request`. Raises UserError for an invalid config and a missing workdir."""
+    from pf_keras.request import Request
+
+    if not FLAGS.workdir and FLAGS.mode not in NEW_RUNS:
+        raise UserError(f"--mode={FLAGS.mode} reads an earlier run. Name its directory with --workdir=DIR.")
+    workdir = FLAGS.workdir or f"runs/{FLAGS.mode}"
+    return Request(
+        workdir=workdir,
+        config=read_config(workdir).override(overrides),
+        other_data=FLAGS.data or "" if FLAGS.mode in OTHER_DATA else "",
+        checkpoint=FLAGS.checkpoint,
+        init=FLAGS.init,
+        label_fractions=read_numbers("label_fraction", float),
+        label_list=FLAGS.label_list,
+        seeds=read_numbers("seeds", int),
+        tpu=FLAGS.tpu,
+        topology=FLAGS.topology,
+    )
+
+
+def read_numbers(flag: str, kind: type) -> tuple:
+    """The numbers of a flag with a list such as 0.01,0.1."""
+    try:
+        return tuple(kind(text) for text in FLAGS[flag].value.split(","))
+    except ValueError as error:
+        raise UserError(f"--{flag}={FLAGS[flag].value} is not a list of numbers. Write for example 1 or 0,1.") from error
+
+
+def read_config(workdir: str):
+    """The config to start from: that of --config, else of the run in the workdir, else of --init, else the default."""
+    from pf_keras.config import load_config
+    from pf_keras.training.identity import earlier_run, find_run
+
+    if FLAGS.config is not None:
+        return load_config(FLAGS.config)
+    run = find_run(workdir)
+    if run and (run.mode == FLAGS.mode or FLAGS.mode not in NEW_RUNS):
+        return run.config
+    if FLAGS.init not in ("", "scratch"):
+        _, pretraining = earlier_run(FLAGS.init, "pretrain")
+        return pretraining.config
+    return load_config(DEFAULT_CONFIG)
+
+
+def fail(message: object) -> int:
+    """Print a message as one printable line on standard error, and return exit code 2."""
+    line = " ".join(str(message).split())  # file names may contain line breaks, and commands to the terminal
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    print(f"error: {line}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

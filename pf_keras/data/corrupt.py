@@ -1,0 +1,181 @@
+"""Images that cannot be decoded: finding them, naming them when a pipeline fails, and leaving a few out of a source."""
+
+import contextlib
+import dataclasses
+import itertools
+import re
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from pf_keras.data.records import Split
+from pf_keras.data.sources import Source
+from pf_keras.errors import UserError
+from pf_keras.processes import cores
+
+CHUNK = 1024  # examples given to the threads at a time
+PROGRESS = 10  # seconds between lines of progress
+
+
+@contextlib.contextmanager
+def naming_corrupt_images(source: Source) -> Iterator[None]:
+    """Turn a failure of the input pipeline into a UserError that names the image.
+
+    An error inside tf.data does not say at which example it happened, so all of `source` is decoded again to find it.
+    """
+    try:
+        yield
+    except _bad_input() as error:
+        if "IteratorGetNext" not in _message(error):  # the error is not the pipeline's
+            raise
+        print("an image cannot be read; looking for it", file=sys.stderr)
+        for split in source.splits().values():
+            for name, reason in corrupt_images(split, len(source.classes)):
+                raise UserError(
+                    f"{name} cannot be read: {reason}. Repair or remove it, or set data.max_bad_fraction to leave out "
+                    "corrupt images."
+                ) from error
+        raise UserError(
+            f"An image failed to decode a moment ago but decodes now, perhaps on a network disk ({_reason(error)}). "
+            "Run the same command again to resume."
+        ) from error
+
+
+def find_corrupt(source: Source) -> list[dict]:
+    """The corrupt images of a source. Reads every image once.
+
+    Returns:
+        Dicts of `split`, `name` and `reason`, in the order of the splits.
+
+    Raises:
+        UserError: a file of records is damaged, so the records behind the damage cannot be read.
+    """
+    return [
+        {"split": split, "name": name, "reason": reason}
+        for split, examples in source.splits().items()
+        for name, reason in corrupt_images(examples, len(source.classes))
+    ]
+
+
+def leave_out(source: Source, corrupt: list[dict], max_fraction: float) -> Source:
+    """The source without its corrupt images. Prints how many they are.
+
+    Args:
+        source: a source.
+        corrupt: a list from `find_corrupt`. Images that are not in the source any more are ignored.
+        max_fraction: the largest fraction of all images that may be left out.
+
+    Raises:
+        UserError: more images are corrupt, or all images of a split.
+    """
+    names = {split: {image["name"] for image in corrupt if image["split"] == split} for split in source.splits()}
+    parts = {split: examples.without(names[split]) for split, examples in source.splits().items() if names[split]}
+    if parts and source.train is source.validation:
+        parts["train"] = parts["validation"]
+    left = dataclasses.replace(source, **parts)
+    size, kept = (sum(examples.size for examples in s.splits().values()) for s in (source, left))
+    count = size - kept
+    if not count:
+        return source
+    if count > max_fraction * size:
+        first = "; ".join(f"{image['name']}: {image['reason']}" for image in corrupt[:3])
+        raise UserError(
+            f"{count} of {size} images are corrupt, more than data.max_bad_fraction={max_fraction} allows "
+            f"({first}{'; ...' if len(corrupt) > 3 else ''}). Repair or remove them, or allow more."
+        )
+    for split, examples in left.splits().items():
+        if not examples.size:
+            raise UserError(f"All images of the {split} split are corrupt. Repair them.")
+    print(f"{count} of {size} images are corrupt and are left out, the first {corrupt[0]['name']}", file=sys.stderr)
+    return left
+
+
+def corrupt_images(split: Split, classes: int = 0) -> Iterator[tuple[str, str]]:
+    """Find the examples of a split that cannot be read and decoded in full.
+
+    Args:
+        split: what to read.
+        classes: the number of classes, if known. A label outside of them counts as corrupt too.
+
+    Yields:
+        `(name, reason)` of each corrupt example, in order.
+
+    Raises:
+        UserError: a file of records is damaged, so the records behind the damage cannot be read.
+    """
+    import tensorflow as tf
+
+    from pf_keras.data.decode import decode_and_crop
+
+    load = split.loader()
+
+    @tf.function
+    def attempt(key):
+        encoded, label = load(key)
+        return label, decode_and_crop(encoded, lambda height, width: (0, 0, height, width), 1, split.gifs)
+
+    def fault(key):
+        try:
+            label = int(attempt(key)[0])
+        except _bad_input() as error:
+            return _reason(error)
+        return f"its label {label} is not one of {classes} classes" if classes and not -1 <= label < classes else ""
+
+    checked, found, printed, last = 0, 0, time.monotonic(), "the start of the data"
+    keys = _keys(split)
+    with ThreadPoolExecutor(cores()) as threads:
+        while chunk := list(itertools.islice(keys, CHUNK)):
+            damage = chunk.pop() if isinstance(chunk[-1], _bad_input()) else None
+            for key, reason in zip(chunk, threads.map(fault, chunk), strict=True):
+                last = split.name_of(int(key["index"]))
+                found += bool(reason)
+                if reason:
+                    yield last, reason
+            checked += len(chunk)
+            if damage is not None:
+                raise UserError(
+                    f"A damaged record follows {last} ({_reason(damage)}), and the records behind it cannot be read. "
+                    "Write its file again; python -m tfrecords.verify shows the damage."
+                )
+            if time.monotonic() - printed >= PROGRESS:
+                printed = time.monotonic()
+                print(f"checked {checked} of {split.size} images, {found} corrupt", file=sys.stderr)
+
+
+def _bad_input() -> tuple[type[Exception], ...]:
+    """The errors that TensorFlow raises for bad input. The second: where its message would quote bytes that are not text."""
+    import tensorflow as tf
+
+    return tf.errors.OpError, UnicodeDecodeError
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return error.object.decode(errors="backslashreplace")
+    return error.message or ""
+
+
+def _keys(split: Split) -> Iterator:
+    """The keys of a split in order. Where an error ends the stream early, that error comes last."""
+    iterator = iter(split.keys(shuffle=False))
+    while True:
+        try:
+            yield next(iterator)
+        except StopIteration:
+            return
+        except _bad_input() as error:
+            yield error
+            return
+
+
+def _reason(error: Exception) -> str:
+    """The message of a TensorFlow error, without the places in the program and the graph."""
+    message = _message(error)
+    if "Could not parse example input" in message:  # followed by all bytes of the record
+        return "not a tf.train.Example"
+    text = re.split(r"\n\s*\n", message.strip())[-1].partition(" Feature is:")[0]
+    text = re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", " ".join(text.split()))
+    if "assertion failed: " in text:
+        text = text.partition("assertion failed: ")[2].replace("] [", " ").strip("[] ")
+    return text.strip(" :.")[:200] or type(error).__name__

@@ -1,0 +1,180 @@
+"""The content of a record: a `tf.train.Example` with the keys of the public ImageNet converters.
+
+Only `parse`, a function for `tf.data`, needs TensorFlow. Everything else needs protobuf alone.
+"""
+
+import functools
+
+ENCODED = "image/encoded"
+HEIGHT = "image/height"
+WIDTH = "image/width"
+CHANNELS = "image/channels"
+COLORSPACE = "image/colorspace"
+FORMAT = "image/format"
+FILENAME = "image/filename"
+LABEL = "image/class/label"
+SYNSET = "image/class/synset"
+TEXT = "image/class/text"
+
+NO_LABEL = -1  # the label of a record without one; stored labels begin at 1
+
+_KINDS = {ENCODED: "bytes_list", FILENAME: "bytes_list", LABEL: "int64_list"}  # the keys that `parse` reads
+
+# tensorflow/core/example/{example,feature}.proto, in the text form of a FileDescriptorProto.
+_PROTO = """
+name: "pf_keras_example.proto" package: "pf_keras" syntax: "proto3"
+message_type { name: "BytesList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
+message_type { name: "FloatList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT } }
+message_type { name: "Int64List" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 } }
+message_type {
+  name: "Feature" oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 label: LABEL_OPTIONAL type_name: ".pf_keras.BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 label: LABEL_OPTIONAL type_name: ".pf_keras.FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 label: LABEL_OPTIONAL type_name: ".pf_keras.Int64List" oneof_index: 0 }
+}
+message_type {
+  name: "Features"
+  field { name: "feature" number: 1 label: LABEL_REPEATED type_name: ".pf_keras.Features.FeatureEntry" }
+  nested_type {
+    name: "FeatureEntry" options { map_entry: true }
+    field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+    field { name: "value" number: 2 label: LABEL_OPTIONAL type_name: ".pf_keras.Feature" }
+  }
+}
+message_type {
+  name: "Example" field { name: "features" number: 1 label: LABEL_OPTIONAL type_name: ".pf_keras.Features" }
+}
+"""
+
+
+@functools.cache
+def _messages() -> tuple[type, type]:
+    """The protobuf classes `(Example, Features)`. They read and write the same bytes as TensorFlow's."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(text_format.Parse(_PROTO, descriptor_pb2.FileDescriptorProto()))
+    kinds = (pool.FindMessageTypeByName(f"pf_keras.{name}") for name in ("Example", "Features"))
+    return tuple(message_factory.GetMessageClass(kind) for kind in kinds)
+
+
+def make_example(
+    *,
+    encoded: bytes,
+    height: int,
+    width: int,
+    channels: int,
+    colorspace: str,
+    format: str,
+    filename: str,
+    label: int | None = None,
+    synset: str = "",
+    text: str = "",
+) -> bytes:
+    """Serialize an image as an Example. The same arguments always give the same bytes.
+
+    Args:
+        encoded: the bytes of the image file.
+        height: in pixels, as stored in the file.
+        width: in pixels, as stored in the file.
+        channels: 1, 2, 3 or 4.
+        colorspace: "RGB" or "Grayscale".
+        format: "JPEG" or "PNG".
+        filename: unique within its split.
+        label: from 1. None leaves out `label`, `synset` and `text`.
+        synset: the class as ImageNet or the folder names it.
+        text: the class's name for people.
+    """
+    values = {ENCODED: encoded, HEIGHT: height, WIDTH: width, CHANNELS: channels}
+    values |= {COLORSPACE: colorspace, FORMAT: format, FILENAME: filename}
+    if label is not None:
+        values |= {LABEL: label, SYNSET: synset, TEXT: text}
+    example = _messages()[0]()
+    for key, value in values.items():
+        feature = example.features.feature[key]
+        if isinstance(value, int):
+            feature.int64_list.value.append(value)
+        else:
+            feature.bytes_list.value.append(value.encode() if isinstance(value, str) else value)
+    return example.SerializeToString(deterministic=True)
+
+
+def read_example(serialized: bytes) -> dict[str, bytes | int | float]:
+    """Read the first value of each key of a serialized Example.
+
+    Raises:
+        ValueError: the bytes are something else, or an Example that `parse` refuses.
+    """
+    features = _parsed(_messages()[0], serialized).features
+    values = _first_values(features)
+    if (count := len(features.feature[ENCODED].bytes_list.value)) != 1:
+        raise ValueError(f"{ENCODED} has {count} values, not one")
+    return values
+
+
+def read_features(serialized: bytes) -> dict[str, bytes | int | float]:
+    """Read the first value of each key of a serialized Features message, which may lack the image.
+
+    Raises:
+        ValueError: the bytes are something else, or a key has a value of a wrong type.
+    """
+    return _first_values(_parsed(_messages()[1], serialized))
+
+
+def _parsed(message: type, serialized: bytes):
+    from google.protobuf.message import DecodeError
+
+    try:
+        return message.FromString(serialized)
+    except DecodeError as error:
+        raise ValueError(f"not a tf.train.Example ({error})") from None
+
+
+def _first_values(features) -> dict[str, bytes | int | float]:
+    values = {}
+    for key, feature in features.feature.items():
+        kind = feature.WhichOneof("kind")
+        if kind and kind != _KINDS.get(key, kind):
+            raise ValueError(f"{key} has a {kind}, not a {_KINDS[key]}")
+        if kind and (value := getattr(feature, kind).value):
+            values[key] = value[0]
+    return values
+
+
+def parse(serialized) -> dict[str, object]:
+    """Parse a record in a `tf.data` graph. Reads files of the public converters too.
+
+    Args:
+        serialized: scalar string tensor.
+
+    Returns:
+        Scalar tensors: `encoded` (string), the image file; `label` (int64) as stored, or `NO_LABEL`; `filename` (string),
+        possibly empty.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the bytes are not an Example, `image/encoded` is missing or has several values, or one
+            of the three keys has a value of another type.
+    """
+    import tensorflow as tf
+
+    # tf.io.parse_single_example and tf.io.parse_single_sequence_example read beyond the end of some damaged records and crash
+    # the process. This older operation uses protobuf's own reader. An Example has the wire format of a SequenceExample that
+    # consists of a context alone.
+    values = tf.raw_ops.ParseSingleSequenceExample(
+        serialized=serialized,
+        context_dense_keys=[ENCODED],
+        context_dense_shapes=[()],
+        context_dense_defaults=[tf.constant((), tf.string)],  # no default: the key is required
+        context_sparse_keys=[FILENAME, LABEL],
+        context_sparse_types=[tf.string, tf.int64],
+        feature_list_sparse_keys=[],
+        feature_list_dense_keys=[],
+        feature_list_dense_missing_assumed_empty=[],
+        debug_name="record",
+    )
+    filename, label = values.context_sparse_values  # each with zero or more elements
+    return {
+        "encoded": values.context_dense_values[0],
+        "label": tf.concat([label, [NO_LABEL]], 0)[0],
+        "filename": tf.concat([filename, [""]], 0)[0],
+    }

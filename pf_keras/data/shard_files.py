@@ -1,0 +1,146 @@
+"""The shard files of a dataset: their names, the manifest, and how many records they hold."""
+
+import concurrent.futures
+import re
+from collections.abc import Sequence
+
+from pf_keras import filesystem as fs
+from pf_keras.data import record_container
+from pf_keras.data.splits import TRAIN, VALIDATION, VALIDATION_NAMES, validation_name
+from pf_keras.errors import UserError
+
+MANIFEST = "manifest.json"
+WORK = ".build"  # folder in the output of a build for unfinished work; the build removes it at its end
+SETTINGS = "settings.json"  # in WORK: the settings of a build that has begun
+_SHARD = re.compile(rf"({'|'.join((TRAIN, *VALIDATION_NAMES))})-(\d{{5}})-of-(\d{{5}})(\.tfrecords?)?")
+_THREADS = 16  # counting records waits for disk or network most of the time
+
+# The parts of a manifest that its readers use, and their types. A pattern as a key stands for all keys of a dict.
+_ANY, _CLASS = re.compile(".*"), re.compile(r"\d+|unlabelled")
+_MANIFEST_FORM = {
+    "images": int,
+    "bytes": int,
+    "settings": dict,
+    "odd": dict,
+    "splits": {_ANY: {"images": int, "bytes": int, "shards": int, "classes": {_CLASS: int}}},
+    "classes": [{"label": int, "synset": str, "text": str}],
+    "shards": [{"file": str, "records": int, "bytes": int, "sha256": str, "odd": dict, "bad": list}],
+}
+
+
+def split_files(directory: str) -> dict[str, list[str]]:
+    """The shards of a dataset by split.
+
+    Shards are named `train-00000-of-01024`, `validation-…`, `val-…` or `valid-…`, with or without `.tfrecord` at the end.
+    `test-…` is the validation split if there is no other.
+
+    Returns:
+        `{"train": [...], "validation": [...]}`: sorted paths, possibly none.
+
+    Raises:
+        UserError: there are no shards, a set of shards is incomplete, or a build has not finished.
+    """
+    if is_unfinished(directory):
+        raise UserError(f"The build in {directory} has not finished. Run the same tfrecords.build command again.")
+    found = shards_in(directory)
+    if not found:
+        raise UserError(
+            f"{directory} has no TFRecord shards (train-00000-of-01024, ...). Make them with python -m tfrecords.build."
+        )
+    return {TRAIN: found.get(TRAIN, []), VALIDATION: found.get(validation_name(found), [])}
+
+
+def is_unfinished(directory: str) -> bool:
+    """Whether a build has begun in the directory and not finished."""
+    return fs.exists(fs.join(directory, WORK, SETTINGS)) and not fs.exists(fs.join(directory, MANIFEST))
+
+
+def shard_names(directory: str) -> list[str]:
+    """The names of all shards in a directory, sorted.
+
+    Raises:
+        UserError: there is no such directory.
+    """
+    if not fs.is_directory(directory):
+        raise UserError(f"There is no directory {directory}. Give the directory that holds the TFRecord shards.")
+    return [name for name in fs.names_in(directory) if _SHARD.fullmatch(name)]
+
+
+def shards_in(directory: str) -> dict[str, list[str]]:
+    """The sorted paths of the shards of every split, by the split's name in the files.
+
+    Raises:
+        UserError: a split is incomplete or has more than one set of shards, or there is no such directory.
+    """
+    splits: dict[str, list[tuple[int, int, str]]] = {}
+    for name in shard_names(directory):
+        split, number, total, _ = _SHARD.fullmatch(name).groups()
+        splits.setdefault(split, []).append((int(total), int(number), name))
+    for split, shards in splits.items():
+        totals = sorted({total for total, _, _ in shards})
+        if len(totals) > 1:
+            raise UserError(f"{directory} has several sets of {split} shards, of {totals[0]} and of {totals[1]}. Keep one.")
+        total = totals[0]
+        numbers = sorted(number for _, number, _ in shards)
+        if missing := sorted(set(range(total)) - set(numbers)):
+            raise UserError(
+                f"{directory} lacks {len(missing)} of {total} {split} shards: the first is "
+                f"{split}-{missing[0]:05d}-of-{total:05d}. Run tfrecords.build again, or copy the shards again."
+            )
+        if len(numbers) > total:
+            raise UserError(
+                f"{directory} has {len(numbers)} files for {total} {split} shards. Remove those that occur twice or have a "
+                f"number above {total - 1:05d}."
+            )
+    return {split: [fs.join(directory, name) for _, _, name in sorted(shards)] for split, shards in splits.items()}
+
+
+def read_manifest(directory: str) -> dict | None:
+    """Read the manifest that `tfrecords.build` wrote. Returns None if there is none.
+
+    Raises:
+        UserError: the manifest is damaged.
+    """
+    path = fs.join(directory, MANIFEST)
+    if not fs.exists(path):
+        return None
+    manifest = fs.read_json(path)
+    if wrong := [key for key, form in _MANIFEST_FORM.items() if not _fits(manifest.get(key), form)]:
+        raise UserError(
+            f"{path} is damaged: {wrong[0]!r} is not what tfrecords.build writes. "
+            f"Restore it from a copy, or build into a new directory."
+        )
+    return manifest
+
+
+def _fits(value: object, form: object) -> bool:
+    """Whether a JSON value has the types of `_MANIFEST_FORM`."""
+    if isinstance(form, type):
+        return isinstance(value, form)
+    if not isinstance(value, type(form)):
+        return False
+    if isinstance(form, list):
+        return all(_fits(part, form[0]) for part in value)
+    pattern, part = next(iter(form.items()))
+    if isinstance(pattern, re.Pattern):
+        return all(pattern.fullmatch(key) and _fits(value[key], part) for key in value)
+    return all(_fits(value.get(key), part) for key, part in form.items())
+
+
+def count_records(paths: Sequence[str]) -> list[int]:
+    """Count the records in each file by reading only the header of each record.
+
+    TensorFlow reads remote files in blocks of half a megabyte, so at a remote path this reads nearly everything.
+
+    Raises:
+        UserError: a file is missing, truncated or not a TFRecord file. Names file, record and position.
+    """
+
+    def count(path: str) -> int:
+        if not fs.exists(path):
+            raise UserError(f"There is no TFRecord file {path}. Check the path.")
+        with fs.random_access(path) as (read, size):
+            return sum(1 for _ in record_container.spans(read, size, path))
+
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+        return list(threads.map(count, paths))

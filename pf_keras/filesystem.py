@@ -1,0 +1,168 @@
+"""File operations on local paths and on URLs such as `gs://bucket/file`.
+
+Local paths use the standard library. Only URLs use `tf.io.gfile`, because importing TensorFlow takes seconds.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from pf_keras.errors import UserError
+
+ReadAt = Callable[[int, int], bytes]  # (offset, count) -> the bytes there, fewer at the end of the file
+_MAX_TEXT = 64 << 20  # bytes; ImageNet's lists and tables have a few million
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URL."""
+    return "://" in path
+
+
+def _gfile():
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise UserError(f"Paths with :// need TensorFlow, which failed to import ({error}). Use a local path.") from None
+    return tf.io.gfile
+
+
+def join(directory: str, *names: str) -> str:
+    """The path of an entry below a directory."""
+    return "/".join([directory.rstrip("/") or "/", *names]) if is_remote(directory) else os.path.join(directory, *names)
+
+
+def open_file(path: str, mode: str) -> BinaryIO:
+    """Open a binary file; `mode` is "rb" or "wb"."""
+    return _gfile().GFile(path, mode) if is_remote(path) else open(path, mode)
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or directory at the path."""
+    return _gfile().exists(path) if is_remote(path) else os.path.exists(path)
+
+
+def is_directory(path: str) -> bool:
+    """Whether the path is a directory."""
+    return _gfile().isdir(path) if is_remote(path) else os.path.isdir(path)
+
+
+def size(path: str) -> int:
+    """The size of a file in bytes."""
+    return _gfile().stat(path).length if is_remote(path) else os.path.getsize(path)
+
+
+def names_in(directory: str) -> list[str]:
+    """The names in a directory, sorted. Object stores put a slash behind folder names, which is removed."""
+    names = _gfile().listdir(directory) if is_remote(directory) else os.listdir(directory)
+    return sorted({name.rstrip("/") for name in names} - {""})
+
+
+def entries(directory: str) -> Iterator[tuple[str, bool, int | None]]:
+    """Yield `(name, is_directory, size)` for each entry of a directory, in any order. Follows links.
+
+    Yields:
+        The size is in bytes, and None for everything that is not a regular file.
+    """
+    if is_remote(directory):
+        for name in names_in(directory):
+            stat = _gfile().stat(join(directory, name))
+            yield name, stat.is_directory, None if stat.is_directory else stat.length
+    else:
+        with os.scandir(directory) as found:
+            for entry in found:
+                try:
+                    yield entry.name, entry.is_dir(), entry.stat().st_size if entry.is_file() else None
+                except OSError:  # a circle of links, or a file that has just been removed
+                    yield entry.name, False, None
+
+
+def make_directory(path: str) -> None:
+    """Create a directory and its parents, unless they exist."""
+    _gfile().makedirs(path) if is_remote(path) else os.makedirs(path, exist_ok=True)
+
+
+def replace(source: str, target: str) -> None:
+    """Rename a file and overwrite the target. Atomic on a local disk; an object store copies."""
+    _gfile().rename(source, target, overwrite=True) if is_remote(source) else os.replace(source, target)
+
+
+def remove(path: str) -> None:
+    """Remove a file."""
+    _gfile().remove(path) if is_remote(path) else os.remove(path)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory and everything in it."""
+    _gfile().rmtree(path) if is_remote(path) else shutil.rmtree(path)
+
+
+def write_whole(path: str, data: bytes, temporary: str) -> None:
+    """Write a file so that a crash leaves the earlier file, or none, but never half of the new one.
+
+    Args:
+        path: the file to write.
+        data: its content.
+        temporary: a path on the same file system to write to first.
+    """
+    with open_file(temporary, "wb") as file:
+        file.write(data)
+    replace(temporary, path)
+
+
+def read_lines(path: str) -> list[str]:
+    """Read the lines of a text file, stripped, without blank lines and lines that begin with #.
+
+    Raises:
+        UserError: the file is missing, larger than 64 MiB, or not UTF-8.
+    """
+    if not exists(path) or is_directory(path):
+        raise UserError(f"There is no text file at {path}. Check the path.")
+    with open_file(path, "rb") as file:
+        data = file.read(_MAX_TEXT + 1)
+    if len(data) > _MAX_TEXT:
+        raise UserError(f"{path} is larger than {_MAX_TEXT >> 20} MiB. Check that it is a list of names.")
+    try:
+        lines = (line.strip() for line in data.decode("utf-8-sig").split("\n"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}). Convert it.") from None
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def read_json(path: str) -> dict:
+    """Read a JSON object.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    with open_file(path, "rb") as file:
+        data = file.read()
+    try:
+        value = json.loads(data)
+        if not isinstance(value, dict):
+            raise ValueError(f"a {type(value).__name__}")
+    except ValueError as error:
+        raise UserError(f"{path} is not a JSON object ({error}), so it is damaged. Restore it or make it again.") from None
+    return value
+
+
+@contextlib.contextmanager
+def random_access(path: str) -> Iterator[tuple[ReadAt, int]]:
+    """Open a file for reading at any offset.
+
+    Yields:
+        `(read, size)`: `read(offset, count)` returns the bytes there, fewer at the end of the file.
+    """
+    if is_remote(path):
+        with open_file(path, "rb") as file:
+
+            def read(offset: int, count: int) -> bytes:
+                file.seek(offset)
+                return file.read(count)
+
+            yield read, size(path)
+    else:
+        with open(path, "rb", buffering=0) as file:
+            yield lambda offset, count: os.pread(file.fileno(), count, offset), os.fstat(file.fileno()).st_size

@@ -1,0 +1,27 @@
+"""Names, order and shapes of a training example's noise: uniform random numbers in [0, 1).
+
+Noise decides every random choice about an example. The input pipeline draws it as a function of the seed, the
+epoch and the example, and the model is a pure function of the batch.
+"""
+
+from pf_keras.config import Config
+from pf_keras.patches.augment import NOISE
+from pf_keras.patches.masking import block_count
+
+# The input pipeline itself uses CROP, for the random crop, and MIX, for mixup and CutMix. The model uses the rest.
+CROP = ("area", "aspect_ratio", "top", "left", "flip")
+MIX = ("kind", "kept", "row", "column")
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def pretrain_noise(config: Config) -> Shapes:
+    """The shapes of a pre-training example's noise, by the name of the model's input."""
+    blocks = block_count(config.model.grid, config.mask.block)
+    return {"mask_noise": (blocks,), "augment_noise": (config.visible, len(NOISE))}
+
+
+def finetune_noise(config: Config) -> Shapes:
+    """The shapes of a fine-tuning example's noise, by name. The pipeline itself uses `mix_noise`."""
+    mix = {"mix_noise": (len(MIX),)} if config.finetune.mix else {}
+    return {"mask_noise": (config.model.patches,), **mix}

@@ -1,0 +1,215 @@
+"""Which devices a run uses, how a batch is distributed over them, and the precision that suits them."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+
+from pf_keras.config import RunConfig
+from pf_keras.errors import UserError
+from pf_keras.training.determinism import add_in_order
+from pf_keras.training.execution import build_from_shapes, several_steps
+from pf_keras.training.follower import follower_workdir
+from pf_keras.training.workdir import Workdir
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The devices that share a run.
+
+    Args:
+        kind: `tpu`, `gpu` or `cpu`.
+        replicas: how many share a batch.
+        strategy: TensorFlow's, or None for one device and under JAX.
+        chief: whether this process writes the run's files.
+    """
+
+    kind: str
+    replicas: int
+    strategy: object = None
+    chief: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.replicas} {self.kind}{'s' * (self.replicas > 1)}, {keras.config.dtype_policy().name}"
+
+    def scope(self) -> contextlib.AbstractContextManager:
+        """Where models, optimizers and metrics must be created."""
+        return self.strategy.scope() if self.strategy else contextlib.nullcontext()
+
+    @property
+    def jit_compile(self) -> bool:
+        """Whether Keras compiles the step with XLA.
+
+        TensorFlow's own CPU kernels are faster than XLA's. A TPU compiles anyway, and the step of several replicas holds
+        their exchange, which this kind of compilation refuses.
+        """
+        if keras.backend.backend() == "jax":
+            return True
+        return self.kind == "gpu" and self.replicas == 1
+
+    def compile(self, model: keras.Model, steps_per_execution: int = 1, **options) -> None:
+        """Call `model.compile` as these devices need it. Use it within `scope()`."""
+        model.compile(jit_compile=self.jit_compile, steps_per_execution=steps_per_execution, **options)
+        if self.strategy or (steps_per_execution > 1 and keras.backend.backend() == "tensorflow"):
+            model.train_function = several_steps(model)
+        if self.strategy:
+            model._maybe_symbolic_build = build_from_shapes(model)
+
+    def distribute(self, make_batches: Callable):
+        """The batches of all hosts and replicas, for `fit` and `predict`.
+
+        Args:
+            make_batches: a function of `host`, `hosts` and `replicas` to a tf.data dataset, such as
+                `data.pipeline.training_batches` with its first arguments bound.
+        """
+        if not self.strategy:
+            host, hosts = _jax_hosts()
+            return make_batches(host=host, hosts=hosts, replicas=hosts)
+        return self.strategy.distribute_datasets_from_function(
+            lambda context: make_batches(
+                host=context.input_pipeline_id,
+                hosts=context.num_input_pipelines,
+                replicas=context.num_replicas_in_sync,
+            )
+        )
+
+    def workdir(self, path: str) -> Workdir:
+        """The `Workdir` of a run at `path` for the process that writes it, a `follower_workdir` for any other process."""
+        return Workdir(path) if self.chief else follower_workdir(path)
+
+    def facts(self) -> dict:
+        """What of the devices defines a run: the precision that `run.precision=auto` came to."""
+        return {"precision": keras.config.dtype_policy().name}
+
+    def check_batch(self, name: str, batch: int) -> None:
+        """Raises UserError where the replicas cannot share a batch evenly. `name` is the setting's."""
+        if batch % self.replicas:
+            near = max(1, batch // self.replicas) * self.replicas
+            choice = f"{near} or {near + self.replicas}" if near < batch else f"{near}"
+            raise UserError(f"{name} is {batch}, which {self.replicas} replicas cannot split evenly. Use {choice}.")
+
+    def check_run(self, run: RunConfig, steps: int, **batches: int) -> None:
+        """Check that a training fits these devices.
+
+        Args:
+            run: the `run` section of the config.
+            steps: of the training.
+            **batches: images a step by the section they belong to, as `pretrain=64`.
+
+        Raises:
+            UserError: the replicas cannot share a batch, or `run.steps_per_execution` does not divide the steps.
+        """
+        for section, batch in batches.items():
+            self.check_batch(f"{section}.batch", batch)
+        self.check_batch("run.eval_batch", run.eval_batch)
+        for name, value in (("number of steps", steps), ("run.log_every", run.log_every)):
+            if value % run.steps_per_execution:
+                raise UserError(
+                    f"The {name} is {value}, which is not a multiple of run.steps_per_execution={run.steps_per_execution}. "
+                    "Change one of the two."
+                )
+
+
+def open_devices(precision: str = "auto", tpu: str = "") -> Devices:
+    """Take every device of the best kind available, and set Keras's precision for what is built from now on.
+
+    Call it before any other use of TensorFlow: workers that train together (the environment's TF_CONFIG) must meet first.
+
+    Args:
+        precision: `auto` for bfloat16 compute on TPU and GPU and float32 on the CPU, or the name of a Keras dtype policy.
+        tpu: the name of a Cloud TPU, `local` on a TPU VM, a `grpc://` address, or empty for no TPU.
+
+    Raises:
+        UserError: there is no such TPU.
+    """
+    devices = _jax_devices(tpu) if keras.backend.backend() == "jax" else _tensorflow_devices(tpu)
+    if precision == "auto":
+        precision = "float32" if devices.kind == "cpu" else "mixed_bfloat16"
+    keras.config.set_dtype_policy(precision)
+    return devices
+
+
+def _tensorflow_devices(tpu: str) -> Devices:
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        add_in_order()
+    if tpu:
+        strategy = tf.distribute.TPUStrategy(_connect(tpu))
+        return Devices("tpu", strategy.num_replicas_in_sync, strategy)
+    if workers_of_a_step() > 1:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        resolver = strategy.cluster_resolver
+        chief = resolver.task_type == "chief" or ("chief" not in resolver.cluster_spec().jobs and resolver.task_id == 0)
+        kind = "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
+        return Devices(kind, strategy.num_replicas_in_sync, strategy, chief)
+    for kind in ("gpu", "cpu"):
+        found = [device.name for device in tf.config.list_logical_devices(kind.upper())]
+        if len(found) > 1:
+            return Devices(kind, len(found), tf.distribute.MirroredStrategy(found))
+        if found:
+            return Devices(kind, 1)
+    raise UserError("TensorFlow finds neither a GPU nor a CPU. Check CUDA_VISIBLE_DEVICES.")
+
+
+def workers_of_a_step() -> int:
+    """How many processes share a step, this one included, by the environment's TF_CONFIG. Raises UserError for a bad one."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    try:
+        content = json.loads(os.environ.get("TF_CONFIG") or "{}")
+        cluster = content.get("cluster", {})
+        if cluster:
+            cluster[content["task"]["type"]][int(content["task"]["index"])]
+        return sum(len(cluster.get(kind, ())) for kind in ("chief", "worker"))
+    except (ValueError, AttributeError, TypeError, LookupError) as error:
+        raise UserError(
+            f"The environment's TF_CONFIG is not valid ({error}). Unset it, or give it a cluster and this process's task."
+        ) from error
+
+
+def _connect(tpu: str):
+    """The resolver of a TPU, connected and initialised. What the TPU held before is lost."""
+    import tensorflow as tf
+
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (tf.errors.OpError, OSError, ValueError, RuntimeError, ImportError) as error:
+        if "No OpKernel was registered" in str(error):
+            reason, do = "this TensorFlow has no TPU support", "Install requirements-tpu.txt on the TPU VM."
+        else:
+            reason, do = " ".join(str(error).split())[:200], "Check the name, the zone, and that the TPU is running."
+        raise UserError(f"Cannot use the TPU --tpu={tpu}: {reason}. {do}") from error
+    return resolver
+
+
+def _jax_devices(tpu: str) -> Devices:
+    import jax
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow reads the data and must leave the GPU's memory to JAX
+    try:
+        devices = jax.devices("tpu" if tpu else None)
+    except RuntimeError as error:
+        raise UserError(f"JAX finds no TPU for --tpu={tpu}. Run on the TPU VM, with jax[tpu] installed.") from error
+    if len(devices) > 1:
+        # Each host reads its own part of the batch: see `Devices.distribute`.
+        keras.distribution.set_distribution(
+            keras.distribution.DataParallel(devices=keras.distribution.list_devices(), auto_shard_dataset=False)
+        )
+    kind = {"tpu": "tpu", "gpu": "gpu"}.get(devices[0].platform, "cpu")
+    return Devices(kind, len(devices), chief=jax.process_index() == 0)
+
+
+def _jax_hosts() -> tuple[int, int]:
+    """The number of this process, and of all processes."""
+    if keras.backend.backend() != "jax":
+        return 0, 1
+    import jax
+
+    return jax.process_index(), jax.process_count()

@@ -1,0 +1,53 @@
+"""How the learning rate changes over the steps, and over the layers."""
+
+import keras
+
+from pf_keras.config import FinetuneConfig, PretrainConfig
+
+
+def schedule(
+    settings: PretrainConfig | FinetuneConfig, steps: int, warmup_steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Linear warm-up from 0 to `settings.learning_rate`, then cosine decay to 0, which it would reach one step after the last.
+
+    Args:
+        settings: the section of the config.
+        steps: of the whole training.
+        warmup_steps: over which the learning rate rises.
+    """
+    warmup_steps = min(warmup_steps, steps - 1)
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup_steps else settings.learning_rate,
+        decay_steps=steps - warmup_steps,
+        warmup_target=settings.learning_rate if warmup_steps else None,
+        warmup_steps=warmup_steps,
+    )
+
+
+def layer_rates(backbone: keras.Model, decay: float) -> list[tuple[keras.Variable, float]]:
+    """Layer-wise learning-rate decay for fine-tuning, as in BEiT and MAE.
+
+    The last block of the transformer learns at `decay` times the learning rate, each block below at `decay` times the
+    learning rate of the block above, patch encoder and positions at `decay` times that of the first block. Everything above
+    the transformer learns at the full learning rate.
+
+    Args:
+        backbone: a `Backbone`.
+        decay: in (0, 1].
+
+    Returns:
+        Pairs `(variable, factor)` for `AdamW.scale_rates`.
+    """
+    levels = [[backbone.patch_encoder, backbone.positions], *([block] for block in backbone.transformer.blocks)]
+    return [
+        (variable, decay ** (len(levels) - level))
+        for level, layers in enumerate(levels)
+        for layer in layers
+        for variable in layer.trainable_variables
+    ]
+
+
+def learning_rate_at(optimizer: keras.optimizers.Optimizer, step: int) -> float:
+    """The learning rate of an update, counted from 0."""
+    rate = optimizer._learning_rate
+    return float(rate(step) if callable(rate) else rate)

@@ -1,0 +1,128 @@
+"""Models with the weights of an earlier run: whole, or the backbone alone."""
+
+import os
+import sys
+
+import keras
+
+from pf_keras.config import Config
+from pf_keras.errors import UserError
+from pf_keras.models import build_classifier, build_pretrainer
+from pf_keras.training.checkpoint import Checkpoint, require_checkpoint
+from pf_keras.training.identity import RunIdentity, earlier_run
+from pf_keras.training.workdir import Workdir
+
+
+def load(path: str | os.PathLike) -> keras.Model:
+    """Load the model of a workdir with the weights of its newest checkpoint.
+
+    Args:
+        path: the workdir of a pre-training or fine-tuning.
+
+    Returns:
+        A `Pretrainer`, whose `backbone` and `decoder` are models too, or a `Classifier`. It is not compiled.
+
+    Raises:
+        UserError: the path is no such workdir, or has no checkpoint.
+    """
+    workdir, run = earlier_run(path, "pretrain", "finetune")
+    if run.mode == "pretrain":
+        return load_pretrainer(workdir, run)[0]
+    return load_classifier(workdir, run)[0]
+
+
+def load_pretrainer(
+    workdir: Workdir, run: RunIdentity, config: Config | None = None, step: str = ""
+) -> tuple[keras.Model, Checkpoint]:
+    """The pre-training model of a workdir and the checkpoint it was read from.
+
+    Args:
+        workdir: of a pre-training.
+        run: what its `config.json` says.
+        config: in place of the run's. Its model and target must be the same.
+        step: of the checkpoint, empty for the newest.
+
+    Raises:
+        UserError: the config has another model, or there is no such checkpoint.
+    """
+    config = config or run.config
+    run.require_same_model(workdir.path, config, "model", "target", free=())
+    model = build_pretrainer(config)
+    return model, require_checkpoint(workdir.checkpoints, step).load_into(model)
+
+
+def load_classifier(
+    workdir: Workdir, run: RunIdentity, config: Config | None = None
+) -> tuple[keras.Model, tuple[str, ...], Checkpoint]:
+    """The classifier of a workdir, the names of its classes, and the checkpoint it was read from.
+
+    Args:
+        workdir: of a fine-tuning.
+        run: what its `config.json` says.
+        config: in place of the run's. Its model must have the same weights.
+
+    Raises:
+        UserError: the config has another model, or there is no checkpoint.
+    """
+    config = config or run.config
+    run.require_same_model(workdir.path, config, "model", "finetune.head")
+    classes = tuple(run.facts["classes"])
+    model = build_classifier(config, len(classes))
+    return model, classes, require_checkpoint(workdir.checkpoints).load_into(model)
+
+
+def load_backbone(model: keras.Model, init: str, config: Config) -> Checkpoint:
+    """Set the backbone of `model` to that of the newest checkpoint in the workdir `init`, and print what was loaded.
+
+    Args:
+        model: a model on a backbone that `config` describes.
+        init: the workdir of a pre-training.
+        config: of `model`.
+
+    Raises:
+        UserError: `init` is no such workdir, or its network differs.
+    """
+    workdir, run = earlier_run(init, "pretrain")
+    run.require_same_model(init, config, "model")
+    pretrainer, checkpoint = load_pretrainer(workdir, run)
+    given, wanted = _by_name(pretrainer.backbone), _by_name(model.backbone)
+    assert given.keys() == wanted.keys(), given.keys() ^ wanted.keys()
+    for name, variable in wanted.items():
+        variable.assign(given[name])
+    new = [f"{layer.name} ({layer.count_params()})" for layer in model.layers if layer is not model.backbone and layer.weights]
+    print(
+        f"loaded the backbone from {checkpoint.path}: {len(wanted)} tensors, {model.backbone.count_params()} parameters; "
+        f"new: {', '.join(new) or 'nothing'}; not used: the decoder",
+        file=sys.stderr,
+    )
+    return checkpoint
+
+
+def check_init(init: str, config: Config) -> int | None:
+    """The step of the newest checkpoint that `--init` names, or None for `scratch`.
+
+    Raises:
+        UserError: `init` is empty or no pre-training workdir, has no checkpoint, or its network is not the config's.
+    """
+    if not init:
+        raise UserError("--init is missing. Use --init=PRETRAIN_WORKDIR or --init=scratch.")
+    if init == "scratch":
+        return None
+    workdir, run = earlier_run(init, "pretrain")
+    run.require_same_model(init, config, "model")
+    return require_checkpoint(workdir.checkpoints).step
+
+
+def record_init(workdir: Workdir, step: int) -> None:
+    """Write `init.json`: which step of its pre-training a fine-tuning started from."""
+    workdir.write_json(workdir.init_file, {"step": step})
+
+
+def init_step(workdir: Workdir) -> int | None:
+    """The step of its pre-training that a fine-tuning started from. None where it started from scratch."""
+    return workdir.read_json(workdir.init_file)["step"] if workdir.init_file.exists() else None
+
+
+def _by_name(backbone: keras.Model) -> dict[str, keras.Variable]:
+    """The weights of a backbone by their path in it."""
+    return {v.path.split("backbone/", 1)[1]: v for v in backbone.weights}

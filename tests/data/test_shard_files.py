@@ -1,0 +1,96 @@
+"""Which shards a directory has, and reading its manifest."""
+
+import copy
+import json
+
+import pytest
+
+from pf_keras.data import shard_files
+from pf_keras.errors import UserError
+
+MANIFEST = {
+    "format": "pf_keras tfrecords 1",
+    "images": 3,
+    "bytes": 300,
+    "source": {"kind": "folder", "files": []},
+    "settings": {"seed": 0},
+    "splits": {"train": {"images": 3, "bytes": 300, "shards": 1, "classes": {"1": 2, "unlabelled": 1}}},
+    "odd": {"grey": 0},
+    "classes": [{"label": 1, "synset": "cat", "text": "cat"}],
+    "shards": [{"file": "train-00000-of-00001", "records": 3, "bytes": 300, "sha256": "ab", "odd": {}, "bad": []}],
+}
+
+
+def touch(directory, *names):
+    for name in names:
+        (directory / name).write_bytes(b"")
+
+
+@pytest.mark.parametrize("suffix", ["", ".tfrecord"])
+@pytest.mark.parametrize("validation", ["validation", "val", "valid", "test"])
+def test_split_files_finds_all_usual_names(tmp_path, suffix, validation):
+    names = [f"train-{i:05d}-of-00003{suffix}" for i in range(3)]
+    touch(tmp_path, "manifest.json", "notes", *names, f"{validation}-00000-of-00001{suffix}")
+    found = shard_files.split_files(str(tmp_path))
+    assert found["train"] == [str(tmp_path / name) for name in names]
+    assert found["validation"] == [str(tmp_path / f"{validation}-00000-of-00001{suffix}")]
+
+
+def test_validation_shards_are_preferred_to_test_shards(tmp_path):
+    touch(tmp_path, "test-00000-of-00001", "validation-00000-of-00001")
+    assert shard_files.split_files(str(tmp_path)) == {
+        "train": [],
+        "validation": [str(tmp_path / "validation-00000-of-00001")],
+    }
+
+
+@pytest.mark.parametrize(
+    "names, words",
+    [
+        ([], "has no TFRecord shards"),
+        (["train-00000-of-00002"], "lacks 1 of 2 train shards: the first is train-00001-of-00002"),
+        (["train-00000-of-00001", "train-00001-of-00002", "train-00000-of-00002"], "several sets of train shards"),
+        (["train-00000-of-00001", "train-00000-of-00001.tfrecord"], "2 files for 1 train shards. Remove those that occur twice"),
+        (["train-00000-of-00001", "train-00001-of-00001"], "has 2 files for 1 train shards. .* have a number above 00000"),
+    ],
+)
+def test_incomplete_or_doubled_sets_are_an_error(tmp_path, names, words):
+    touch(tmp_path, *names)
+    with pytest.raises(UserError, match=words):
+        shard_files.split_files(str(tmp_path))
+
+
+def test_missing_directory_is_an_error():
+    with pytest.raises(UserError, match="There is no directory /absent"):
+        shard_files.split_files("/absent")
+
+
+def test_read_manifest(tmp_path):
+    assert shard_files.read_manifest(str(tmp_path)) is None
+    (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST))
+    assert shard_files.read_manifest(str(tmp_path)) == MANIFEST
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_manifest_that_is_not_a_json_object_is_an_error(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match="manifest.json is not a JSON object"):
+        shard_files.read_manifest(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [("shards", [{}]), ("images", "3"), ("splits", {"train": {}}), ("classes", [1]), ("odd", None), ("settings", [])],
+)
+def test_damaged_manifest_names_the_damaged_part(tmp_path, key, value):
+    (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST | {key: value}))
+    with pytest.raises(UserError, match=f"manifest.json is damaged: '{key}'"):
+        shard_files.read_manifest(str(tmp_path))
+
+
+def test_classes_in_a_manifest_are_numbers(tmp_path):
+    content = copy.deepcopy(MANIFEST)
+    content["splits"]["train"]["classes"]["one"] = 1
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="manifest.json is damaged: 'splits'"):
+        shard_files.read_manifest(str(tmp_path))

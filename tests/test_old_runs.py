@@ -1,0 +1,75 @@
+"""Workdirs, checkpoints and `.keras` files of version 0.1 still load and compute the same (tests/old_runs/record.py)."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from commands import command
+
+import pf_keras
+
+OLD = Path(__file__).parent / "old_runs" / "version_0.1"
+OUTPUTS = np.load(OLD / "outputs.npz")
+# float32 through some ten layers, on other processors and the other backend
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def inputs():
+    spec = importlib.util.spec_from_file_location("record", OLD.parent / "record.py")
+    record = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(record)
+    return record.inputs()
+
+
+def outputs(model):
+    batch = inputs()
+    if isinstance(model, pf_keras.models.Pretrainer):
+        return keras.ops.convert_to_numpy(model(batch, training=False)["logits"])
+    return keras.ops.convert_to_numpy(model(batch["image"], training=False))
+
+
+@pytest.mark.parametrize("run", ["pretrain", "finetune"])
+def test_an_old_keras_file_computes_the_same(run):
+    np.testing.assert_allclose(outputs(keras.saving.load_model(OLD / run / "model.keras")), OUTPUTS[run], **CLOSE)
+
+
+@pytest.mark.parametrize("run", ["pretrain", "finetune"])
+def test_load_reads_an_old_workdir(run):
+    np.testing.assert_allclose(outputs(pf_keras.load(OLD / run)), OUTPUTS[run], **CLOSE)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    shutil.copytree(OLD, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def test_an_old_fine_tuning_evaluates_as_before(runs):
+    done = command("--mode=evaluate", f"--workdir={runs / 'finetune'}")
+    assert done.code == 0, done.err
+    before = json.loads((runs / "finetune" / "result.json").read_text())
+    assert {name: done.result[name] for name in ("top1", "top5", "images", "steps")} == {
+        name: before[name] for name in ("top1", "top5", "images", "steps")
+    }
+
+
+def test_an_old_run_resumes_and_records_its_data_in_the_new_form(runs, monkeypatch):
+    monkeypatch.chdir(runs.parent)
+    finished = command("--mode=pretrain", f"--workdir={runs / 'pretrain'}")
+    assert finished.code == 0 and "resuming from" in finished.err and finished.result["steps"] == 20, finished.err
+    assert set(json.loads((runs / "pretrain" / "data.json").read_text())) == {"splits"}
+    # From the old pre-training a new fine-tuning starts.
+    tuned = command(
+        "--mode=finetune", f"--init={runs / 'pretrain'}", f"--workdir={runs / 'new'}", "--label_fraction=0.1",
+        "--config.finetune.epochs=1", "--config.finetune.batch=16",
+    )  # fmt: skip
+    assert tuned.code == 0 and "loaded the backbone" in tuned.err, tuned.err
+
+
+def test_moved_data_of_an_old_run_cannot_be_recognised_and_are_refused(runs):
+    done = command("--mode=evaluate", f"--workdir={runs / 'finetune'}", "--config.data.source=folder:elsewhere")
+    assert done.code == 2 and done.err.count("\n") == 1, done.err

@@ -1,0 +1,171 @@
+"""A run recognises its own data by names and sizes, wherever they are, and leaves out the same corrupt images each time."""
+
+import json
+import os
+
+import pytest
+from PIL import Image, ImageOps
+
+from pf_keras.config import Config
+from pf_keras.errors import UserError
+from pf_keras.training.data_record import open_other_data, open_run_data
+from pf_keras.training.follower import follower_workdir
+from pf_keras.training.identity import RunIdentity, start_run
+from pf_keras.training.workdir import Workdir
+from tests.data import images_made as made
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return made.photos(tmp_path / "photos")
+
+
+def config_of(folder, max_bad_fraction=0.0):
+    return Config().override({"data.source": f"folder:{folder}", "data.max_bad_fraction": str(max_bad_fraction)})
+
+
+def begin(path, config):
+    """Start a run as a task does. Returns its workdir and data."""
+    workdir = Workdir(path)
+    data = open_run_data(workdir, "pretrain", config.data)
+    start_run(workdir, RunIdentity("pretrain", config))
+    data.record(workdir)
+    return workdir, data
+
+
+def names_of(data):
+    return {name: split.names for name, split in data.source.splits().items()}
+
+
+def no_search(monkeypatch):
+    monkeypatch.setattr("pf_keras.training.data_record.find_corrupt", lambda *_: pytest.fail("it reads all images again"))
+
+
+def test_list_of_corrupt_images_is_reused_on_resume(photos, tmp_path, monkeypatch):
+    made.add_corrupt(photos / "train" / "class1")
+    config = config_of(photos, 0.2)
+    workdir, data = begin(tmp_path / "run", config)
+    assert sorted(image["name"] for image in data.corrupt) == sorted(f"class1/{name}" for name in made.CORRUPT)
+    lines = workdir.corrupt_file.read_text().splitlines()
+    assert json.loads(lines[0]).keys() == {"split", "name", "reason"} and len(lines) == len(made.CORRUPT)
+    no_search(monkeypatch)
+    resumed = begin(tmp_path / "run", config)[1]
+    assert resumed.corrupt == data.corrupt and names_of(resumed) == names_of(data)
+
+
+def test_run_without_corrupt_images_reads_them_all_only_once(photos, tmp_path, monkeypatch):
+    config = config_of(photos, 0.2)
+    assert begin(tmp_path / "run", config)[1].corrupt == []
+    no_search(monkeypatch)
+    assert begin(tmp_path / "run", config)[1].corrupt == []
+
+
+def test_corrupt_images_may_be_left_out_later(photos, tmp_path, capsys):
+    made.add_corrupt(photos / "train" / "class1")
+    workdir, data = begin(tmp_path / "run", config_of(photos))
+    assert data.corrupt == [] and not workdir.corrupt_file.exists()
+    for fraction in (0.2, 0.3):
+        assert len(begin(tmp_path / "run", config_of(photos, fraction))[1].corrupt) == len(made.CORRUPT)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_too_many_corrupt_images_are_refused_on_resume_too(photos, tmp_path):
+    made.add_corrupt(photos / "train" / "class1")
+    begin(tmp_path / "run", config_of(photos, 0.2))
+    with pytest.raises(UserError, match="4 of 28 images are corrupt, more than data.max_bad_fraction=0.1 allows"):
+        begin(tmp_path / "run", config_of(photos, 0.1))
+
+
+@pytest.fixture
+def folder_run(photos, tmp_path):
+    """A run on a folder without a validation split and with a few corrupt images: its config, workdir and data."""
+    folder = photos / "train"
+    made.add_corrupt(folder / "class1")
+    config = config_of(folder, 0.5).override({"data.holdout": "0.25"})
+    return config, *begin(tmp_path / "run", config)
+
+
+def test_moved_data_are_accepted(folder_run, photos, tmp_path, capsys):
+    config, workdir, data = folder_run
+    (tmp_path / "disk").mkdir()
+    moved = config.override({"data.source": f"folder:{(photos / 'train').rename(tmp_path / 'disk' / 'photos')}"})
+    capsys.readouterr()
+    _, again = begin(workdir.path, moved)
+    assert names_of(again) == names_of(data) and again.corrupt == data.corrupt
+    assert "warning" not in capsys.readouterr().err
+    assert json.loads(workdir.config_file.read_text())["config"]["data"]["source"] == moved.data.source
+
+
+def test_another_spelling_of_the_path_is_accepted(folder_run, photos, tmp_path):
+    config, workdir, data = folder_run
+    (tmp_path / "link").symlink_to(photos / "train")
+    for place in (f"{photos}/train/", f"{photos}/val/../train", tmp_path / "link"):
+        again = begin(workdir.path, config.override({"data.source": f"folder:{place}"}))[1]
+        assert names_of(again) == names_of(data)
+
+
+def test_inverted_copies_with_the_same_names_are_refused(folder_run, photos, tmp_path):
+    config, workdir, data = folder_run
+    for file in sorted((photos / "train").glob("*/good*.jpg")):
+        copy = tmp_path / "inverted" / file.parent.name / file.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        ImageOps.invert(Image.open(file)).save(copy)
+    made.add_corrupt(tmp_path / "inverted" / "class1")
+    other = config.override({"data.source": f"folder:{tmp_path / 'inverted'}"})
+    with pytest.raises(UserError, match=f"folder:{tmp_path}/inverted does not hold the data of the run in {workdir.path}"):
+        open_run_data(workdir, "pretrain", other.data)
+
+
+def test_data_with_one_other_name_are_refused(folder_run, photos, tmp_path):
+    config, workdir, data = folder_run
+    copy = (photos / "train").rename(tmp_path / "copy")
+    (copy / "class0" / "good00.jpg").rename(copy / "class0" / "another.jpg")
+    with pytest.raises(UserError, match="with other names or sizes"):
+        open_run_data(workdir, "pretrain", config.override({"data.source": f"folder:{copy}"}).data)
+
+
+def test_other_data_are_whole_and_without_their_own_corrupt_images(photos, capsys):
+    made.add_corrupt(photos / "train" / "class1")
+    data = open_other_data(config_of(photos / "train", 0.5).data, whole=True)
+    assert data.source.train is data.source.validation and data.source.validation.size == 12
+    assert len(data.corrupt) == len(made.CORRUPT) and "4 of 16 images are corrupt" in capsys.readouterr().err
+
+
+def test_changed_data_at_the_same_place_are_reported_at_each_start(photos, tmp_path, capsys):
+    config = config_of(photos / "train").override({"data.holdout": "0.25"})
+    begin(tmp_path / "run", config)
+    begin(tmp_path / "run", config)
+    assert "warning" not in capsys.readouterr().err
+    (photos / "train" / "class0" / "new.jpg").write_bytes(made.jpeg())
+    for _ in range(2):
+        begin(tmp_path / "run", config)
+        said = capsys.readouterr().err
+        assert f"the data in folder:{photos}/train changed since this run began (" in said
+        assert "train: 8 images then, 9 now" in said
+
+
+def test_records_are_recognised_in_another_folder(tmp_path, capsys):
+    """A list of corrupt records has their shard and place, whatever folder the shards are in."""
+    from tests.data.test_corrupt import renamed, write_shards
+
+    config = write_shards(tmp_path / "shards", renamed).override({"data.max_bad_fraction": "0.2"})
+    workdir, data = begin(tmp_path / "run", config)
+    assert data.source.train.size == data.source.validation.size == 5 and len(data.corrupt) == 2
+    (tmp_path / "shards").rename(tmp_path / "moved")
+    moved = config.override({"data.source": f"tfrecord:{tmp_path / 'moved'}"})
+    again = begin(workdir.path, moved)[1]
+    assert again.source.train.wanted.tolist() == data.source.train.wanted.tolist() == [0, 1, 2, 3, 5]
+    write_shards(tmp_path / "other", renamed, label=lambda number: 300)  # one byte more per record
+    other = config.override({"data.source": f"tfrecord:{tmp_path / 'other'}"})
+    with pytest.raises(UserError, match="does not hold the data of the run"):
+        begin(workdir.path, other)
+
+
+def test_follower_leaves_out_what_the_run_leaves_out(photos, tmp_path):
+    made.add_corrupt(photos / "train" / "class1")
+    config = config_of(photos, 0.2)
+    workdir, data = begin(tmp_path / "run", config)
+    (photos / "train" / "class1" / "page.jpg").write_bytes(made.jpeg())  # repaired meanwhile
+    os.remove(photos / "train" / "class1" / "empty.png")
+    chief, follower = (open_run_data(w, "pretrain", config.data) for w in (workdir, follower_workdir(workdir.path)))
+    assert names_of(chief) == names_of(follower) == names_of(data)

@@ -1,0 +1,128 @@
+"""Which devices a run uses, how batches are distributed over hosts and replicas, and the errors where that fails."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from pf_keras.config import AugmentConfig, Config, ModelConfig, RunConfig, TargetConfig
+from pf_keras.data.digits import open_digits
+from pf_keras.data.pipeline import evaluation_batches, training_batches
+from pf_keras.errors import UserError
+from pf_keras.noise import pretrain_noise
+from pf_keras.training.devices import Devices, open_devices
+
+CONFIG = Config(model=ModelConfig(image_size=32, grid=4), target=TargetConfig(size=4), augment=AugmentConfig(jitter_size=7))
+
+
+def first_batches(make, count):
+    """The first `count` global batches, put together from the parts of all hosts in the order of hosts and replicas."""
+    batches = []
+    for _, parts in zip(range(count), zip(*map(iter, make), strict=True), strict=False):
+        batches.append({name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]})
+    return batches
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_together_have_the_batch_of_a_single_host(hosts):
+    make = partial(training_batches, open_digits()[0], CONFIG, 16, pretrain_noise(CONFIG), start_step=89)
+    whole = first_batches([make()], 3)  # an epoch ends within these
+    divided = first_batches([make(host=host, hosts=hosts, replicas=hosts) for host in range(hosts)], 3)
+    for one, several in zip(whole, divided, strict=True):
+        for name, value in one.items():
+            np.testing.assert_array_equal(several[name], value)
+
+
+def test_host_divides_its_part_among_its_replicas():
+    make = partial(training_batches, open_digits()[0], CONFIG, 16, pretrain_noise(CONFIG))
+    parts = iter(make(host=1, hosts=2, replicas=4))
+    own = np.concatenate([np.asarray(next(parts)["mask_noise"]) for _ in range(2)])
+    np.testing.assert_array_equal(own, np.asarray(next(iter(make()))["mask_noise"])[8:])
+
+
+def test_hosts_together_evaluate_every_example_in_order():
+    make = partial(evaluation_batches, open_digits()[1], CONFIG, 16, pretrain_noise(CONFIG))
+    whole = [np.asarray(batch["mask_noise"]) for batch in make()]
+    hosts = [iter(make(host=host, hosts=2, replicas=4)) for host in range(2)]
+    dealt = [np.asarray(next(hosts[i % 2])["mask_noise"]) for i in range(4 * len(whole))]
+    np.testing.assert_array_equal(np.concatenate(dealt), np.concatenate(whole))
+    assert all(next(host, None) is None for host in hosts)
+
+
+def test_batch_must_be_a_multiple_of_the_replicas():
+    Devices("tpu", 8).check_batch("pretrain.batch", 128)
+    with pytest.raises(UserError, match="pretrain.batch is 100, which 8 replicas cannot split evenly. Use 96 or 104."):
+        Devices("tpu", 8).check_batch("pretrain.batch", 100)
+    with pytest.raises(UserError, match="run.eval_batch is 5, which 8 replicas cannot split evenly. Use 8."):
+        Devices("tpu", 8).check_batch("run.eval_batch", 5)
+
+
+def test_training_must_fit_the_devices():
+    run = RunConfig(steps_per_execution=5, log_every=50)
+    Devices("tpu", 8).check_run(run, 100, pretrain=64)
+    with pytest.raises(UserError, match="pretrain.batch is 100, which 8 replicas"):
+        Devices("tpu", 8).check_run(run, 100, pretrain=100)
+    with pytest.raises(UserError, match="run.eval_batch is 100, which 8 replicas"):
+        Devices("tpu", 8).check_run(RunConfig(eval_batch=100), 100, pretrain=64)
+
+
+def test_steps_must_be_a_multiple_of_steps_per_execution():
+    devices, run = Devices("cpu", 1), RunConfig(steps_per_execution=5, log_every=50)
+    devices.check_run(run, 100)
+    with pytest.raises(UserError, match="run.log_every is 12, which is not a multiple of run.steps_per_execution=5"):
+        devices.check_run(RunConfig(steps_per_execution=5, log_every=12), 100)
+    with pytest.raises(UserError, match="number of steps is 101, which is not a multiple of run.steps_per_execution=5"):
+        devices.check_run(run, 101)
+
+
+def test_error_where_there_is_no_tpu():
+    code = """
+import sys
+from pf_keras.errors import UserError
+from pf_keras.training.devices import open_devices
+for name in sys.argv[1:]:
+    try:
+        open_devices(tpu=name)
+    except UserError as error:
+        print(error)
+"""
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path]), "JAX_PLATFORMS": ""}
+    command = [sys.executable, "-c", code, "local", "no-such-tpu"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2, done.stderr[-2000:]
+    problem = "JAX finds no TPU for" if keras.backend.backend() == "jax" else "Cannot use the TPU"
+    assert lines[0].startswith(f"{problem} --tpu=local")
+    assert lines[1].startswith(f"{problem} --tpu=no-such-tpu")
+
+
+def test_precision_follows_the_devices():
+    before = keras.config.dtype_policy()
+    try:
+        open_devices("auto")
+        assert keras.config.dtype_policy().name == "float32"
+        open_devices("mixed_bfloat16")
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        '["worker"]',
+        '{"cluster": {"worker": ["a:1"]}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+    ],
+)
+def test_invalid_tf_config_is_an_error(text, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UserError, match="The environment's TF_CONFIG is not valid"):
+        open_devices()
