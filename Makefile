@@ -21,7 +21,7 @@ lint: venv
 	$(RUN) -m ruff check .
 
 docs: venv
-	$(RUN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 test: lint
 	$(TENSORFLOW)

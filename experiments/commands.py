@@ -8,7 +8,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,12 +22,15 @@ from tfrecords.command import positive
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = "TF_NUM_INTRAOP_THREADS"
-_running: set[subprocess.Popen] = set()  # the commands of all threads
+_running: dict[subprocess.Popen, threading.Thread | None] = {}  # the commands, with the thread that prints their progress
 
 
 def commands(*lines: tuple[str, ...]) -> list[dict]:
-    """Run main.py with each line of flags, all at the same time. Returns their results."""
-    processes = [start("main.py", *flags) for flags in lines]
+    """Run main.py with each line of flags, all at the same time. Returns their results.
+
+    The progress of several commands is labelled with the names of their workdirs.
+    """
+    processes = [start("main.py", *flags, label=_workdir_name(flags) if len(lines) > 1 else "") for flags in lines]
     try:
         return [json.loads(wait(process).splitlines()[-1]) for process in processes]
     finally:
@@ -101,19 +105,39 @@ def run_script(main: Callable[[], object]) -> None:
         sys.exit(fail(error))
 
 
-def start(*words: str) -> subprocess.Popen:
-    """Start a Python program in the repository. Its standard error, which shows progress, goes to the terminal."""
+def start(*words: str, label: str = "") -> subprocess.Popen:
+    """Start a Python program in the repository. Its standard error, which shows progress, goes to the terminal.
+
+    Args:
+        *words: the program and its arguments.
+        label: put in front of each line of its standard error.
+    """
     print("\n$ python " + shlex.join(words), flush=True)
-    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=sys.stderr, text=True)
-    _running.add(process)
+    errors = subprocess.PIPE if label else sys.stderr
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
+    _running[process] = None
+    if label:
+        _running[process] = threading.Thread(target=_print_labelled, args=(process.stderr, label))
+        _running[process].start()
     return process
 
 
 def wait(process: subprocess.Popen) -> str:
     """Wait for a process, then print and return its standard output. If it failed, exit with its code."""
-    output, _ = process.communicate()
-    _running.discard(process)
+    output = process.stdout.read()
+    process.wait()
+    if printer := _running.pop(process):
+        printer.join()
     print(output, end="", flush=True)
     if process.returncode:
         sys.exit(process.returncode)
     return output
+
+
+def _workdir_name(flags: Iterable[str]) -> str:
+    return next(Path(flag).name for flag in flags if flag.startswith("--workdir="))
+
+
+def _print_labelled(lines: Iterable[str], label: str) -> None:
+    for line in lines:
+        print(f"[{label}] {line}", end="", file=sys.stderr, flush=True)

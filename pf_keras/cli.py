@@ -133,6 +133,7 @@ def read_flags(argv: list[str]) -> dict[str, str]:
         else:
             rest.append(argument)
     if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in rest):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as for `pf-keras --help | head`
         print(__doc__ + "\nThe flags:\n" + FLAGS.module_help(sys.modules[__name__]))
         sys.exit(0)
     unknown = FLAGS(rest)[1:]

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 def native_log() -> str:
     """Where the native messages of this process go. The file is removed unless the process crashes."""
-    return os.path.join(tempfile.gettempdir(), f"pf_keras-native-{os.getpid()}.log")
+    return os.path.join(tempfile.gettempdir(), f"pf_keras-native-{os.getuid()}-{os.getpid()}.log")
 
 
 @contextlib.contextmanager
@@ -34,7 +34,8 @@ def native_output_diverted() -> Iterator[None]:
     python_stderr = sys.stderr
     python_stderr.flush()
     terminal = os.dup(2)
-    log = os.open(native_log(), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    # The folder is shared with other users, who could put a link there.
+    log = os.open(native_log(), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     os.dup2(log, 2)
     os.close(log)
     if _writes_to(python_stderr, 2):

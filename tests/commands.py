@@ -5,6 +5,7 @@ import io
 import json
 from types import SimpleNamespace
 
+import absl.logging  # noqa: F401 - defines its flags here, because flagsaver forgets flags that are defined within it
 from absl.testing import flagsaver
 
 from pf_keras import cli

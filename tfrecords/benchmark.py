@@ -91,7 +91,7 @@ def _cpu(usage: resource.struct_rusage) -> float:
 
 
 def _run(line: list[str]) -> resource.struct_rusage:
-    """Run a command and return what it used. Its memory is that of its largest process."""
+    """Run a command and return what it used. Its memory is the memory of its largest process."""
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:

@@ -48,10 +48,8 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--input", required=True, help="the directory with the archives or images")
     parser.add_argument("--output", required=True, help="the directory for the shards")
     parser.add_argument("--validation_labels", help="for imagenet: a list of wnids, or the devkit archive")
-    parser.add_argument("--train_shards", type=command.positive, default=1024, help="default: 1024")
-    parser.add_argument(
-        "--validation_shards", type=command.positive, default=128, help="also for a test split (default: 128)"
-    )
+    parser.add_argument("--train_shards", type=command.positive, default=1024, help="number of training shards (default: 1024)")
+    parser.add_argument("--validation_shards", type=command.positive, default=128, help="also of a test split (default: 128)")
     parser.add_argument("--seed", type=int, default=0, help="for the order of the images (default: 0)")
     parser.add_argument("--resize_shorter", type=command.positive, help="reduce larger images to this shorter side (pixels)")
     parser.add_argument("--quality", type=int, help="JPEG quality of resized images, 1 to 100 (default: 90)")

@@ -70,9 +70,7 @@ def earlier_note(output: str, file: str) -> dict | None:
     return note if "made_of" in note else None
 
 
-def finish(
-    output: str, settings: dict, source: dict, classes: list[tuple[str, str]], index: Index, notes: list[dict]
-) -> dict:
+def finish(output: str, settings: dict, source: dict, classes: list[tuple[str, str]], index: Index, notes: list[dict]) -> dict:
     """Write the manifest and bad.txt, and remove unfinished work.
 
     Args:

@@ -3,8 +3,8 @@
   python -m tfrecords.subsets DIR --fraction=0.01,0.1,0.2 [--seed=0] [--include=published_10pct.txt]
 
 Lists are stratified by class and nested: the 10% list contains the 1% list. With --include= the images of a published
-list come first in each class, so that a larger list contains it. The lists go to DIR/subsets, or to --output. To train
-with a published list itself, give it to the training as it is.
+list come first in each class, so that a larger list contains it. The lists go to DIR/subsets, or to --output. Give a
+list, or a published list as it is, to main.py by --label_list=.
 """
 
 import sys

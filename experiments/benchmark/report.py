@@ -41,7 +41,8 @@ class Row:
     def line(self) -> str:
         """The row of the table."""
         aim = "" if self.aim is None else f"{'≥' if self.high else '≤'} {self.aim:g}: {'yes' if self.reached else 'NO'}"
-        return f"| {self.name} | {self.value:.4g} {self.unit} | {aim} | {self.note} |"
+        value = f"{self.value:.4g} {self.unit}".rstrip()
+        return f"| {self.name} | {value} | {aim} | {self.note} |"
 
 
 def write(name: str, rows: Sequence[Row], path: str | os.PathLike) -> None:

@@ -96,7 +96,7 @@ def shards_in(directory: str) -> dict[str, list[str]]:
 
 
 def read_manifest(directory: str) -> dict | None:
-    """Read the manifest that `tfrecords.build` wrote. Returns None if there is none.
+    """Read the manifest that `tfrecords.build` wrote. Returns None if it is missing.
 
     Raises:
         UserError: the manifest is damaged.

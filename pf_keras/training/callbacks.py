@@ -86,12 +86,15 @@ class Log(RunCallback):
         with contextlib.suppress(OSError):  # a terminal that was closed must not end the run
             self._show({name: float(value) for name, value in logs.items()}, throughput)
 
+    def close(self) -> None:
+        """End the bar's line, so that messages after it start on a new line."""
+        if self.bar is not None:
+            self.bar.close()
+
     def _show(self, logs: dict[str, float], throughput: float) -> None:
         if self.bar is not None:
             shown = {name: f"{value:.4f}" for name, value in logs.items()}
             self.bar.set_postfix({**shown, "images/s": f"{throughput:.0f}"})
-            if self.step == self.steps:
-                self.bar.close()
             return
         left = f"{_duration((self.steps - self.step) * self.images_per_step / throughput)} left" if throughput else ""
         shown = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())

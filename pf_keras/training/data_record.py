@@ -109,7 +109,7 @@ def _check(workdir: Workdir, splits: dict[str, dict], old_place: str, place: str
     if recorded is None:
         raise UserError(
             f"The run in {workdir.path} was made by version 0.1, which did not record what its data are recognised by. "
-            f"Move the data back to {old_place}, or start a new run."
+            f"Keep them at data.source={old_place}, or start a new run."
         )
     changed = "; ".join(
         f"{name}: {recorded.get(name, {}).get('images', 0)} images then, {split['images']} now"

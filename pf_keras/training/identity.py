@@ -96,7 +96,7 @@ def find_run(path: str | os.PathLike) -> RunIdentity | None:
     with reading(path):
         if not workdir.config_file.exists():
             return None
-    content = workdir.read_json(workdir.config_file)
+        content = workdir.read_json(workdir.config_file)
     if not isinstance(content, dict) or not {"mode", "config"} <= set(content):
         raise UserError(f"{workdir.config_file} is not the config of a run. Choose another --workdir.")
     return RunIdentity.from_dict(content)

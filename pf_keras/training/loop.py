@@ -1,5 +1,6 @@
 """The training of a run: `Model.fit` from where the workdir is to the last step."""
 
+import contextlib
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 
@@ -47,8 +48,9 @@ def train(
     metrics = MetricsLog(workdir)
     guard = Guard(workdir)
     saver = SaveCheckpoints(workdir, run, start, steps, guard, make_batches)
-    every = [guard, Log(workdir, metrics, steps, batch), saver, *callbacks]
-    with handling(saver.stop):
+    log = Log(workdir, metrics, steps, batch)
+    every = [guard, log, saver, *callbacks]
+    with contextlib.closing(log), handling(saver.stop):
         for first, interval, intervals in spans(start.step, steps, run.log_every):
             for callback in every:
                 callback.first_step, callback.interval = first, interval

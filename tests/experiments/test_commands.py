@@ -93,9 +93,10 @@ def test_a_script_shows_the_progress_of_its_commands_but_no_native_output():
         "from pf_keras.errors import UserError\n"
         "def main():\n"
         "    os.write(2, b'native\\n')\n"
-        "    commands.wait(commands.start('-c', 'import sys; print(\"progress\", file=sys.stderr)'))\n"
+        "    for label in ('', 'run-1'):\n"
+        "        commands.wait(commands.start('-c', 'import sys; print(\"progress\", file=sys.stderr)', label=label))\n"
         "    raise UserError('The disk is full.')\n"
         "commands.run_script(main)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=commands.ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.splitlines() == ["progress", "error: The disk is full."]
+    assert done.returncode == 2 and done.stderr.splitlines() == ["progress", "[run-1] progress", "error: The disk is full."]

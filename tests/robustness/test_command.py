@@ -1,13 +1,25 @@
 """Faults of a run end with one line on standard error and exit code 2."""
 
+import contextlib
+import fcntl
 import math
+import os
+import pty
 import re
+import select
+import signal
+import struct
 import subprocess
+import sys
+import termios
+from pathlib import Path
 
 import pytest
 
 from tests.data import images_made as made
 from tests.robustness.runs import TINY, Run
+
+ROOT = Path(__file__).parents[2]
 
 
 def last_line(run, code=2):
@@ -73,3 +85,26 @@ def digest_of_newest(workdir):
     from pf_keras.training.checkpoint import latest_checkpoint
 
     return latest_checkpoint(workdir / "checkpoints").state["sha256"]
+
+
+@pytest.mark.long
+def test_ctrl_c_in_a_terminal_ends_the_progress_bar_with_one_message(tmp_path):
+    fields = [f"--config.{name}={value}" for name, value in {**TINY, "pretrain.steps": "100000"}.items()]
+    command = [sys.executable, "main.py", "--mode=pretrain", f"--workdir={tmp_path}/run", *fields]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, command)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))  # else there is no room for a bar
+    shown, interrupted = b"", False
+    with contextlib.suppress(OSError):  # the process ended
+        while select.select([terminal], [], [], 300)[0] and (read := os.read(terminal, 2**16)):
+            shown += read
+            if b"loss=" in shown and not interrupted:
+                os.write(terminal, b"\x03")
+                interrupted = True
+    os.close(terminal)  # which ends a process that hangs
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGINT, shown.decode()
+    *_, bar, message = shown.decode().splitlines()
+    assert "step/s" in bar and "loss=" in bar
+    assert message.startswith("stopped by SIGINT at step ") and b"Traceback" not in shown

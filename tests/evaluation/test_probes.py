@@ -1,9 +1,14 @@
-"""The probes of frozen features against NumPy."""
+"""The probes of frozen features, against NumPy."""
+
+from dataclasses import replace
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from pf_keras.evaluation.probes import NEIGHBOURS, fit_probes
+from pf_keras.data.sources import open_source
+from pf_keras.evaluation.probes import NEIGHBOURS, embedder, features, fit_probes
+from pf_keras.training.devices import open_devices
+from pf_keras.training.identity import find_run
 
 
 def examples(count, rng):
@@ -13,7 +18,7 @@ def examples(count, rng):
     return vectors * np.exp(2 * rng.standard_normal((count, 1))), labels
 
 
-def test_neighbours_are_those_of_the_smallest_angle():
+def test_nearest_neighbours_have_the_smallest_angle():
     rng = np.random.default_rng(0)
     (train, labels), (validation, truth) = examples(200, rng), examples(100, rng)
     unit, asked = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, validation))
@@ -22,14 +27,14 @@ def test_neighbours_are_those_of_the_smallest_angle():
     assert fit_probes(train, labels, validation, truth)[1] == (voted == truth).mean()
 
 
-def test_of_few_labels_no_more_vote_than_a_class_has():
+def test_with_few_labels_no_more_neighbours_vote_than_a_class_has():
     rng = np.random.default_rng(1)
     train, (validation, truth) = np.eye(8)[:3], examples(50, rng)
     nearest = validation[:, :3].argmax(axis=1)  # of three unit vectors
     assert fit_probes(train, np.array([0, 1, 2]), validation, truth)[1] == (truth == nearest).mean()
 
 
-def test_the_linear_model_is_of_standardised_features():
+def test_linear_probe_standardises_features():
     rng = np.random.default_rng(2)
     (train, labels), (validation, truth) = examples(200, rng), examples(100, rng)
     scale = 10.0 ** np.arange(-4, 4)
@@ -37,3 +42,14 @@ def test_the_linear_model_is_of_standardised_features():
     mean, sd = train.mean(0), train.std(0)
     model = LogisticRegression(max_iter=1000).fit((train - mean) / sd, labels)
     assert fit_probes(train, labels, validation, truth)[0] == model.score((validation - mean) / sd, truth)
+
+
+def test_features_do_not_depend_on_the_batch_size(pretrained):
+    config = find_run(pretrained.workdir).config
+    split = open_source(config.data).validation.subset(range(23))
+    devices = open_devices()
+    model, _ = embedder(config, devices, str(pretrained.workdir))
+    found = [features(model, split, replace(config, run=replace(config.run, eval_batch=n)), devices) for n in (5, 23, 64)]
+    assert found[0].shape == (23, 16)
+    for other in found[1:]:
+        np.testing.assert_allclose(found[0], other, atol=1e-5)
