@@ -172,7 +172,7 @@ class DataConfig:
     eval_crop: float = 0.875  # side of the centre crop, as a fraction of the image's shorter side, in (0, 1]
     shuffle_buffer: int = 4096  # records that tfrecord: and tfds: hold in memory to shuffle them
     parallel_files: int = 16  # files that tfrecord: and tfds: read at once
-    holdout: float = 0.05  # fraction of a folder: that has no validation split to hold out; the other sources hold out a file
+    holdout: float = 0.05  # fraction of folder: for validation if it has no such split; tfrecord: and tfds: use a whole file
     first_label: int = -1  # of tfrecord:, the stored label of the first class; -1 takes the manifest's or finds it in the data
     max_bad_fraction: float = 0.0  # largest fraction of corrupt images to leave out, in [0, 1); 0 makes them an error
 
@@ -265,7 +265,7 @@ class RunConfig:
     log_every: int = 50  # steps per log interval, which is a line of metrics.jsonl
     checkpoint_every: str = "10min"  # steps ("500") or minutes ("10min")
     keep_checkpoints: int = 3  # how many of the newest checkpoints stay
-    steps_per_execution: int = 1  # steps between two returns to the host; divides log_every and all steps; 50 suits a TPU
+    steps_per_execution: int = 1  # steps per call of the device; must divide log_every and the number of steps; 50 suits a TPU
     eval_batch: int = 128  # images per step of an evaluation, over all replicas
     score_images: int = 4096  # how many validation images pre-training is scored on, at most
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 
 def native_log() -> str:
-    """Where the native messages of this process go. The file is removed unless the process crashes."""
+    """Where the native messages of this process go. The file stays where the process crashes or is killed."""
     return os.path.join(tempfile.gettempdir(), f"pf_keras-native-{os.getuid()}-{os.getpid()}.log")
 
 

@@ -1,4 +1,4 @@
-"""How a process that is told to stop hears it, whatever it is doing."""
+"""How a process hears a signal to stop, whatever it is doing."""
 
 import contextlib
 import signal

@@ -61,7 +61,7 @@ def rows(measured: dict[int, dict], kilobytes: Sequence[float]) -> list[Row]:
                          note=f"{all_['full_rate']:.0f} / {one['full_rate']:.0f} images/s"))  # fmt: skip
     return [
         *found,
-        Row("time for noise and shuffling, fraction", all_["plain_time"] - 1, "more", 0.10, note=all_["plain_spread"]),
+        Row("extra time for noise and shuffling, fraction", all_["plain_time"] - 1, "", 0.10, note=all_["plain_spread"]),
         Row("256 px records / originals, throughput", all_["small"], "x",
             note=f"{kilobytes[1]:.0f} / {kilobytes[0]:.0f} kB per image"),
         Row("peak memory", all_["peak_mib"], "MiB", note=f"grew by {all_['later_mib']} MiB in the second half"),

@@ -124,7 +124,7 @@ def latest_checkpoint(directory: str | os.PathLike) -> Checkpoint | None:
 
 
 def require_checkpoint(directory: str | os.PathLike, step: str = "") -> Checkpoint:
-    """The newest whole checkpoint, or the checkpoint of a step. Raises UserError where there is none."""
+    """The newest whole checkpoint, or the checkpoint of a step. Raises UserError if it does not exist."""
     directory = epath.Path(directory)
     if step:
         names = [path.name for path in _folders(directory)]
@@ -137,7 +137,7 @@ def require_checkpoint(directory: str | os.PathLike, step: str = "") -> Checkpoi
         return Checkpoint(directory / name, state["step"], state, requested=True)
     found = latest_checkpoint(directory)
     if found is None:
-        raise UserError(f"There is no checkpoint in {directory}. Train until the first one is saved.")
+        raise UserError(f"{directory} has no checkpoint yet. Train until the first one is saved.")
     return found
 
 

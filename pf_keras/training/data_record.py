@@ -52,7 +52,7 @@ def open_run_data(workdir: Workdir, mode: str, config: DataConfig) -> RunData:
         config: the run's data; `source` may be another place than before.
 
     Raises:
-        UserError: the data cannot be opened, have too many corrupt images, or are not those of the run.
+        UserError: the data cannot be opened, have too many corrupt images, or are other data than the run's.
     """
     run = require_mode(workdir.path, mode)
     source = open_source(config)

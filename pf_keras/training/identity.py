@@ -103,7 +103,7 @@ def find_run(path: str | os.PathLike) -> RunIdentity | None:
 
 
 def earlier_run(path: str | os.PathLike, *modes: str) -> tuple[Workdir, RunIdentity]:
-    """The workdir and identity of an earlier run of one of the modes. Raises UserError where there is none."""
+    """The workdir and identity of an earlier run of one of the modes. Raises UserError if there is no such run."""
     run = find_run(path)
     if run is None:
         raise UserError(f"There is no run in {path}: it has no config.json. Name the workdir of an earlier --mode={modes[0]}.")
@@ -150,5 +150,7 @@ def start_run(workdir: Workdir, run: RunIdentity) -> None:
 def _same_fact(name: str, one: object, other: object) -> bool:
     """Whether a fact is the same. A label list is recognised by its digest, a start by where its path leads."""
     if name == "init":
-        one, other = (path if is_remote(path) else os.path.realpath(os.path.expanduser(path)) for path in (one, other))
+        one, other = (
+            path.rstrip("/") if is_remote(path) else os.path.realpath(os.path.expanduser(path)) for path in (one, other)
+        )
     return one == other or name == "label_list"

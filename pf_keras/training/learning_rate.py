@@ -27,9 +27,8 @@ def schedule(
 def layer_rates(backbone: keras.Model, decay: float) -> list[tuple[keras.Variable, float]]:
     """Layer-wise learning-rate decay for fine-tuning, as in BEiT and MAE.
 
-    The last block of the transformer learns at `decay` times the learning rate, each block below at `decay` times the
-    learning rate of the block above, patch encoder and positions at `decay` times that of the first block. Everything above
-    the transformer learns at the full learning rate.
+    Everything above the transformer learns at the full learning rate. Each layer below multiplies it by `decay`: first the
+    last block of the transformer, then the block before it, and so on, and at the bottom the patch encoder and the positions.
 
     Args:
         backbone: a `Backbone`.

@@ -1,4 +1,4 @@
-"""When a run saves a checkpoint, and how it leaves when it is told to stop."""
+"""When a run saves a checkpoint, and how it stops at a signal."""
 
 import signal
 import time
@@ -17,13 +17,13 @@ from pf_keras.training.workdir import Workdir
 
 
 class SaveCheckpoints(RunCallback):
-    """Save every so many steps or seconds, at the end, and at once when the process is told to stop.
+    """Save every so many steps or seconds, at the end, and at once when a signal tells the process to stop.
 
     The last step of a log interval is saved after its line is logged, so that no line is lost between the two. Therefore this
     callback comes after `Log`.
 
-    Several workers save and stop together, because they read together what a checkpoint holds: at the end of a log interval,
-    when the clock of any of them says so or any of them is told to stop.
+    Several workers save and stop together, because they read together what a checkpoint holds. They do so at the end of a log
+    interval, if a save is due for any of them or a signal reached any of them.
 
     Args:
         workdir: of the run.

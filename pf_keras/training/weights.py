@@ -72,7 +72,7 @@ def load_classifier(
 
 
 def load_backbone(model: keras.Model, init: str, config: Config) -> Checkpoint:
-    """Set the backbone of `model` to that of the newest checkpoint in the workdir `init`, and print what was loaded.
+    """Load the backbone of `model` from the newest checkpoint in the workdir `init`, and print what was loaded.
 
     Args:
         model: a model on a backbone that `config` describes.

@@ -74,21 +74,19 @@ def photos(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def trained(photos, tmp_path):
-    """A fine-tuning on the photographs in a folder of its own: its flags, its result and its workdir."""
-    shutil.copytree(photos / "own", tmp_path / "own")
-    flags = ("--mode=finetune", f"--workdir={tmp_path / 'run'}")
-    first = ("--init=scratch", f"--data=folder:{tmp_path / 'own'}", *TINY, "--config.target.size=2",
-             "--config.augment.jitter_size=0", "--config.finetune.epochs=4", "--config.finetune.batch=8",
-             "--config.finetune.learning_rate=0.01", "--config.run.eval_batch=8")  # fmt: skip
-    result = succeed(*flags, *first)
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory):
+    """A fine-tuning on the photographs: its workdir and its result."""
+    workdir = tmp_path_factory.mktemp("trained")
+    result = succeed("--mode=finetune", f"--workdir={workdir}", "--init=scratch", f"--data=folder:{photos / 'own'}", *TINY,
+                     "--config.target.size=2", "--config.augment.jitter_size=0", "--config.finetune.epochs=4",
+                     "--config.finetune.batch=8", "--config.finetune.learning_rate=0.01", "--config.run.eval_batch=8")
     assert result["images"] == 3  # a twentieth of each class is held out
-    return (*flags, "--init=scratch"), result, tmp_path / "run"
+    return workdir, result
 
 
 def test_other_data_with_the_same_names_are_scored_in_full(trained, photos):
-    _, result, workdir = trained
+    workdir, _ = trained
     other = f"folder:{photos / 'inverted'}"
     scored = succeed("--mode=evaluate", f"--workdir={workdir}", f"--data={other}")
     assert scored["images"] == 60 and scored["data"] == other and scored["changed"] == []
@@ -103,33 +101,31 @@ def test_other_data_with_the_same_names_are_scored_in_full(trained, photos):
 
 
 def test_other_data_given_as_the_moved_data_of_the_run_are_refused(trained, photos):
-    flags, result, workdir = trained
+    workdir, result = trained
     scored = succeed("--mode=evaluate", f"--workdir={workdir}")
     other = f"--config.data.source=folder:{photos / 'inverted'}"
-    for command_flags in (("--mode=evaluate", f"--workdir={workdir}"), flags):
-        line = refused(*command_flags, other)
+    for mode in (("--mode=evaluate",), ("--mode=finetune", "--init=scratch")):
+        line = refused(*mode, f"--workdir={workdir}", other)
         assert "does not hold the data of the run" in line and "with other names or sizes" in line
     assert json.loads((workdir / "result.json").read_text()) == result
     assert json.loads((workdir / "evaluate" / "result.json").read_text()) == scored
 
 
-def test_moved_data_give_the_same_scores(trained):
-    flags, result, workdir = trained
-    before = succeed("--mode=evaluate", f"--workdir={workdir}")
-    moved = workdir.parent / "moved"
-    (workdir.parent / "own").rename(moved)
-    assert str(workdir.parent / "own") in refused("--mode=evaluate", f"--workdir={workdir}")
+def test_moved_data_give_the_same_scores(trained, photos, tmp_path):
+    workdir, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(trained[0], workdir)
+    shutil.copytree(photos / "own", moved)
     source = f"--config.data.source=folder:{moved}"
-    after = succeed("--mode=evaluate", f"--workdir={workdir}", source)
-    assert (after["top1"], after["images"]) == (before["top1"], before["images"]) == (result["top1"], 3)
-    resumed = succeed(*flags, source)
-    assert resumed["top1"] == result["top1"]
+    scored = succeed("--mode=evaluate", f"--workdir={workdir}", source)
+    assert (scored["top1"], scored["images"]) == (trained[1]["top1"], 3) and scored["data"] == f"folder:{moved}"
+    resumed = succeed("--mode=finetune", f"--workdir={workdir}", "--init=scratch", source)
+    assert resumed["top1"] == trained[1]["top1"]
     assert succeed("--mode=evaluate", f"--workdir={workdir}")["data"] == f"folder:{moved}"  # resuming recorded the place
 
 
-def test_own_source_given_again_as_data_scores_the_validation_split(trained):
-    _, result, workdir = trained
-    scored = succeed("--mode=evaluate", f"--workdir={workdir}", f"--data=folder:{workdir.parent / 'own'}")
+def test_own_source_given_again_as_data_scores_the_validation_split(trained, photos):
+    workdir, result = trained
+    scored = succeed("--mode=evaluate", f"--workdir={workdir}", f"--data=folder:{photos / 'own'}")
     assert (scored["images"], scored["top1"]) == (3, result["top1"])
 
 

@@ -113,6 +113,7 @@ def test_precision_follows_the_devices():
         keras.config.set_dtype_policy(before)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow reads TF_CONFIG")
 @pytest.mark.parametrize(
     "text",
     [
