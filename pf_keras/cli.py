@@ -200,10 +200,11 @@ def read_config(workdir: str):
     """The config to start from: that of --config, else of the run in the workdir, else of --init, else the default."""
     from pf_keras.config import load_config
     from pf_keras.training.identity import earlier_run, find_run
+    from pf_keras.training.workdir import Workdir
 
     if FLAGS.config is not None:
         return load_config(FLAGS.config)
-    run = find_run(workdir)
+    run = find_run(Workdir(workdir))
     if run and (run.mode == FLAGS.mode or FLAGS.mode not in NEW_RUNS):
         return run.config
     if FLAGS.init not in ("", "scratch"):

@@ -28,7 +28,7 @@ def field_type(kind: type, name: str, shown: str) -> Any:
         near = difflib.get_close_matches(name, hints, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(hints)}."
         raise UserError(f"The config has no {shown}. {hint}")
-    return hints[name]
+    return str if typing.get_origin(hints[name]) is typing.Literal else hints[name]
 
 
 def convert(kind: type, section: str, name: str, value: Any) -> Any:

@@ -4,6 +4,7 @@ Local paths use the standard library. Only URLs use `tf.io.gfile`, because impor
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -155,14 +156,19 @@ def random_access(path: str) -> Iterator[tuple[ReadAt, int]]:
     Yields:
         `(read, size)`: `read(offset, count)` returns the bytes there, fewer at the end of the file.
     """
-    if is_remote(path):
-        with open_file(path, "rb") as file:
+    with open_file(path, "rb") as file:
 
-            def read(offset: int, count: int) -> bytes:
-                file.seek(offset)
-                return file.read(count)
+        def read(offset: int, count: int) -> bytes:
+            file.seek(offset)
+            return file.read(count)
 
-            yield read, size(path)
-    else:
-        with open(path, "rb", buffering=0) as file:
-            yield lambda offset, count: os.pread(file.fileno(), count, offset), os.fstat(file.fileno()).st_size
+        yield read, size(path)
+
+
+def sha256(path: str) -> str:
+    """The sha256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with open_file(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

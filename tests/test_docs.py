@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(path for where in ("*.md", "docs/**/*.md", "tests/README.md", "tfrecords/README.md") for path in ROOT.glob(where))
+PLACES = ("*.md", "docs/**/*.md", "tests/README.md", "tfrecords/README.md")
+PAGES = sorted(path for place in PLACES for path in ROOT.glob(place))
 
 
 def test_the_examples_of_the_library_page_run(tmp_path):

@@ -32,7 +32,9 @@ def test_requirements_txt_agrees_with_the_package():
         assert pin.operator == "==" and ranges[key].specifier.contains(pin.version), requirement
 
 
-@pytest.mark.parametrize(("file", "extra"), [("requirements-dev.txt", "dev"), ("requirements-dev.txt", "docs"), ("requirements-beam.txt", "beam")])
+@pytest.mark.parametrize(
+    ("file", "extra"), [("requirements-dev.txt", "dev"), ("requirements-dev.txt", "docs"), ("requirements-beam.txt", "beam")]
+)
 def test_the_other_requirements_files_agree_with_the_extras(file, extra):
     pinned = requirements((ROOT / file).read_text().splitlines())
     for key, wanted in requirements(PROJECT["optional-dependencies"][extra]).items():

@@ -9,12 +9,11 @@ conversion is faster); milliseconds a file, of clock time and of processor time,
 disturbs less; and the largest memory of a converting process in MiB. Needs three times the files' size on disk.
 """
 
-import argparse
 import io
 import json
+import multiprocessing
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -23,7 +22,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pf_keras import processes
 from pf_keras.errors import UserError
 from tfrecords import command
 
@@ -35,17 +33,13 @@ _SIZE = (400, 300)  # pixels
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parser = command.Parser(__doc__)
-    parser.add_argument("--files", default="1000,10000,60000", help="numbers of files, separated by commas")
+    parser.add_argument("--files", type=_numbers, default="1000,10000,60000", help="numbers of files, separated by commas")
     parser.add_argument("--kilobytes", type=command.positive, default=110, help="size of a file (default: 110, as in ImageNet)")
     parser.add_argument("--directory", default=tempfile.gettempdir(), help="where the files are made and removed")
     parser.add_processes()
     options = parser.parse_args(arguments)
-    try:
-        counts = [command.positive(text) for text in options.files.split(",")]
-    except (ValueError, argparse.ArgumentTypeError):
-        raise UserError(f"--files is {options.files!r}. Give numbers such as 1000,10000.") from None
     results = []
-    for count in counts:
+    for count in options.files:
         with tempfile.TemporaryDirectory(dir=options.directory) as directory:
             results.append(_measure(Path(directory), count, options.kilobytes * 1000, options.processes))
         print(", ".join(f"{key} {value}" for key, value in results[-1].items()), flush=True)
@@ -53,18 +47,18 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _numbers(text: str) -> list[int]:
+    return [command.positive(part) for part in text.split(",")]
+
+
 def _measure(directory: Path, count: int, size: int, workers: int) -> dict:
     source, copy, output = directory / "in", directory / "copy", directory / "out"
     _make_files(source / "train", count, size)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    copying = _seconds(lambda: _copy(source, copy, workers))
-    copying_cpu = _cpu(resource.getrusage(resource.RUSAGE_CHILDREN)) - _cpu(before)
+    copying, copying_cpu, _ = _timed(lambda: _copy(source, copy, workers))
     shutil.rmtree(copy)
     line = [sys.executable, "-m", "tfrecords.build", "--source=folder", f"--input={source}", f"--output={output}"]
     line += [f"--train_shards={max(workers, count // 500)}", f"--processes={workers}"]
-    usage = []
-    converting = _seconds(lambda: usage.append(_run(line)))
-    converting_cpu = _cpu(usage[0])
+    converting, converting_cpu, memory = _timed(lambda: _run(line))
     return {
         "files": count,
         "copy_s": round(copying, 3),
@@ -75,28 +69,26 @@ def _measure(directory: Path, count: int, size: int, workers: int) -> dict:
         "copy_cpu_ms_a_file": round(copying_cpu / count * 1e3, 3),
         "convert_cpu_ms_a_file": round(converting_cpu / count * 1e3, 3),
         "cpu_ratio": round(copying_cpu / converting_cpu, 2),
-        "peak_mib": round(usage[0].ru_maxrss / 1024),
+        "peak_mib": round(memory / 1024),
     }
 
 
-def _seconds(work: Callable[[], None]) -> float:
+def _timed(work: Callable[[], object]) -> tuple[float, float, object]:
+    """Seconds of clock time, seconds of processor time of the processes that `work` starts, and what it returns."""
     os.sync()  # or this would pay for what the previous measurement wrote
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+    began, before = time.perf_counter(), os.times()
+    result = work()
+    seconds, after = time.perf_counter() - began, os.times()
+    return seconds, sum(after[2:4]) - sum(before[2:4]), result
 
 
-def _cpu(usage: resource.struct_rusage) -> float:
-    return usage.ru_utime + usage.ru_stime
-
-
-def _run(line: list[str]) -> resource.struct_rusage:
-    """Run a command and return what it used. Its memory is the memory of its largest process."""
+def _run(line: list[str]) -> int:
+    """Run a command and return the memory of its largest process, in KiB."""
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise UserError(f"The conversion failed with exit status {status}. Run it to see why: {' '.join(line)}")
-    return usage
+    return usage.ru_maxrss
 
 
 def _make_files(directory: Path, count: int, size: int) -> None:
@@ -107,8 +99,6 @@ def _make_files(directory: Path, count: int, size: int) -> None:
     out = io.BytesIO()
     Image.frombytes("L", _SIZE, draw.randbytes(_SIZE[0] * _SIZE[1])).convert("RGB").save(out, "JPEG", quality=20)
     data = out.getvalue()
-    for number in range(_CLASSES):
-        (directory / f"class{number}").mkdir(parents=True)
     for number in range(count):
         comments, left = b"", max(16, size - len(data))
         while left > 0:
@@ -116,6 +106,7 @@ def _make_files(directory: Path, count: int, size: int) -> None:
             comments += b"\xff\xfe" + (len(part) + 2).to_bytes(2, "big") + part
             left -= len(part)
         path = directory / f"class{number % _CLASSES}" / f"{number:07d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data[:2] + comments + data[2:])
 
 
@@ -123,15 +114,11 @@ def _copy(source: Path, target: Path, workers: int) -> None:
     files = [path for path in source.rglob("*") if path.is_file()]
     for folder in {path.parent for path in files}:
         (target / folder.relative_to(source)).mkdir(parents=True)
-    pairs = [(str(path), str(target / path.relative_to(source))) for path in files]
-    chunks = (pairs[start : start + _CHUNK] for start in range(0, len(pairs), _CHUNK))
-    for _ in processes.run(_copy_chunk, chunks, workers):
-        pass
-
-
-def _copy_chunk(pairs: list[tuple[str, str]]) -> None:
-    for source, target in pairs:
-        shutil.copyfile(source, target)
+    pairs = [(path, target / path.relative_to(source)) for path in files]
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        pool.starmap(shutil.copyfile, pairs, _CHUNK)
+        pool.close()
+        pool.join()  # or their processor time would not count
 
 
 if __name__ == "__main__":

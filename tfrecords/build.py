@@ -15,11 +15,12 @@ import fcntl
 import os
 import sqlite3
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from pf_keras import filesystem as fs
 from pf_keras import processes
+from pf_keras.data.shard_files import is_unfinished
 from pf_keras.data.splits import TRAIN
 from pf_keras.errors import UserError
 from tfrecords import command, encode, inputs, manifest, shards
@@ -32,11 +33,12 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     options, beam_options = _parse(arguments)
     try:
-        with _work_directory(options.output) as path, contextlib.closing(Index(path, options.seed)) as index:
-            _build(options, beam_options, index)
+        with _work_directory(options.output):
+            _build(options, beam_options, Index(options.seed))
     except (OSError, sqlite3.OperationalError) as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "is full" in str(error):
-            raise UserError(f"{options.output} is full ({error}). Free some space, then run the same command again.") from None
+            place = options.output if isinstance(error, OSError) else "The disk of temporary files (TMPDIR)"
+            raise UserError(f"{place} is full ({error}). Free some space, then run the same command again.") from None
         raise
     return 0
 
@@ -69,9 +71,8 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         raise UserError(f"{most} shards are too many, because their names have five digits. Use at most 99999.")
     if options.validation_labels and options.source != "imagenet":
         raise UserError("--validation_labels has no effect with --source=folder. Leave it out.")
-    source, target = (
-        path.rstrip("/") if fs.is_remote(path) else os.path.realpath(path) for path in (options.input, options.output)
-    )
+    paths = options.input, options.output
+    source, target = (path.rstrip("/") if fs.is_remote(path) else os.path.realpath(path) for path in paths)
     inside = options.source == "folder" and f"{target}/".startswith(f"{source.rstrip('/')}/")
     if source == target or inside:
         raise UserError(f"--output={options.output} is inside --input and would be read as images. Give another --output.")
@@ -88,7 +89,7 @@ def _build(options: argparse.Namespace, beam_options: list[str], index: Index) -
         print(f"note: {listing.note}", file=sys.stderr)
     settings = {
         "source": options.source,
-        "source_fingerprint": manifest.source_fingerprint(index, listing.classes),
+        "source_fingerprint": index.fingerprint(listing.classes),
         "seed": options.seed,
         "train_shards": options.train_shards,
         "validation_shards": options.validation_shards,
@@ -163,36 +164,27 @@ def _refuse(corrupt: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _work_directory(output: str) -> Iterator[str]:
-    """Reserve the output for this build, and give the path of the index, a local file.
+def _work_directory(output: str) -> Iterator[None]:
+    """Reserve the output for this build, and remove unfinished work that no build needs any more.
 
-    A local directory is locked. The system releases the lock when the process ends in any way. The next build uses or
-    overwrites what a killed build leaves behind.
+    A local directory is locked. The system releases the lock when the process ends in any way.
     """
     work = fs.join(output, shards.WORK)
     fs.make_directory(work)
-    if fs.is_remote(output):
-        with tempfile.TemporaryDirectory() as directory:
-            yield os.path.join(directory, manifest.INDEX)
-        return
-    lock, index = os.path.join(work, manifest.LOCK), os.path.join(work, manifest.INDEX)
-    with open(lock, "w") as file:
+    with contextlib.ExitStack() as stack:
+        if not fs.is_remote(output):
+            lock = stack.enter_context(open(os.path.join(work, "lock"), "w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"Another build is writing into {output}. Wait for it.") from None
+            for left in Path(work).glob("*.partial"):
+                left.unlink()
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"Another build is writing into {output}. Wait for it.") from None
-        # A build that ends removes its lock file: one that was opened before locks nothing.
-        if not os.path.exists(lock) or not os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
-            raise UserError(f"Another build has just ended in {output}. Run the command again.")
-        for name in os.listdir(work):
-            if name.endswith(".partial"):
-                os.remove(os.path.join(work, name))
-        try:
-            yield index
+            yield
         finally:
-            for remove, path in ((os.remove, index), (os.remove, lock), (os.rmdir, work)):
-                with contextlib.suppress(OSError):  # an unfinished build leaves its notes in the directory
-                    remove(path)
+            if fs.exists(work) and not is_unfinished(output):
+                fs.remove_tree(work)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ EXIF orientation is ignored, as by `tf.io.decode_jpeg` and so by the public conv
 """
 
 import io
-import warnings
 from dataclasses import dataclass
 
 import PIL
@@ -19,12 +18,14 @@ CONVERTED_QUALITY = 100  # of the JPEG that another format becomes, as in the pu
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 _PNG_END = b"IEND\xaeB`\x82"
 _ORIENTATION = 0x0112
+_GREY_MODES = ("1", "L", "LA", "I;16", "I")
 
 CMYK, NAMED, OTHER = "cmyk_to_rgb_jpeg", "png_named_otherwise_to_rgb_jpeg", "other_format_to_rgb_jpeg"
 GREY, ROTATED, RESIZED = "grey", "exif_orientation_ignored", "resized"
 ODDITIES = (CMYK, NAMED, OTHER, GREY, ROTATED, RESIZED)
 
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # a PNG with one long text is not damaged
+Image.MAX_IMAGE_PIXELS = None  # `_open` refuses large images; Pillow would warn first
 
 
 class CorruptImage(Exception):
@@ -68,7 +69,7 @@ def prepare(data: bytes, name: str, resize_shorter: int | None = None, quality: 
     """
     image = _open(data)
     jpeg = image.format in ("JPEG", "MPO")  # MPO: a JPEG with further pictures behind the first
-    grey = image.mode in ("1", "L", "LA", "I;16", "I")
+    grey = image.mode in _GREY_MODES
     oddities = [GREY] if grey else []
     if "exif" in image.info and _rotated(image):
         oddities.append(ROTATED)
@@ -82,21 +83,20 @@ def prepare(data: bytes, name: str, resize_shorter: int | None = None, quality: 
     if odd_format:
         oddities.append(odd_format)
     resize = resize_shorter is not None and min(image.size) > resize_shorter
-    if not odd_format and not resize:
-        _check_whole(image, data, jpeg)
-        channels = 3 if image.mode == "P" else len(image.getbands())
-        colorspace, format = "Grayscale" if grey else "RGB", "JPEG" if jpeg else "PNG"
-        return Prepared(data, image.height, image.width, channels, colorspace, format, tuple(oddities))
-    _decode(image)
-    try:
-        pixels, encoded = _as_jpeg(image, grey and not odd_format, resize_shorter if resize else None, quality)
-    except Exception as error:  # a JPEG cannot have more than 65,535 pixels a side, for example
-        raise CorruptImage(f"cannot be stored as a JPEG ({_words(error)})") from None
     if resize:
         oddities.append(RESIZED)
-    channels = len(pixels.getbands())
-    colorspace = "Grayscale" if channels == 1 else "RGB"
-    return Prepared(encoded, pixels.height, pixels.width, channels, colorspace, "JPEG", tuple(oddities))
+    if odd_format or resize:
+        _decode(image)
+        try:
+            image, data = _as_jpeg(image, grey and not odd_format, resize_shorter if resize else None, quality)
+        except Exception as error:  # a JPEG cannot have more than 65,535 pixels a side, for example
+            raise CorruptImage(f"cannot be stored as a JPEG ({_words(error)})") from None
+    else:
+        _check_whole(image, data, jpeg)
+    channels = 3 if image.mode == "P" else len(image.getbands())
+    colorspace = "Grayscale" if image.mode in _GREY_MODES else "RGB"
+    format = "PNG" if image.format == "PNG" else "JPEG"
+    return Prepared(data, image.height, image.width, channels, colorspace, format, tuple(oddities))
 
 
 def _as_jpeg(pixels: Image.Image, grey: bool, shorter: int | None, quality: int | None) -> tuple[Image.Image, bytes]:
@@ -132,11 +132,7 @@ def encoder() -> str:
 def _open(data: bytes) -> Image.Image:
     """The image with its header read and no pixel decoded."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large images, which are refused below
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise CorruptImage(f"its header declares more pixels than the {MAX_PIXELS:,} allowed ({error})") from None
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.UnidentifiedImageError:
         what = "not a readable image of the formats " + ", ".join(_FORMATS) if data else "an empty file"
         raise CorruptImage(what) from None

@@ -10,7 +10,6 @@ import re
 import tarfile
 import zlib
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 
 from pf_keras import filesystem as fs
 from pf_keras.data.splits import ALL_NAMES
@@ -23,20 +22,7 @@ _SYNSETS = "synsets.txt"
 _NAMES = ("wnid_to_name.tsv", "LOC_synset_mapping.txt", "wnids.txt", "words.txt")
 _DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 _VALIDATION = ("imagenet_2012_validation_synset_labels.txt", _DEVKIT)
-_MAX_DEVKIT = 64 << 20  # bytes, unpacked; the real one has a few million
-
-
-@dataclass(frozen=True)
-class Devkit:
-    """What the devkit archive says.
-
-    Attributes:
-        truth: the wnid of each validation image, in order.
-        words: the name of each of the 1000 wnids.
-    """
-
-    truth: list[str]
-    words: dict[str, str]
+_MAX_TABLE = 64 << 20  # bytes of a table in the devkit; the real ones have less than a million
 
 
 class Tables:
@@ -75,8 +61,8 @@ class Tables:
         self.text: dict[str, str] = {}
         archive = truth if truth and truth.endswith((".tar.gz", ".tgz", ".tar")) else _find(places, _DEVKIT)
         if archive:
-            devkit = read_devkit(archive)
-            self.truth, self.synsets, self.text = devkit.truth, sorted(devkit.words), dict(devkit.words)
+            self.truth, self.text = read_devkit(archive)
+            self.synsets = sorted(self.text)
             self._use(archive)
         if truth and truth != archive:
             self.truth = _wnids(truth)
@@ -137,27 +123,23 @@ class Tables:
         )
 
 
-def read_devkit(path: str) -> Devkit:
+def read_devkit(path: str) -> tuple[list[str], dict[str, str]]:
     """Read the devkit archive in memory: `data/meta.mat` and the ground truth of the validation images.
+
+    Returns:
+        The wnid of each validation image, in order, and the name of each of the 1000 wnids.
 
     Raises:
         UserError: the archive or one of its tables is damaged.
     """
     meta = truth = None
     try:
-        with fs.open_file(path, "rb") as file:
-            data = file.read(_MAX_DEVKIT)
-        if data[:2] == b"\x1f\x8b":
-            with gzip.open(io.BytesIO(data)) as unpacked:
-                data = unpacked.read(_MAX_DEVKIT + 1)
-        if len(data) > _MAX_DEVKIT:
-            raise UserError(f"{path} unpacks to more than {_MAX_DEVKIT >> 20} MiB, so it is not the devkit. Download it again.")
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        with fs.open_file(path, "rb") as file, tarfile.open(fileobj=file) as tar:
             for info in tar:
                 if info.isreg() and info.name.endswith("/data/meta.mat"):
-                    meta = tar.extractfile(info).read()
+                    meta = tar.extractfile(info).read(_MAX_TABLE)
                 elif info.isreg() and info.name.endswith("/ILSVRC2012_validation_ground_truth.txt"):
-                    truth = tar.extractfile(info).read()
+                    truth = tar.extractfile(info).read(_MAX_TABLE)
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} is not the devkit as a .tar.gz archive ({error}). Download it again.") from None
     if meta is None or truth is None:
@@ -169,7 +151,7 @@ def read_devkit(path: str) -> Devkit:
         leaves = [row for row in synsets if int(row["num_children"]) == 0]
         wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves}
         words = {str(row["WNID"]): str(row["words"])[:MAX_TEXT] for row in leaves}
-        return Devkit([wnids[int(number)] for number in truth.split()], words)
+        return [wnids[int(number)] for number in truth.split()], words
     except Exception as error:  # loadmat raises many kinds on damaged files
         raise UserError(f"{path} has damaged tables ({type(error).__name__}: {error}). Download it again.") from None
 

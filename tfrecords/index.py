@@ -1,10 +1,9 @@
-"""The list of all images of a build, in a SQLite file, so that memory does not grow with their number.
+"""The list of all images of a build, in a temporary SQLite file, so that memory does not grow with their number.
 
 Images are ordered by sha256 of seed, split and name, so the order is the same on every machine. The shards of a split are equal
 consecutive parts of that order.
 """
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -43,15 +42,12 @@ class Index:
     """The images of a build and the files that cannot be used.
 
     Args:
-        path: a local file, which is overwritten.
         seed: of the order of the images.
     """
 
-    def __init__(self, path: str, seed: int):
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)  # a killed build may have left half a database
+    def __init__(self, seed: int):
         self._seed = seed
-        self._database = sqlite3.connect(path)
+        self._database = sqlite3.connect("")  # a temporary file, which the system removes in any case
         self._database.executescript(
             """PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
             PRAGMA cache_size = -65536; PRAGMA temp_store = FILE;
@@ -59,10 +55,6 @@ class Index:
                                  PRIMARY KEY (split, key, name)) WITHOUT ROWID;
             CREATE TABLE problems (split, name, problem);"""
         )
-
-    def close(self) -> None:
-        """Close the file."""
-        self._database.close()
 
     def add(self, items: Iterable[Item]) -> None:
         """Add items. A second file with the same split and name becomes a problem."""
@@ -92,12 +84,12 @@ class Index:
             counts.setdefault(split, {})[label] = count
         return counts
 
-    def fingerprint(self) -> str:
-        """sha256 over split, name, size and label of every image. A tar and its extracted files have the same."""
+    def fingerprint(self, classes: list[tuple[str, str]]) -> str:
+        """sha256 over everything in the records except pixels. A tar and its extracted files have the same."""
         digest = hashlib.sha256()
         for row in self._database.execute("SELECT split, name, size, label FROM images ORDER BY split, key, name"):
             digest.update(json.dumps(row).encode())
-        return digest.hexdigest()
+        return hashlib.sha256(json.dumps([digest.hexdigest(), classes]).encode()).hexdigest()
 
     def shards(self, split: str, count: int) -> Iterator[list[tuple[str, str, int, int, str | None]]]:
         """Yield the images of each of `count` shards of a split, as `(name, path, offset, size, label)` rows."""

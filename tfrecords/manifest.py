@@ -3,25 +3,18 @@
 Neither holds a time, a path or the name of a machine: the same images and settings give the same bytes everywhere.
 """
 
-import hashlib
 import json
 from collections import Counter
 
 from pf_keras import filesystem as fs
-from pf_keras.data.shard_files import MANIFEST, SETTINGS, WORK, read_manifest, shard_names, shards_in
+from pf_keras.data.shard_files import FORMAT, MANIFEST, SETTINGS, WORK, read_manifest, shard_names, shards_in
 from pf_keras.errors import UserError
 from tfrecords.encode import ODDITIES
 from tfrecords.index import Index
 from tfrecords.shards import note_path
 
 BAD = "bad.txt"
-LOCK, INDEX = "lock", "index.sqlite"  # in WORK while a build runs; it removes them at its end
 _SOURCE = "source_fingerprint"
-
-
-def source_fingerprint(index: Index, classes: list[tuple[str, str]]) -> str:
-    """sha256 over everything in the records except pixels: names, sizes, labels and class names."""
-    return hashlib.sha256(json.dumps([index.fingerprint(), classes]).encode()).hexdigest()
 
 
 def begin(output: str, settings: dict) -> dict[str, dict]:
@@ -71,7 +64,7 @@ def earlier_note(output: str, file: str) -> dict | None:
 
 
 def finish(output: str, settings: dict, source: dict, classes: list[tuple[str, str]], index: Index, notes: list[dict]) -> dict:
-    """Write the manifest and bad.txt, and remove unfinished work.
+    """Write the manifest and bad.txt.
 
     Args:
         output: the directory.
@@ -103,7 +96,7 @@ def finish(output: str, settings: dict, source: dict, classes: list[tuple[str, s
         by_label = sorted((labels.get(synset, 0), number) for synset, number in counts[split].items() if number)
         values["classes"] = {str(label or "unlabelled"): number for label, number in by_label}
     manifest = {
-        "format": "pf_keras tfrecords 1",
+        "format": FORMAT,
         "images": sum(values["images"] for values in splits.values()),
         "bytes": sum(values["bytes"] for values in splits.values()),
         "source": source,
@@ -122,15 +115,4 @@ def finish(output: str, settings: dict, source: dict, classes: list[tuple[str, s
     elif fs.exists(fs.join(output, BAD)):
         fs.remove(fs.join(output, BAD))  # by an earlier build
     fs.write_whole(fs.join(output, MANIFEST), json.dumps(manifest, indent=1).encode() + b"\n", temporary)
-    clear(output)
     return manifest
-
-
-def clear(output: str) -> None:
-    """Remove the notes of a build. The lock keeps other builds out and stays until the end, as does the index."""
-    work = fs.join(output, WORK)
-    if fs.is_remote(work):
-        fs.remove_tree(work)
-    else:
-        for name in set(fs.names_in(work)) - {LOCK, INDEX}:
-            fs.remove(fs.join(work, name))

@@ -69,13 +69,7 @@ def _digest_of(items: list, classes: dict) -> str:
 
 
 def _is_whole(path: str, note: dict) -> bool:
-    if note["sha256"] is None or not fs.exists(path) or fs.size(path) != note["bytes"]:
-        return False
-    digest = hashlib.sha256()
-    with fs.open_file(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest() == note["sha256"]
+    return note["sha256"] and fs.exists(path) and fs.size(path) == note["bytes"] and fs.sha256(path) == note["sha256"]
 
 
 def _write(task: dict, path: str) -> dict:
@@ -90,22 +84,12 @@ def _write(task: dict, path: str) -> dict:
                 bad.append([name, str(error), synset])
                 refused = not task["skip_bad"]
                 continue
-            odd.update(image.oddities)
+            fields = dict(vars(image))
+            odd.update(fields.pop("oddities"))
             if refused:
                 continue
             label, text = task["classes"][synset] if synset is not None else (None, "")
-            record = record_schema.make_example(
-                encoded=image.encoded,
-                height=image.height,
-                width=image.width,
-                channels=image.channels,
-                colorspace=image.colorspace,
-                format=image.format,
-                filename=name,
-                label=label,
-                synset=synset or "",
-                text=text,
-            )
+            record = record_schema.make_example(**fields, filename=name, label=label, synset=synset or "", text=text)
             for piece in record_container.frame(record):
                 file.write(piece)
                 digest.update(piece)

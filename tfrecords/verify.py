@@ -13,7 +13,7 @@ import hashlib
 import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pf_keras import filesystem as fs
 from pf_keras import processes
@@ -35,11 +35,10 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     manifest = shard_files.read_manifest(options.directory)
     found = shard_files.shard_names(options.directory)
-    failures, duplicates = _Lines("FAILED"), _Lines("duplicate")
+    failures = []
     if manifest:
         notes = {note["file"]: note for note in manifest["shards"]}
-        for name in sorted(set(found) - set(notes)):
-            failures.add(f"{name}: not in the manifest")
+        failures += [f"{name}: not in the manifest" for name in sorted(set(found) - set(notes))]
     else:
         notes = dict.fromkeys(found)
         unfinished = shard_files.is_unfinished(options.directory)
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         except UserError as error:
             if not unfinished and not found:
                 raise
-            failures.add(str(error))
+            failures.append(str(error))
     tasks = ((options.directory, name, note, options.decode) for name, note in notes.items())
     counts, images = {}, 0
     contents = sqlite3.connect("")  # a temporary file, so that memory does not grow
@@ -58,41 +57,32 @@ def main(arguments: Sequence[str]) -> int:
     expected = sum(note["records"] for note in notes.values() if note)
     with processes.progress(expected or None, "img", "verify") as bar:
         for shard in processes.run(_check_shard, tasks, options.processes):
-            for failure in shard["failures"]:
-                failures.add(failure)
+            failures += shard["failures"]
             counts.setdefault(shard["split"], Counter()).update(shard["labels"])
             contents.executemany("INSERT INTO images VALUES (?, ?, ?)", shard["contents"])
             images += len(shard["contents"])
             bar.update(len(shard["contents"]))
-    for line in _duplicates(contents):
-        duplicates.add(line)
     if manifest:
-        for failure in _wrong_counts(manifest, counts, images):
-            failures.add(failure)
-    duplicates.more()
-    failures.more()
+        failures += _wrong_counts(manifest, counts, images)
+    duplicates = _print("duplicate", _duplicates(contents))
+    _print("FAILED", failures)
     decoded = ", every image decoded" if options.decode else ""
     print(
-        f"{options.directory}: {images} images in {len(notes)} shards{decoded}; {duplicates.count} contents occur more "
-        f"than once; {failures.count} failures"
+        f"{options.directory}: {images} images in {len(notes)} shards{decoded}; {duplicates} contents occur more "
+        f"than once; {len(failures)} failures"
     )
-    return 1 if failures.count else 0
+    return 1 if failures else 0
 
 
-class _Lines:
-    """Prints the first findings of a kind and counts all."""
-
-    def __init__(self, kind: str):
-        self.kind, self.count = kind, 0
-
-    def add(self, line: str) -> None:
-        self.count += 1
-        if self.count <= _SHOWN:
-            print(f"{self.kind}: {line}")
-
-    def more(self) -> None:
-        if self.count > _SHOWN:
-            print(f"{self.kind}: and {self.count - _SHOWN} more")
+def _print(kind: str, lines: Iterable[str]) -> int:
+    """Print the first findings of a kind and return the number of all."""
+    count = 0
+    for count, line in enumerate(lines, 1):
+        if count <= _SHOWN:
+            print(f"{kind}: {line}")
+    if count > _SHOWN:
+        print(f"{kind}: and {count - _SHOWN} more")
+    return count
 
 
 def _check_shard(task: tuple[str, str, dict | None, bool]) -> dict:
@@ -120,7 +110,7 @@ def _check_shard(task: tuple[str, str, dict | None, bool]) -> dict:
             fail(f"{name}: {number} records, but {note['records']} in the manifest")
         if note and size != note["bytes"]:
             fail(f"{name}: {size} bytes, but {note['bytes']} in the manifest")
-        elif note and _sha256(read, size) != note["sha256"]:
+        elif note and fs.sha256(path) != note["sha256"]:
             fail(f"{name}: its sha256 differs from the manifest")
     return found
 
@@ -140,13 +130,6 @@ def _check_record(data: bytes, where: str, decode: bool, found: dict) -> None:
             check_decodes(encoded)
         except CorruptImage as error:
             found["failures"].append(f"{where}: {name}: {error}")
-
-
-def _sha256(read: fs.ReadAt, size: int) -> str:
-    digest = hashlib.sha256()
-    for offset in range(0, size, 1 << 20):
-        digest.update(read(offset, 1 << 20))
-    return digest.hexdigest()
 
 
 def _duplicates(contents: sqlite3.Connection) -> Iterator[str]:

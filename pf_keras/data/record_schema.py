@@ -6,15 +6,8 @@ Only `parse`, a function for `tf.data`, needs TensorFlow. Everything else needs 
 import functools
 
 ENCODED = "image/encoded"
-HEIGHT = "image/height"
-WIDTH = "image/width"
-CHANNELS = "image/channels"
-COLORSPACE = "image/colorspace"
-FORMAT = "image/format"
 FILENAME = "image/filename"
 LABEL = "image/class/label"
-SYNSET = "image/class/synset"
-TEXT = "image/class/text"
 
 NO_LABEL = -1  # the label of a record without one; stored labels begin at 1
 
@@ -41,55 +34,37 @@ message_type {
     field { name: "value" number: 2 label: LABEL_OPTIONAL type_name: ".pf_keras.Feature" }
   }
 }
-message_type {
-  name: "Example" field { name: "features" number: 1 label: LABEL_OPTIONAL type_name: ".pf_keras.Features" }
-}
+message_type { name: "Example" field { name: "features" number: 1 label: LABEL_OPTIONAL type_name: ".pf_keras.Features" } }
 """
 
 
 @functools.cache
-def _messages() -> tuple[type, type]:
-    """The protobuf classes `(Example, Features)`. They read and write the same bytes as TensorFlow's."""
+def _example() -> type:
+    """The protobuf class `Example`. It reads and writes the same bytes as TensorFlow's."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
     pool = descriptor_pool.DescriptorPool()
     pool.Add(text_format.Parse(_PROTO, descriptor_pb2.FileDescriptorProto()))
-    kinds = (pool.FindMessageTypeByName(f"pf_keras.{name}") for name in ("Example", "Features"))
-    return tuple(message_factory.GetMessageClass(kind) for kind in kinds)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("pf_keras.Example"))
 
 
 def make_example(
-    *,
-    encoded: bytes,
-    height: int,
-    width: int,
-    channels: int,
-    colorspace: str,
-    format: str,
-    filename: str,
-    label: int | None = None,
-    synset: str = "",
-    text: str = "",
+    *, filename: str, label: int | None = None, synset: str = "", text: str = "", **image: bytes | int | str
 ) -> bytes:
     """Serialize an image as an Example. The same arguments always give the same bytes.
 
     Args:
-        encoded: the bytes of the image file.
-        height: in pixels, as stored in the file.
-        width: in pixels, as stored in the file.
-        channels: 1, 2, 3 or 4.
-        colorspace: "RGB" or "Grayscale".
-        format: "JPEG" or "PNG".
         filename: unique within its split.
         label: from 1. None leaves out `label`, `synset` and `text`.
         synset: the class as ImageNet or the folder names it.
         text: the class's name for people.
+        image: `encoded`, the bytes of the image file; `height` and `width` in pixels, as stored in the file; `channels`, 1 to
+            4; `colorspace`, "RGB" or "Grayscale"; `format`, "JPEG" or "PNG".
     """
-    values = {ENCODED: encoded, HEIGHT: height, WIDTH: width, CHANNELS: channels}
-    values |= {COLORSPACE: colorspace, FORMAT: format, FILENAME: filename}
+    values = {f"image/{name}": value for name, value in image.items()} | {FILENAME: filename}
     if label is not None:
-        values |= {LABEL: label, SYNSET: synset, TEXT: text}
-    example = _messages()[0]()
+        values |= {LABEL: label, "image/class/synset": synset, "image/class/text": text}
+    example = _example()()
     for key, value in values.items():
         feature = example.features.feature[key]
         if isinstance(value, int):
@@ -105,9 +80,9 @@ def read_example(serialized: bytes) -> dict[str, bytes | int | float]:
     Raises:
         ValueError: the bytes are something else, or an Example that `parse` refuses.
     """
-    features = _parsed(_messages()[0], serialized).features
-    values = _first_values(features)
-    if (count := len(features.feature[ENCODED].bytes_list.value)) != 1:
+    example = _parsed(_example()(), serialized)
+    values = _first_values(example.features)
+    if (count := len(example.features.feature[ENCODED].bytes_list.value)) != 1:
         raise ValueError(f"{ENCODED} has {count} values, not one")
     return values
 
@@ -118,16 +93,17 @@ def read_features(serialized: bytes) -> dict[str, bytes | int | float]:
     Raises:
         ValueError: the bytes are something else, or a key has a value of a wrong type.
     """
-    return _first_values(_parsed(_messages()[1], serialized))
+    return _first_values(_parsed(_example()().features, serialized))
 
 
-def _parsed(message: type, serialized: bytes):
+def _parsed(message, serialized: bytes):
     from google.protobuf.message import DecodeError
 
     try:
-        return message.FromString(serialized)
+        message.ParseFromString(serialized)
     except DecodeError as error:
         raise ValueError(f"not a tf.train.Example ({error})") from None
+    return message
 
 
 def _first_values(features) -> dict[str, bytes | int | float]:

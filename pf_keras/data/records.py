@@ -270,6 +270,37 @@ class Records:
         return load
 
 
+def open_splits(
+    place: str, train: Sequence[str], validation: Sequence[str], whole: bool, open_files: Callable[[Sequence[str]], Records]
+) -> tuple[Records, Records, str]:
+    """Open the files of a dataset by `open_files`. Without validation files, the last train file is held out.
+
+    Args:
+        place: names the dataset in messages.
+        train: the train files.
+        validation: the validation files, possibly none.
+        whole: whether both splits are all train files where there are no validation files.
+        open_files: gives the split of some files.
+
+    Returns:
+        `(train, validation, validation_note)`.
+
+    Raises:
+        UserError: there is a single file to divide.
+    """
+    if validation:
+        return open_files(train), open_files(validation), ""
+    if whole:
+        both = open_files(train)
+        return both, both, f"all train files of {place}, which has no validation split"
+    if len(train) < 2:
+        raise UserError(
+            f"{place} has no validation split, and its train split is a single file, which cannot be divided. "
+            "Write validation shards or two train shards with tfrecords.build, or choose another dataset."
+        )
+    return open_files(train[:-1]), open_files(train[-1:]), f"the last train file, {train[-1]}"
+
+
 Split = Images | Records
 
 

@@ -10,22 +10,11 @@ from pf_keras.data.splits import TRAIN, VALIDATION, VALIDATION_NAMES, validation
 from pf_keras.errors import UserError
 
 MANIFEST = "manifest.json"
+FORMAT = "pf_keras tfrecords 1"  # of a manifest
 WORK = ".build"  # folder in the output of a build for unfinished work; the build removes it at its end
 SETTINGS = "settings.json"  # in WORK: the settings of a build that has begun
 _SHARD = re.compile(rf"({'|'.join((TRAIN, *VALIDATION_NAMES))})-(\d{{5}})-of-(\d{{5}})(\.tfrecords?)?")
 _THREADS = 16  # counting records waits for disk or network most of the time
-
-# The parts of a manifest that its readers use, and their types. A pattern as a key stands for all keys of a dict.
-_ANY, _CLASS = re.compile(".*"), re.compile(r"\d+|unlabelled")
-_MANIFEST_FORM = {
-    "images": int,
-    "bytes": int,
-    "settings": dict,
-    "odd": dict,
-    "splits": {_ANY: {"images": int, "bytes": int, "shards": int, "classes": {_CLASS: int}}},
-    "classes": [{"label": int, "synset": str, "text": str}],
-    "shards": [{"file": str, "records": int, "bytes": int, "sha256": str, "odd": dict, "bad": list}],
-}
 
 
 def split_files(directory: str) -> dict[str, list[str]]:
@@ -99,32 +88,15 @@ def read_manifest(directory: str) -> dict | None:
     """Read the manifest that `tfrecords.build` wrote. Returns None if it is missing.
 
     Raises:
-        UserError: the manifest is damaged.
+        UserError: the file is something else.
     """
     path = fs.join(directory, MANIFEST)
     if not fs.exists(path):
         return None
     manifest = fs.read_json(path)
-    if wrong := [key for key, form in _MANIFEST_FORM.items() if not _fits(manifest.get(key), form)]:
-        raise UserError(
-            f"{path} is damaged: {wrong[0]!r} is not what tfrecords.build writes. "
-            f"Restore it from a copy, or build into a new directory."
-        )
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{path} is not a manifest of tfrecords.build. Restore it from a copy, or build into a new directory.")
     return manifest
-
-
-def _fits(value: object, form: object) -> bool:
-    """Whether a JSON value has the types of `_MANIFEST_FORM`."""
-    if isinstance(form, type):
-        return isinstance(value, form)
-    if not isinstance(value, type(form)):
-        return False
-    if isinstance(form, list):
-        return all(_fits(part, form[0]) for part in value)
-    pattern, part = next(iter(form.items()))
-    if isinstance(pattern, re.Pattern):
-        return all(pattern.fullmatch(key) and _fits(value[key], part) for key in value)
-    return all(_fits(value.get(key), part) for key, part in form.items())
 
 
 def count_records(paths: Sequence[str]) -> list[int]:

@@ -46,6 +46,10 @@ class Source:
         both = {"train": self.train, "validation": self.validation}
         return {"validation": self.validation} if self.train is self.validation else both
 
+    def digests(self) -> dict[str, dict]:
+        """What a split is recognised by: `{name: {"images": n, "digest": hex}}`."""
+        return {name: {"images": split.size, "digest": split.digest()} for name, split in self.splits().items()}
+
 
 def open_source(config: DataConfig, whole: bool = False) -> Source:
     """Open the data that a config names.

@@ -3,7 +3,7 @@
 import os
 
 from pf_keras.config import DataConfig
-from pf_keras.data.records import FirstLabel, Records
+from pf_keras.data.records import FirstLabel, Records, open_splits
 from pf_keras.data.splits import TRAIN, validation_name
 from pf_keras.errors import UserError
 
@@ -59,24 +59,20 @@ def open_tfds(place: str, config: DataConfig, whole: bool = False) -> tuple[Reco
             "filename": name if name.dtype == tf.string else tf.constant(""),
         }
 
-    zero = FirstLabel(0)
-
-    def records(name, part=slice(None)):
-        split = info.splits[name]
-        files = [str(path) for path in split.filepaths]
-        return Records(files[part], split.shard_lengths[part], read, config, zero)
-
     if TRAIN not in info.splits:
         raise UserError(f"tfds:{place} has no train split, only {', '.join(info.splits)}. Choose another dataset.")
-    train, validation = records(TRAIN), validation_name(info.splits)
+
+    def counts_of(name):
+        split = info.splits[name]
+        return dict(zip(map(str, split.filepaths), split.shard_lengths, strict=True))
+
+    train, name = counts_of(TRAIN), validation_name(info.splits)
+    validation = counts_of(name) if name else {}
+    counts = train | validation
+
+    def records(files):
+        return Records(files, [counts[file] for file in files], read, config, FirstLabel(0))
+
     classes = tuple(info.features[label].names) if label else ()
-    if validation:
-        return train, records(validation), classes, ""
-    if whole:
-        return train, train, classes, f"all of the train split of tfds:{place}, which has no validation split"
-    if len(train.files) < 2:
-        raise UserError(
-            f"tfds:{place} has no validation split, and its train split is a single file, which cannot be divided. "
-            "Choose another dataset, or convert it by tfrecords.build."
-        )
-    return records(TRAIN, slice(-1)), records(TRAIN, slice(-1, None)), classes, f"the last train file, {train.files[-1]}"
+    train, validation, note = open_splits(f"tfds:{place}", list(train), list(validation), whole, records)
+    return train, validation, classes, note

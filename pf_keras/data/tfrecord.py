@@ -5,7 +5,7 @@ from collections import Counter
 
 from pf_keras.config import DataConfig
 from pf_keras.data.record_schema import parse
-from pf_keras.data.records import FirstLabel, Records
+from pf_keras.data.records import FirstLabel, Records, open_splits
 from pf_keras.data.shard_files import count_records, read_manifest, split_files
 from pf_keras.data.splits import TRAIN, VALIDATION
 from pf_keras.errors import UserError
@@ -42,17 +42,10 @@ def open_tfrecords(place: str, config: DataConfig, whole: bool = False) -> tuple
         first_label.splits.append(Records(paths, counts, parse, config, first_label, gifs=gifs, sha256=sha256))
         return first_label.splits[-1]
 
-    train, validation = files[TRAIN], files[VALIDATION]
-    if not train:
+    if not files[TRAIN]:
         raise UserError(f"{place} has no train-* shards. Write some with python -m tfrecords.build.")
-    if validation:
-        return split(train), split(validation), classes, ""
-    if whole:
-        both = split(train)
-        return both, both, classes, f"all train shards of {place}, which has no validation shards"
-    if len(train) < 2:
-        raise UserError(f"{place} has one train shard and no validation shard. Write validation-* shards, or two train shards.")
-    return split(train[:-1]), split(train[-1:]), classes, f"the last train shard, {train[-1]}"
+    train, validation, note = open_splits(f"tfrecord:{place}", files[TRAIN], files[VALIDATION], whole, split)
+    return train, validation, classes, note
 
 
 def _class_names(classes: list[dict]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pf_keras.data.pipeline import evaluation_batches
 from pf_keras.data.records import Split
 from pf_keras.errors import writing
 from pf_keras.figures import draw_reconstruction
-from pf_keras.noise import pretrain_noise
+from pf_keras.noise import Shapes
 from pf_keras.patches.grid import assemble_patches, extract_patches
 from pf_keras.training.callbacks import RunCallback
 from pf_keras.training.workdir import Workdir
@@ -20,10 +20,10 @@ EXAMPLES = 6
 INTERVALS = 20  # log intervals between two pictures for TensorBoard
 
 
-def examples(split: Split, config: Config) -> dict[str, np.ndarray]:
-    """A few examples from all over a split, as one evaluation batch."""
+def examples(split: Split, config: Config, noise: Shapes) -> dict[str, np.ndarray]:
+    """A few examples from all over a split, as one evaluation batch with noise of these shapes."""
     shown = split.sample(EXAMPLES)
-    return next(evaluation_batches(shown, config, shown.size, pretrain_noise(config)).as_numpy_iterator())
+    return next(evaluation_batches(shown, config, shown.size, noise).as_numpy_iterator())
 
 
 def draw(model: keras.Model, batch: dict[str, np.ndarray], path: os.PathLike) -> str:

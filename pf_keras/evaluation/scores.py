@@ -9,7 +9,7 @@ from pf_keras.config import Config
 from pf_keras.data.pipeline import evaluation_batches
 from pf_keras.data.records import Split
 from pf_keras.models import PretrainScores
-from pf_keras.noise import pretrain_noise
+from pf_keras.noise import Shapes
 from pf_keras.training.devices import Devices
 
 
@@ -43,13 +43,16 @@ def top_k(logits, labels, k: int) -> float:
     return float((order == np.asarray(labels)[:, None]).any(axis=1).mean())
 
 
-def score_pretrainer(model: keras.Model, split: Split, config: Config, devices: Devices) -> dict[str, float | None]:
+def score_pretrainer(
+    model: keras.Model, split: Split, config: Config, noise: Shapes, devices: Devices
+) -> dict[str, float | None]:
     """Score a pre-trainer on the centre crops of a split, without augmentation and label smoothing.
 
     Args:
         model: a `Pretrainer`.
         split: the images.
-        config: of the model.
+        config: the model's config.
+        noise: the shapes of the model's noise.
         devices: that the model was built on.
 
     Returns:
@@ -57,7 +60,6 @@ def score_pretrainer(model: keras.Model, split: Split, config: Config, devices: 
         only how often each level occurs in these targets. `loss_ratio`, the first divided by the second, or None where all
         targets have one level.
     """
-    noise = pretrain_noise(config)
     batches = devices.distribute(partial(evaluation_batches, split, config, config.run.eval_batch, noise))
     with devices.scope():
         scores = PretrainScores(model)

@@ -37,9 +37,10 @@ def run(request: Request) -> dict:
     workdir = devices.workdir(request.workdir)
     place = request.other_data or config.data.source
     if place == config.data.source:  # --data may repeat the run's own source
-        data = open_run_data(workdir, earlier.mode, config.data)
+        data = open_run_data(workdir, config.data)
+        data.check(workdir, earlier.config.data.source, place)
     else:  # a classifier has seen none of these images, but probes are fitted on their training split
-        data = open_other_data(replace(config.data, source=place), whole=earlier.mode == "finetune")
+        data = open_other_data(replace(config.data, source=place), evaluation_only=earlier.mode == "finetune")
     folder = workdir.folder("evaluate")
     with naming_corrupt_images(data.source):
         if earlier.mode == "pretrain":

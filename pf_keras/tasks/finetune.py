@@ -35,7 +35,7 @@ def run(request: Request) -> dict:
     check_init(init, config)
     devices = open_devices(config.run.precision, request.tpu)
     workdir = devices.workdir(request.workdir)
-    data = open_run_data(workdir, "finetune", config.data)
+    data = open_run_data(workdir, config.data)
     train_split, validation = data.source.train, data.source.validation
     with naming_corrupt_images(data.source):
         labelled = labelled_subset(train_split, fraction, listed)
@@ -44,8 +44,7 @@ def run(request: Request) -> dict:
         require_classes(classes)
     steps_of(config, devices, labelled.size)
     facts = {"init": init, **labels_definition(fraction, listed), "classes": list(classes), **devices.facts()}
-    start_run(workdir, RunIdentity("finetune", config, facts))
-    data.record(workdir)
+    start_run(workdir, RunIdentity("finetune", config, facts), data)
     record_labels(workdir, labelled)
 
     with naming_corrupt_images(data.source):

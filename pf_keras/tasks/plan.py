@@ -15,7 +15,7 @@ from pf_keras.tpu.flops import pretrain_flops
 from pf_keras.tpu.op_check import check_pretraining
 from pf_keras.tpu.slices import GIB, Slice, find_slice
 from pf_keras.training.devices import Devices
-from pf_keras.training.identity import RunIdentity, require_mode
+from pf_keras.training.identity import RunIdentity, find_run
 from pf_keras.training.workdir import Workdir
 
 PEAK_FRACTION = 0.3  # what others reach: MAE's ViT-L 29% on TPU v3, big_vision's ViT-S 27%
@@ -34,8 +34,9 @@ def run(request: Request) -> dict:
     """
     config, slice_ = request.config, find_slice(request.topology)
     Devices("tpu", slice_.cores).check_batch("pretrain.batch", config.pretrain.batch)
-    require_mode(request.workdir, "plan")
     workdir = Workdir(request.workdir)
+    if (run := find_run(workdir)) and run.mode != "plan":
+        raise UserError(f"{workdir.path} is the workdir of a --mode={run.mode}. Choose another --workdir for --mode=plan.")
     workdir.folder("figures")  # fails now, not after minutes, where the workdir cannot be written
 
     result = estimate(config, slice_)

@@ -28,9 +28,8 @@ def run(request: Request) -> dict:
     devices = open_devices(config.run.precision, request.tpu)
     devices.check_run(config.run, settings.steps, pretrain=settings.batch)
     workdir = devices.workdir(request.workdir)
-    data = open_run_data(workdir, "pretrain", config.data)
-    start_run(workdir, RunIdentity("pretrain", config, devices.facts()))
-    data.record(workdir)
+    data = open_run_data(workdir, config.data)
+    start_run(workdir, RunIdentity("pretrain", config, devices.facts()), data)
 
     keras.utils.set_random_seed(config.run.seed)
     with devices.scope():
@@ -40,10 +39,10 @@ def run(request: Request) -> dict:
     describe(model, config)
     print(f"training on {devices}", file=sys.stderr)
 
-    scored = data.source.validation.sample(config.run.score_images)
-    training = partial(training_batches, data.source.train, config, settings.batch, pretrain_noise(config))
+    noise, scored = pretrain_noise(config), data.source.validation.sample(config.run.score_images)
+    training = partial(training_batches, data.source.train, config, settings.batch, noise)
     with naming_corrupt_images(data.source):
-        pictures = Pictures(workdir, examples(scored, config), config.run.log_every)
+        pictures = Pictures(workdir, examples(scored, config, noise), config.run.log_every)
         throughput = train(
             model,
             lambda step: devices.distribute(partial(training, start_step=step)),
@@ -53,7 +52,7 @@ def run(request: Request) -> dict:
             config.run,
             [pictures],
         )
-        scores = score_pretrainer(model, scored, config, devices)
+        scores = score_pretrainer(model, scored, config, noise, devices)
 
     draw(model, pictures.batch, workdir.figures / "reconstruction.png")
     draw_loss(MetricsLog(workdir).lines(), workdir.figures / "loss.png", scores["marginal_entropy"])

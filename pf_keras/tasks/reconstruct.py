@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from pf_keras.data.corrupt import naming_corrupt_images
 from pf_keras.evaluation.reconstruction import draw, examples
+from pf_keras.noise import pretrain_noise
 from pf_keras.request import Request
 from pf_keras.training.data_record import open_other_data, open_run_data
 from pf_keras.training.devices import open_devices
@@ -23,11 +24,12 @@ def run(request: Request) -> dict:
     with devices.scope():
         model, checkpoint = load_pretrainer(earlier, pretraining, config, request.checkpoint)
     if request.other_data:
-        data = open_other_data(replace(config.data, source=request.other_data), whole=True)
+        data = open_other_data(replace(config.data, source=request.other_data), evaluation_only=True)
     else:
-        data = open_run_data(earlier, "pretrain", config.data)
+        data = open_run_data(earlier, config.data)
+        data.check(earlier, pretraining.config.data.source, config.data.source)
     with naming_corrupt_images(data.source):
-        batch = examples(data.source.validation, config)
+        batch = examples(data.source.validation, config, pretrain_noise(config))
     workdir = devices.workdir(request.workdir)
     picture = draw(model, batch, workdir.folder("figures") / "reconstruction.png")
     result = {"step": checkpoint.step, "data": request.other_data or config.data.source, "figure": picture}

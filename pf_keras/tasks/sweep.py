@@ -29,7 +29,7 @@ from pf_keras.tasks.finetune import fit_and_score, steps_of
 from pf_keras.training.callbacks import NonFiniteLoss
 from pf_keras.training.data_record import open_run_data, record_labels
 from pf_keras.training.devices import open_devices, workers_of_a_step
-from pf_keras.training.identity import RunIdentity, require_same_run, start_run
+from pf_keras.training.identity import RunIdentity, check_same_run, start_run
 from pf_keras.training.weights import check_init, init_step
 from pf_keras.training.workdir import Workdir
 
@@ -54,8 +54,7 @@ def run(request: Request) -> dict:
     worker = os.environ.get("KERASTUNER_TUNER_ID", "chief")
     chief = "chief" in worker
     if chief:
-        start_run(workdir, sweep.identity)
-        sweep.data.record(workdir)
+        start_run(workdir, sweep.identity, sweep.data)
         record_labels(workdir, sweep.labelled)
     sweep.search(chief)
     if not chief:
@@ -106,7 +105,7 @@ class Sweep:
         if request.init != "scratch":
             self.starts = {"pretrained": request.init, **self.starts}
         self.devices = open_devices(self.config.run.precision, request.tpu)
-        self.data = open_run_data(workdir, "sweep", self.config.data)
+        self.data = open_run_data(workdir, self.config.data)
         self.validation = self.data.source.validation
         with naming_corrupt_images(self.data.source):
             require_labels(self.validation)
@@ -137,7 +136,7 @@ class Sweep:
         class Tuner(BaseTuner):
             def on_search_begin(self):
                 self.oracle.get_space()  # a worker waits here for its chief, which has written the sweep's config by then
-                require_same_run(sweep.workdir, sweep.identity)
+                check_same_run(sweep.workdir, sweep.identity)
 
             def run_trial(self, trial):
                 values = trial.hyperparameters.values
@@ -197,8 +196,7 @@ class Sweep:
             self.require_start_step(check_init(init, config))
         # This label fraction keeps --mode=finetune from resuming the run with other labels.
         facts = {"init": init, "label_fraction": "of a sweep", "classes": list(self.classes), **self.devices.facts()}
-        start_run(workdir, RunIdentity("finetune", config, facts))
-        self.data.record(workdir)
+        start_run(workdir, RunIdentity("finetune", config, facts), self.data)
         record_labels(workdir, train)
         forget_models()
         try:

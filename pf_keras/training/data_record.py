@@ -14,7 +14,6 @@ from pf_keras.data.corrupt import find_corrupt, leave_out
 from pf_keras.data.selection import as_line
 from pf_keras.data.sources import Source, open_source
 from pf_keras.errors import UserError
-from pf_keras.training.identity import require_mode
 from pf_keras.training.workdir import Workdir
 
 
@@ -23,62 +22,98 @@ class RunData:
     """The data that a run reads.
 
     Args:
-        source: its splits, without the corrupt images.
-        corrupt: the images left out, as dicts of `split`, `name` and `reason`.
-        splits: what `data.json` says of the splits, corrupt images included: `{name: {"images": n, "digest": hex}}`.
-        checked: whether every image was read to find the corrupt ones.
+        source: the splits, without the corrupt images.
+        corrupt: the images that were left out, as dicts of `split`, `name` and `reason`.
+        digests: what `data.json` says of the splits, corrupt images included: `{name: {"images": n, "digest": hex}}`.
+        searched: whether every image was read to find the corrupt ones.
     """
 
     source: Source
     corrupt: list[dict]
-    splits: dict[str, dict]
-    checked: bool = False
+    digests: dict[str, dict]
+    searched: bool = False
+
+    def check(self, workdir: Workdir, before: str, now: str) -> None:
+        """Check that these are the data recorded in the workdir. Warns if data at the same place have changed.
+
+        Args:
+            workdir: holds an earlier run.
+            before: the `data.source` of that run.
+            now: the present `data.source`.
+
+        Raises:
+            UserError: the source is another, and so are the data.
+        """
+        recorded = _recorded_digests(workdir)
+        if recorded == self.digests or (recorded is None and before == now):
+            return
+        if recorded is None:
+            raise UserError(
+                f"The run in {workdir.path} was made by version 0.1, which did not record the names and sizes of its images. "
+                f"Keep them at data.source={before}, or start a new run."
+            )
+        changed = "; ".join(
+            f"{name}: {recorded.get(name, {}).get('images', 0)} images then, {split['images']} now"
+            + (", with other names or sizes" if recorded.get(name, {}).get("images") == split["images"] else "")
+            for name, split in self.digests.items()
+            if recorded.get(name) != split
+        )
+        if before != now:
+            raise UserError(
+                f"{now} does not hold the data of the run in {workdir.path} ({changed}). If you moved the data of {before}, "
+                "name their place with --config.data.source=NEW. To evaluate other data, use --data."
+            )
+        print(
+            f"warning: the data in {now} changed since this run began ({changed}): validation images may have been trained on",
+            file=sys.stderr,
+        )
 
     def record(self, workdir: Workdir) -> None:
-        """Write what a resumed run is checked against. What an earlier start wrote stays."""
-        if not _recorded_splits(workdir):
-            workdir.write_json(workdir.data_file, {"splits": self.splits})
-        if self.checked and not workdir.corrupt_file.exists():
+        """Write `data.json` and `bad.jsonl`, unless the workdir has them already."""
+        if _recorded_digests(workdir) is None:
+            workdir.write_json(workdir.data_file, {"splits": self.digests})
+        if self.searched and not workdir.corrupt_file.exists():
             workdir.write_text(workdir.corrupt_file, "".join(json.dumps(image) + "\n" for image in self.corrupt))
 
 
-def open_run_data(workdir: Workdir, mode: str, config: DataConfig) -> RunData:
-    """Open the run's own data. When a run resumes, the saved list of corrupt images is reused, so that the order of examples
-    does not change. A new run with `data.max_bad_fraction` above 0 reads every image once to make the list.
+def open_run_data(workdir: Workdir, config: DataConfig) -> RunData:
+    """Open the run's own data.
+
+    When a run resumes, the saved list of corrupt images is reused, so that the order of examples does not change. A new run
+    with `data.max_bad_fraction` above 0 reads every image once to make the list.
 
     Args:
-        workdir: of the run, which may be new.
-        mode: the run's mode.
-        config: the run's data; `source` may be another place than before.
+        workdir: may be empty still.
+        config: the run's data.
 
     Raises:
-        UserError: the data cannot be opened, have too many corrupt images, or are other data than the run's.
+        UserError: the data cannot be opened, or too many images are corrupt.
     """
-    run = require_mode(workdir.path, mode)
     source = open_source(config)
     if source.validation_note:
         print(f"validation: {source.validation_note}, {source.validation.size} images", file=sys.stderr)
-    splits = _described(source)
-    if run:
-        _check(workdir, splits, run.config.data.source, config.source)
-    if run and workdir.corrupt_file.exists():
-        corrupt = [json.loads(line) for line in workdir.corrupt_file.read_text().splitlines()]
-    else:
-        corrupt = find_corrupt(source) if config.max_bad_fraction else []
-    return RunData(leave_out(source, corrupt, config.max_bad_fraction), corrupt, splits, checked=config.max_bad_fraction > 0)
+    saved = workdir.corrupt_file
+    return _leave_out(source, config, saved.read_text().splitlines() if saved.exists() else None)
 
 
-def open_other_data(config: DataConfig, whole: bool = False) -> RunData:
+def open_other_data(config: DataConfig, evaluation_only: bool = False) -> RunData:
     """Open data that are not the run's own.
 
     Args:
         config: the data.
-        whole: whether all images are the validation split where the data have none, because nothing is trained on them.
+        evaluation_only: without a validation split, score all images instead of holding some out.
     """
-    source = open_source(config, whole)
+    source = open_source(config, evaluation_only)
     print(f"data: {config.source}, {source.validation_note or 'its validation split'}", file=sys.stderr)
-    corrupt = find_corrupt(source) if config.max_bad_fraction else []
-    return RunData(leave_out(source, corrupt, config.max_bad_fraction), corrupt, _described(source))
+    return _leave_out(source, config, None)
+
+
+def _leave_out(source: Source, config: DataConfig, saved: list[str] | None) -> RunData:
+    """`saved`: the lines of the list that an earlier start made, if any."""
+    searched = saved is None and config.max_bad_fraction > 0
+    digests = source.digests()
+    corrupt = find_corrupt(source) if searched else [json.loads(line) for line in saved or ()]
+    return RunData(leave_out(source, corrupt, config.max_bad_fraction), corrupt, digests, searched)
 
 
 def record_labels(workdir: Workdir, split) -> None:
@@ -92,37 +127,6 @@ def record_labels(workdir: Workdir, split) -> None:
     workdir.write_text(file, text)
 
 
-def _described(source: Source) -> dict[str, dict]:
-    return {name: {"images": split.size, "digest": split.digest()} for name, split in source.splits().items()}
-
-
-def _recorded_splits(workdir: Workdir) -> dict[str, dict] | None:
-    """What `data.json` says of the splits. None for a new run, and for a run of version 0.1, which recorded names alone."""
+def _recorded_digests(workdir: Workdir) -> dict[str, dict] | None:
+    """The digests in `data.json`. None for a new run, and for a run of version 0.1, which recorded names alone."""
     return workdir.read_json(workdir.data_file).get("splits") if workdir.data_file.exists() else None
-
-
-def _check(workdir: Workdir, splits: dict[str, dict], old_place: str, place: str) -> None:
-    """Raises UserError where data at another place are not the run's. Warns where data at the same place have changed."""
-    recorded = _recorded_splits(workdir)
-    if recorded == splits or (recorded is None and old_place == place):
-        return
-    if recorded is None:
-        raise UserError(
-            f"The run in {workdir.path} was made by version 0.1, which did not record what its data are recognised by. "
-            f"Keep them at data.source={old_place}, or start a new run."
-        )
-    changed = "; ".join(
-        f"{name}: {recorded.get(name, {}).get('images', 0)} images then, {split['images']} now"
-        + (", with other names or sizes" if recorded.get(name, {}).get("images") == split["images"] else "")
-        for name, split in splits.items()
-        if recorded.get(name) != split
-    )
-    if old_place != place:
-        raise UserError(
-            f"{place} does not hold the data of the run in {workdir.path} ({changed}). Name the place where the data of "
-            f"{old_place} are now; evaluate and reconstruct take other data by --data."
-        )
-    print(
-        f"warning: the data in {place} changed since this run began ({changed}): validation images may have been trained on",
-        file=sys.stderr,
-    )

@@ -8,13 +8,15 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from pf_keras.config import Config, differing_fields
-from pf_keras.errors import UserError, reading, writing
+from pf_keras.errors import UserError, reading
 from pf_keras.filesystem import is_remote
+from pf_keras.training.data_record import RunData
 from pf_keras.training.lock import lock
 from pf_keras.training.workdir import Workdir
 
-# Fields that may change when a run resumes. They change what is written and when, or which corrupt images are forgiven, but
-# not what is learned. Where the data are may change too: `data_record` checks that they are the same data.
+# Fields that may change when a run resumes. They change what is written and when, not what is learned. `data.source` may
+# change if the data moved: `RunData.check` makes sure that they are the same. A larger `data.max_bad_fraction` does change
+# the order of examples, but lets a run continue that stopped at a corrupt image.
 CHANGEABLE = (
     "run.log_every",
     "run.checkpoint_every",
@@ -23,7 +25,7 @@ CHANGEABLE = (
     "data.max_bad_fraction",
     "data.source",
 )
-# Fields of the model that its backbone's weights do not depend on. Patches are averaged, whatever their size.
+# Fields that do not change the weights of a backbone. The patch encoder averages over the pixels of a patch, whatever its size.
 NOT_IN_WEIGHTS = ("model.image_size", "model.dropout", "model.decode_position", "model.decoder_width")
 
 
@@ -52,30 +54,30 @@ class RunIdentity:
         return cls(content["mode"], Config.from_dict(content["config"]), facts)
 
     def differences(self, other: "RunIdentity") -> list[str]:
-        """What of `other` would make it another run than this, as `["section.field: old -> new", ...]`.
+        """What differs between this run and `other`, as `["section.field: old -> new", ...]`.
 
-        A fact that this run does not have does not count: runs of earlier versions recorded fewer.
+        Facts that an earlier version did not record are ignored.
         """
         facts = [
             f"{name}: {self.facts[name]} -> {value}"
             for name, value in other.facts.items()
             if name in self.facts and not _same_fact(name, self.facts[name], value)
         ]
-        # Where the precision is recorded that run.precision=auto came to, only that one must stay the same.
+        # run.precision may be `auto`. If the precision that was used is recorded, that is compared instead.
         free = (*CHANGEABLE, "run.precision") if "precision" in self.facts else CHANGEABLE
         return facts + [d for d in differing_fields(self.config, other.config) if d.split(":")[0] not in free]
 
     def require_same_model(self, path: object, config: Config, *names: str, free: Collection[str] = NOT_IN_WEIGHTS) -> None:
-        """Check that `config` has the model of this run, because its weights would fit other models and mean something else.
+        """Check that `config` has the model of this run: another model can have the same weight shapes and compute something else.
 
         Args:
-            path: the workdir of this run, for the message.
-            config: what is to be loaded into.
-            names: sections or fields that must be the same.
-            free: fields of those that may differ.
+            path: this run's workdir, for the message.
+            config: describes the model that the weights are loaded into.
+            *names: the sections and fields that must be the same.
+            free: the fields of those sections that may differ.
 
         Raises:
-            UserError: naming the fields that differ.
+            UserError: the models differ. The message names the fields.
         """
         changed = [
             difference
@@ -86,14 +88,9 @@ class RunIdentity:
             raise UserError(f"The run in {path} has another model ({'; '.join(changed)}). Use the fields of its config.")
 
 
-def find_run(path: str | os.PathLike) -> RunIdentity | None:
-    """The identity of the run in the workdir `path`, or None where there is no run.
-
-    Raises:
-        UserError: the place cannot be read, or its `config.json` is no run's.
-    """
-    workdir = Workdir(path)
-    with reading(path):
+def find_run(workdir: Workdir) -> RunIdentity | None:
+    """The run in a workdir, or None if there is none. Raises UserError if it cannot be read."""
+    with reading(workdir.path):
         if not workdir.config_file.exists():
             return None
         content = workdir.read_json(workdir.config_file)
@@ -103,54 +100,61 @@ def find_run(path: str | os.PathLike) -> RunIdentity | None:
 
 
 def earlier_run(path: str | os.PathLike, *modes: str) -> tuple[Workdir, RunIdentity]:
-    """The workdir and identity of an earlier run of one of the modes. Raises UserError if there is no such run."""
-    run = find_run(path)
+    """The workdir `path` and the run in it. Raises UserError if there is no run of one of the modes."""
+    workdir = Workdir(path)
+    run = find_run(workdir)
     if run is None:
         raise UserError(f"There is no run in {path}: it has no config.json. Name the workdir of an earlier --mode={modes[0]}.")
     if run.mode not in modes:
         wanted = " or ".join(modes)
         raise UserError(f"{path} is the workdir of a --mode={run.mode}. Name the workdir of an earlier --mode={wanted}.")
-    return Workdir(path), run
+    return workdir, run
 
 
-def require_mode(path: str | os.PathLike, mode: str) -> RunIdentity | None:
-    """The run in the workdir `path`, if any. Raises UserError where another mode made it."""
-    run = find_run(path)
-    if run and run.mode != mode:
-        raise UserError(f"{path} is the workdir of a --mode={run.mode}. Choose another --workdir for --mode={mode}.")
-    return run
-
-
-def require_same_run(workdir: Workdir, run: RunIdentity) -> RunIdentity | None:
-    """The run that is in the workdir already, if any. Raises UserError where `run` is another."""
-    known = require_mode(workdir.path, run.mode)
-    if known and (changed := known.differences(run)):
-        precision = f", with --config.run.precision={known.facts['precision']}" if "precision" in known.facts else ""
+def check_same_run(workdir: Workdir, run: RunIdentity) -> RunIdentity | None:
+    """The run that is in the workdir already, if any. Raises UserError if it is another than `run`."""
+    known = find_run(workdir)
+    if known is None:
+        return None
+    if known.mode != run.mode:
+        raise UserError(f"{workdir.path} is the workdir of a --mode={known.mode}. Choose another --workdir.")
+    if changed := known.differences(run):
+        precision = known.facts.get("precision")
+        flag = f" (--config.run.precision={precision})" if precision != run.facts.get("precision", precision) else ""
         raise UserError(
             f"The run in {workdir.path} was started with other settings ({'; '.join(changed)}). "
-            f"Use another --workdir, or the original values{precision}."
+            f"Use another --workdir, or the original values{flag}."
         )
     return known
 
 
-def start_run(workdir: Workdir, run: RunIdentity) -> None:
-    """Start a new run in the workdir, or resume the run that is there.
+def start_run(workdir: Workdir, run: RunIdentity, data: RunData | None = None) -> None:
+    """Reserve the workdir for a run, and record what the run is and which data it has.
+
+    Args:
+        workdir: is empty, or holds this run already. Then the run resumes.
+        run: what the run is.
+        data: its data, if the workdir records them.
 
     Raises:
-        UserError: another process is running there, or the run there is another.
+        UserError: another process is running there, the run there is another, or its data were others.
     """
-    with writing(workdir.path):
-        workdir.figures.mkdir(parents=True, exist_ok=True)
+    workdir.folder("figures")
     lock(workdir)
-    known = require_same_run(workdir, run)
+    known = check_same_run(workdir, run)
+    if known and data:
+        data.check(workdir, known.config.data.source, run.config.data.source)
     facts = {**run.facts, **known.facts} if known else run.facts
     workdir.write_json(workdir.config_file, RunIdentity(run.mode, run.config, facts).to_dict())
+    if data:
+        data.record(workdir)
 
 
 def _same_fact(name: str, one: object, other: object) -> bool:
-    """Whether a fact is the same. A label list is recognised by its digest, a start by where its path leads."""
+    if name == "label_list":  # its path may change: the fact `label_list_sha256` says what it holds
+        return True
     if name == "init":
         one, other = (
             path.rstrip("/") if is_remote(path) else os.path.realpath(os.path.expanduser(path)) for path in (one, other)
         )
-    return one == other or name == "label_list"
+    return one == other

@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 
-from pf_keras.errors import UserError, writing
+from pf_keras.errors import UserError
 from pf_keras.filesystem import is_remote
 from pf_keras.training.workdir import Workdir
 
@@ -23,8 +23,7 @@ def lock(workdir: Workdir) -> None:
     place = os.path.realpath(workdir.path)
     if is_remote(os.fspath(workdir.path)) or place in _held:
         return
-    with writing(workdir.path):
-        file = open(workdir.path / ".lock", "a+")  # noqa: SIM115 - the open file is the lock
+    file = open(workdir.path / ".lock", "a+")  # noqa: SIM115 - the open file is the lock
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

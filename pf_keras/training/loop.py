@@ -1,4 +1,4 @@
-"""The training of a run: `Model.fit` from where the workdir is to the last step."""
+"""Trains a model with `Model.fit`, from the newest checkpoint in the workdir to the last step."""
 
 import contextlib
 import statistics
@@ -9,32 +9,32 @@ import keras
 from pf_keras.config import RunConfig
 from pf_keras.signals import handling
 from pf_keras.training.callbacks import Guard, Log, RunCallback
+from pf_keras.training.checkpoint_callback import SaveCheckpoints
 from pf_keras.training.execution import check_start
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.resume import resume
-from pf_keras.training.save_checkpoints import SaveCheckpoints
 from pf_keras.training.workdir import Workdir
 
 
 def train(
     model: keras.Model,
-    make_batches: Callable,
+    batches_from: Callable,
     steps: int,
     batch: int,
     workdir: Workdir,
-    run: RunConfig,
+    run_config: RunConfig,
     callbacks: Iterable[RunCallback] = (),
 ) -> float:
     """Train a compiled model up to `steps`, from the newest checkpoint in the workdir on.
 
     Args:
         model: a compiled model.
-        make_batches: a function of the number of steps done to the dataset of the batches that follow.
-        steps: of the whole training.
-        batch: images a step.
-        workdir: of the run.
-        run: the `run` section of its config.
-        callbacks: more of them.
+        batches_from: called with a step, returns the dataset that begins there.
+        steps: total training steps.
+        batch: images per step.
+        workdir: the run's workdir.
+        run_config: the `run` section of the config.
+        callbacks: extra callbacks.
 
     Returns:
         The median throughput over the log intervals, in images/s.
@@ -43,19 +43,18 @@ def train(
         UserError: the loss or the weights are not finite, the data end, or a disk is full.
         Stopped: a signal told the run to stop. Its last step is saved.
     """
-    start = resume(model, workdir, run.log_every)
-    check_start(model, start.step)
     metrics = MetricsLog(workdir)
-    guard = Guard(workdir)
-    saver = SaveCheckpoints(workdir, run, start, steps, guard, make_batches)
-    log = Log(workdir, metrics, steps, batch)
-    every = [guard, log, saver, *callbacks]
+    start = resume(model, workdir, metrics, run_config.log_every)
+    check_start(model, start.step)
+    guard, log = Guard(workdir), Log(workdir, metrics, steps, batch)
+    saver = SaveCheckpoints(workdir, run_config, start, steps, guard, batches_from)
+    all_callbacks = [guard, log, saver, *callbacks]
     with contextlib.closing(log), handling(saver.stop):
-        for first, interval, intervals in spans(start.step, steps, run.log_every):
-            for callback in every:
+        for first, interval, intervals in spans(start.step, steps, run_config.log_every):
+            for callback in all_callbacks:
                 callback.first_step, callback.interval = first, interval
-            fit = {"steps_per_epoch": interval, "epochs": intervals, "shuffle": False, "verbose": 0, "callbacks": every}
-            model.fit(make_batches(first), **fit)
+            epochs = {"steps_per_epoch": interval, "epochs": intervals}
+            model.fit(batches_from(first), **epochs, shuffle=False, verbose=0, callbacks=all_callbacks)
     throughputs = [line["images_per_second"] for line in metrics.lines() if line["images_per_second"]]
     return statistics.median(throughputs) if throughputs else 0.0
 
@@ -70,7 +69,7 @@ def spans(start: int, steps: int, log_every: int) -> Iterator[tuple[int, int, in
         `(first step, steps of an interval, number of intervals)`.
     """
     while start < steps:
-        room = min(log_every - start % log_every, steps - start)
-        intervals = (steps - start) // log_every if room == log_every else 1
-        yield start, room, intervals
-        start += room * intervals
+        interval = min(log_every - start % log_every, steps - start)
+        intervals = (steps - start) // log_every if interval == log_every else 1
+        yield start, interval, intervals
+        start += interval * intervals

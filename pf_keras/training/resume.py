@@ -23,15 +23,16 @@ class Start:
     interval_metrics: list | None = None
 
 
-def resume(model: keras.Model, workdir: Workdir, log_every: int) -> Start:
+def resume(model: keras.Model, workdir: Workdir, metrics: MetricsLog, log_every: int) -> Start:
     """Load the newest checkpoint of the workdir into a compiled model, and drop the metrics of steps that will be repeated.
 
     The input pipeline can start at any step (`data.pipeline.training_batches`), so that nothing else must be restored.
 
     Args:
         model: a compiled model.
-        workdir: of the run.
-        log_every: steps of a log interval.
+        workdir: the run's workdir.
+        metrics: the run's metrics.
+        log_every: steps per log interval.
     """
     checkpoint = latest_checkpoint(workdir.checkpoints)
     start = Start()
@@ -41,5 +42,5 @@ def resume(model: keras.Model, workdir: Workdir, log_every: int) -> Start:
         done = checkpoint.step % log_every
         same_interval = done and checkpoint.state["window"]["first"] == checkpoint.step - done
         start = Start(checkpoint.step, checkpoint.state["window"]["metrics"] if same_interval else None)
-    MetricsLog(workdir).forget_after(start.step)
+    metrics.forget_after(start.step)
     return start

@@ -9,6 +9,7 @@ from pf_keras.data.sources import open_source
 from pf_keras.evaluation.probes import NEIGHBOURS, embedder, features, fit_probes
 from pf_keras.training.devices import open_devices
 from pf_keras.training.identity import find_run
+from pf_keras.training.workdir import Workdir
 
 
 def examples(count, rng):
@@ -45,7 +46,7 @@ def test_linear_probe_standardises_features():
 
 
 def test_features_do_not_depend_on_the_batch_size(pretrained):
-    config = find_run(pretrained.workdir).config
+    config = find_run(Workdir(pretrained.workdir)).config
     split = open_source(config.data).validation.subset(range(23))
     devices = open_devices()
     model, _ = embedder(config, devices, str(pretrained.workdir))

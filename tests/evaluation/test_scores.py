@@ -13,6 +13,7 @@ from pf_keras.noise import pretrain_noise
 from pf_keras.training.devices import open_devices
 from pf_keras.training.identity import find_run
 from pf_keras.training.weights import load
+from pf_keras.training.workdir import Workdir
 
 
 def test_top_k_agrees_with_scikit_learn():
@@ -27,7 +28,7 @@ def test_top_5_of_three_classes_is_1():
 
 
 def test_logits_do_not_depend_on_the_batch_size(finetuned):
-    config, model, devices = find_run(finetuned.workdir).config, load(finetuned.workdir), open_devices()
+    config, model, devices = find_run(Workdir(finetuned.workdir)).config, load(finetuned.workdir), open_devices()
     split = open_source(config.data).validation.subset(range(29))
 
     def logits(batch):
@@ -42,7 +43,7 @@ def test_logits_do_not_depend_on_the_batch_size(finetuned):
 
 def test_marginal_entropy_of_pretraining_counts_the_levels_of_validation_targets(pretrained):
     """Counted again in NumPy: the grey levels of the masked patches of every validation digit."""
-    config = find_run(pretrained.workdir).config
+    config = find_run(Workdir(pretrained.workdir)).config
     validation = open_source(config.data).validation
     counts = np.zeros(4)
     seen = 0

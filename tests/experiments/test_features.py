@@ -8,6 +8,7 @@ from experiments import features
 from pf_keras.data.sources import open_source
 from pf_keras.evaluation.probes import fit_probes
 from pf_keras.training.identity import find_run
+from pf_keras.training.workdir import Workdir
 
 
 def test_statistics_of_an_image_with_one_bright_quadrant():
@@ -37,7 +38,7 @@ def test_r2_is_measured_on_images_outside_the_fit():
 
 
 def test_the_tables_for_a_workdir_and_a_file_of_features(pretrained, tmp_path, capsys):
-    config = find_run(pretrained.workdir).config
+    config = find_run(Workdir(pretrained.workdir)).config
     source = open_source(config.data)
     rng, splits = np.random.default_rng(0), (source.train, source.validation)
     train, test = (np.eye(10)[split.labels] + rng.standard_normal((split.size, 10)) for split in splits)
@@ -56,6 +57,6 @@ def test_the_tables_for_a_workdir_and_a_file_of_features(pretrained, tmp_path, c
 
 def test_an_image_without_features_is_named(pretrained, tmp_path):
     np.savez(tmp_path / "few.npz", test_names=["a"], test_features=np.zeros((1, 3)))
-    source = open_source(find_run(pretrained.workdir).config.data)
+    source = open_source(find_run(Workdir(pretrained.workdir)).config.data)
     with pytest.raises(features.UserError, match=f"few.npz has no features of {source.validation.names[0]}"):
         features.reader(str(tmp_path / "few.npz"), "digits")(source.validation, "test")

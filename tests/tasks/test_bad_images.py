@@ -1,9 +1,9 @@
-"""Every mode leaves out the images that a run left out, as a user types it."""
+"""A run leaves out corrupt images, and so does every later mode."""
 
 import json
 
 import pytest
-from commands import TINY, command
+from commands import TINY, command, refused
 
 from tests.data import images_made as made
 
@@ -11,12 +11,12 @@ from tests.data import images_made as made
 def run(*flags):
     done = command(*flags)
     assert done.code == 0, done.err
-    assert "looking for it" not in done.err
+    assert "looking for it" not in done.err  # no mode met a corrupt image
     return done.result
 
 
 @pytest.mark.long
-def test_what_a_run_left_out_no_later_mode_meets(tmp_path):
+def test_later_modes_leave_out_what_the_run_left_out(tmp_path):
     photos = made.photos_with_two_bad(tmp_path / "photos")
     workdir = {name: f"--workdir={tmp_path / name}" for name in ("pretrain", "sweep", "sweep/final/scratch/seed-0")}
     data = (f"--data=folder:{photos}", "--config.data.max_bad_fraction=0.1", "--config.run.eval_batch=8")
@@ -31,10 +31,11 @@ def test_what_a_run_left_out_no_later_mode_meets(tmp_path):
     grid = ("--config.finetune.epochs=1", "--config.sweep.batches=(4,)", "--config.sweep.learning_rates=(1e-3,)", "--seeds=0")
     swept = run("--mode=sweep", "--init=scratch", workdir["sweep"], *TINY, *data, *few, *grid)
     assert (swept["labels"], swept["bad_images"]) == (20, 2)
-    assert (tmp_path / "sweep" / "bad.jsonl").read_text() == (tmp_path / "pretrain" / "bad.jsonl").read_text()
+    for file in ("sweep/bad.jsonl", "sweep/final/scratch/seed-0/bad.jsonl"):
+        assert (tmp_path / file).read_text() == (tmp_path / "pretrain" / "bad.jsonl").read_text()
 
     scored = run("--mode=evaluate", workdir["sweep/final/scratch/seed-0"])
     assert (scored["images"], scored["bad_images"], scored["top1"]) == (8, 2, swept["scratch_top1_mean"])
 
-    refused = command("--mode=evaluate", workdir["pretrain"], "--config.data.max_bad_fraction=0")
-    assert refused.code == 2 and "max_bad_fraction=0.0 of 30 images to be unreadable, received 2" in refused.err
+    line = refused("--mode=evaluate", workdir["pretrain"], "--config.data.max_bad_fraction=0")
+    assert "2 of 30 images are corrupt, more than data.max_bad_fraction=0.0 allows" in line

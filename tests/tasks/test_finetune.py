@@ -86,7 +86,7 @@ def test_linear_head_is_trained_and_evaluated(pretrained, tmp_path):
 
 
 def test_all_weights_of_the_backbone_are_loaded(pretrained):
-    workdir, config = Workdir(pretrained.workdir), find_run(pretrained.workdir).config
+    workdir, config = Workdir(pretrained.workdir), find_run(Workdir(pretrained.workdir)).config
     model = build_classifier(config, 10)
     load_backbone(model, str(pretrained.workdir), config)
     pretrainer = build_pretrainer(config)
@@ -151,13 +151,13 @@ def test_label_list_is_used_as_it_is(pretrained, tmp_path):
 
 
 def test_list_of_some_classes_is_reported_and_of_one_class_refused(pretrained, tmp_path):
-    train = open_source(find_run(pretrained.workdir).config.data).train
+    train = open_source(find_run(Workdir(pretrained.workdir)).config.data).train
     one, few = ([name for name, label in zip(train.names, train.labels, strict=True) if label < n] for n in (1, 2))
     (tmp_path / "one.txt").write_text("\n".join(one))
     (tmp_path / "two.txt").write_text("\n".join(few))
     flags = ("--mode=finetune", "--init=scratch", *TINY, "--config.finetune.epochs=1", f"--workdir={tmp_path / 'a'}")
     assert_refused((*flags, f"--label_list={tmp_path / 'one.txt'}"), "one class")
-    assert_refused((*flags, f"--label_list={tmp_path}"), str(tmp_path), "folder")
+    assert_refused((*flags, f"--label_list={tmp_path}"), str(tmp_path))
     done = command(*flags, f"--label_list={tmp_path / 'two.txt'}")
     assert f"{len(few)} labelled images of 2 of 10 classes" in done.err
 
@@ -170,7 +170,7 @@ def test_bad_input_is_one_line(pretrained, finetuned, tmp_path):
     assert_refused(new, "--init")
     assert_refused((*new, "--init=/no/such/run"), "/no/such/run")
     assert_refused((*new, f"--init={finetuned.workdir}"), "--mode=finetune")
-    assert_refused((*new, init, "--label_fraction=0.001"), "0.001", "class 0")
+    assert_refused((*new, init, "--label_fraction=0.001"), "0.001", "class 9")
     assert_refused((*new, init, "--label_fraction=2"), "2")
     assert_refused((*new, init, "--label_fraction=0.1,0.2"), "--label_fraction", "one")
     assert_refused((*new, init, f"--label_list={unknown}"), "no-such.png")

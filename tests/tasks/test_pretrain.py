@@ -6,12 +6,13 @@ from commands import TINY, command, succeed
 from PIL import Image
 
 from pf_keras.training.identity import find_run
+from pf_keras.training.workdir import Workdir
 
 
 def test_workdir_has_config_metrics_figures_and_result(pretrained):
     workdir = pretrained.workdir
     assert json.loads((workdir / "result.json").read_text()) == pretrained.result
-    run = find_run(workdir)
+    run = find_run(Workdir(workdir))
     assert run.mode == "pretrain" and run.config.model.width == 16
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20]

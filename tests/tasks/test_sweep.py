@@ -1,4 +1,4 @@
-"""Sweeps over tiny grids; those that are killed or shared run in processes of their own."""
+"""Sweeps over tiny grids. A sweep that is killed or shared runs in processes of its own."""
 
 import csv
 import json
@@ -9,10 +9,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
-from commands import TINY, command
+from commands import TINY, command, refused, succeed
 
+from pf_keras.config import DataConfig
+from pf_keras.data.images import Images
+from pf_keras.data.labels import labelled_subset
+from pf_keras.data.selection import hold_out_labelled
+from pf_keras.data.sources import open_source
 from pf_keras.errors import UserError
+from pf_keras.tasks import sweep
+from pf_keras.training.callbacks import NonFiniteLoss
+from pf_keras.training.devices import Devices
+from pf_keras.training.identity import check_same_run
 from tests.robustness.runs import in_a_process
 
 ROOT = Path(__file__).parents[2]
@@ -22,20 +33,18 @@ def flags(workdir, init, batches, seeds):
     return (
         "--mode=sweep", f"--workdir={workdir}", f"--init={init}", "--label_fraction=0.05", f"--seeds={seeds}",
         f"--config.sweep.batches={batches}", "--config.sweep.learning_rates=(1e-3,)", "--config.finetune.epochs=1", *TINY,
-    )
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def swept(pretrained, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("swept")
     words = (*flags(workdir, pretrained.workdir, "(16,)", "3,1"), "--config.sweep.point_seeds=1")
-    done = command(*words)
-    assert done.code == 0, done.err
-    return workdir, done.result, words
+    return workdir, succeed(*words), words
 
 
 @pytest.mark.long
-def test_the_table_has_both_starts_with_mean_and_spread(swept):
+def test_table_has_both_starts_with_mean_and_standard_deviation(swept):
     workdir, result, _ = swept
     rows = list(csv.DictReader((workdir / "table.csv").open()))
     assert [row["start"] for row in rows] == ["pretrained", "scratch"]
@@ -51,11 +60,7 @@ def test_the_table_has_both_starts_with_mean_and_spread(swept):
 
 
 @pytest.mark.long
-def test_the_labels_it_used_are_those_of_a_fine_tuning(swept):
-    from pf_keras.config import DataConfig
-    from pf_keras.data.labels import labelled_subset
-    from pf_keras.data.sources import open_source
-
+def test_labels_are_those_of_a_fine_tuning(swept):
     workdir, result, _ = swept
     names = (workdir / "labels.txt").read_text().split()
     assert names == list(labelled_subset(open_source(DataConfig()).train, 0.05).names)
@@ -67,65 +72,57 @@ def test_points_may_run_with_fewer_seeds_than_the_winners(swept):
     workdir, _, words = swept
     assert {run.name for run in workdir.glob("grid/*/seed-*")} == {"seed-3"}
     assert {run.name for run in workdir.glob("final/*/seed-*")} == {"seed-3", "seed-1"}
-    refused = command(*words, "--config.sweep.point_seeds=-1")
-    assert refused.code == 2 and "sweep.point_seeds" in refused.err
+    assert "sweep.point_seeds" in refused(*words, "--config.sweep.point_seeds=-1")
 
 
 @pytest.mark.long
-def test_points_are_compared_on_held_out_training_images_alone(swept):
+def test_points_are_scored_on_held_out_training_images_only(swept):
     workdir, *_ = swept
     assert len(list(workdir.glob("grid/*/point.json"))) == 2
     for run in workdir.glob("grid/*/seed-*/result.json"):
         assert json.loads(run.read_text())["images"] < 72  # of the 5% labelled; the validation split has 360
-    done = command("--mode=evaluate", f"--workdir={run.parent}")
-    assert done.code == 0 and done.result["images"] == 360, done.err
+    assert succeed("--mode=evaluate", f"--workdir={run.parent}")["images"] == 360
 
 
 def test_held_out_and_training_images_are_disjoint_and_stratified():
-    import numpy as np
-
-    from pf_keras.config import DataConfig
-    from pf_keras.data.labels import hold_out, labelled_subset
-    from pf_keras.data.sources import open_source
-
     labelled = labelled_subset(open_source(DataConfig()).train, 0.1)
-    train, held = hold_out(labelled, 0.2)
+    train, held = hold_out_labelled(labelled, 0.2)
     assert not set(train.names) & set(held.names) and train.size + held.size == labelled.size
     assert np.bincount(held.labels, minlength=10).min() >= 1
-    assert np.bincount(hold_out(labelled, 0.001)[1].labels).tolist() == [1] * 10  # however small the share
+    assert np.bincount(hold_out_labelled(labelled, 0.001)[1].labels).tolist() == [1] * 10  # however small the fraction
 
 
-def test_workers_that_share_a_step_are_no_workers_of_a_sweep(tmp_path, monkeypatch):
+def test_rare_class_does_not_change_what_is_held_out_of_other_classes():
+    labels = [0] * 100 + [1] * 2 + [2] * 3
+    split = Images([f"{i}.jpg" for i in range(len(labels))], labels, [b""] * len(labels))
+    for fraction, counts in ((0.2, [20, 1, 1]), (0.9, [90, 1, 2])):
+        train, held = hold_out_labelled(split, fraction)
+        assert np.bincount(held.labels).tolist() == counts and train.size + held.size == split.size
+
+
+def test_workers_that_share_a_step_cannot_sweep(tmp_path, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}')
-    done = command(*flags(tmp_path, "scratch", "(16,)", "0"))
-    assert done.code == 2 and "KERASTUNER_TUNER_ID" in done.err and not list(tmp_path.iterdir())
+    assert "KERASTUNER_TUNER_ID" in refused(*flags(tmp_path, "scratch", "(16,)", "0"))
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_batch_that_the_replicas_do_not_divide_is_refused_before_the_first_point(tmp_path, monkeypatch):
-    from pf_keras.training.devices import Devices
-
-    seen = fits(monkeypatch)
-    monkeypatch.setattr("pf_keras.tasks.sweep.open_devices", lambda *_: Devices("tpu", 32))
-    refused = command(*flags(tmp_path, "scratch", "(32,64,16)", "0"), "--config.run.eval_batch=128")
-    assert refused.code == 2 and "a batch that 32 replicas divide, received 16" in refused.err and not seen
-    monkeypatch.undo()
-    refused = command(*flags(tmp_path, "scratch", "(32,)", "0,-1"))
-    assert refused.code == 2 and "run.seed in 0..2^31-1, received -1" in refused.err
+def test_bad_batch_seed_or_data_is_refused_before_the_first_point(tmp_path, monkeypatch):
+    seen = scored_by_batch(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "open_devices", lambda *_: Devices("tpu", 32))
+        line = refused(*flags(tmp_path, "scratch", "(32,64,16)", "0"), "--config.run.eval_batch=128")
+    assert "finetune.batch is 16, which 32 replicas cannot split evenly" in line and not seen
+    assert "run.seed" in refused(*flags(tmp_path, "scratch", "(32,)", "0,-1"))
     for wrong in ("--label_fraction=0.001", "--data=folder:/nowhere"):
-        assert command(*flags(tmp_path, "scratch", "(16,)", "0"), wrong).code == 2
-    assert not (tmp_path / "config.json").exists()  # so that the right command may have the place
+        refused(*flags(tmp_path, "scratch", "(16,)", "0"), wrong)
+    assert not (tmp_path / "config.json").exists()  # so that the corrected command can run in this workdir
 
 
-def test_all_runs_of_a_sweep_are_of_one_precision_one_start_and_its_labels(pretrained, tmp_path, monkeypatch):
-    import keras
-
-    from pf_keras.tasks import finetune
-    from pf_keras.training.devices import Devices
-
-    seen = fits(monkeypatch)
+def test_all_runs_have_one_precision_one_start_and_the_labels_of_the_sweep(pretrained, tmp_path, monkeypatch):
+    seen = scored_by_batch(monkeypatch)
     words = flags(tmp_path, pretrained.workdir, "(16,32)", "0")
-    done = command(*words)
-    assert done.code == 0 and done.result["init_step"] == 20 and done.result["pretrained_diverged"] == 0, done.err
+    result = succeed(*words)
+    assert result["init_step"] == 20 and result["pretrained_diverged"] == 0
     before = len(seen)
 
     def other_precision(*_):
@@ -133,97 +130,116 @@ def test_all_runs_of_a_sweep_are_of_one_precision_one_start_and_its_labels(pretr
         return Devices("gpu", 1)
 
     with monkeypatch.context() as patch:
-        patch.setattr("pf_keras.tasks.sweep.open_devices", other_precision)
+        patch.setattr(sweep, "open_devices", other_precision)
         try:
-            refused = command(*words)
+            line = refused(*words)
         finally:
             keras.config.set_dtype_policy("float32")
-    assert refused.code == 2 and "--config.run.precision=float32" in refused.err
+    assert "--config.run.precision=float32" in line
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "check_init", lambda *_: 30)
-        refused = command(*words)
-    assert refused.code == 2 and "init_step: 20 -> 30" in refused.err
+        patch.setattr(sweep, "check_init", lambda *_: 30)
+        assert "init_step: 20 -> 30" in refused(*words)
     (tmp_path / "grid" / "pretrained-b16-lr0.001" / "seed-0" / "result.json").unlink()
-    steps = iter((20, 30))  # it goes on while the sweep runs
+    steps = iter((20, 30))  # the pre-training saves a checkpoint while the sweep runs
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "check_init", lambda *_: next(steps))
-        refused = command(*words)
-    assert refused.code == 2 and "to begin at step 20" in refused.err and "step 30 by now" in refused.err
+        patch.setattr(sweep, "check_init", lambda *_: next(steps))
+        line = refused(*words)
+    assert "is at step 30 by now" in line and "start from step 20" in line
     assert len(seen) == before
-    taken = command("--mode=finetune", f"--workdir={tmp_path / 'final' / 'scratch' / 'seed-0'}", "--init=scratch")
-    assert taken.code == 2 and "label_fraction: of a sweep -> 1.0" in taken.err
+    taken = refused("--mode=finetune", f"--workdir={tmp_path / 'final' / 'scratch' / 'seed-0'}", "--init=scratch")
+    assert "label_fraction: of a sweep -> 1.0" in taken
 
 
-def test_a_worker_has_the_labels_of_its_chief(tmp_path, monkeypatch):
-    from pf_keras.tasks import sweep
-    from pf_keras.tasks.sweep import Sweep
-
-    fits(monkeypatch)
-    asked = []
-    monkeypatch.setattr(Sweep, "search", lambda self, chief, definition: asked.append((self, definition)))
-    monkeypatch.setattr(Sweep, "final_row", lambda self, start: {"start": start, "labels": 1, **dict.fromkeys(ROW, 0.0)})
+def test_worker_must_have_the_labels_of_its_chief(tmp_path, monkeypatch):
+    scored_by_batch(monkeypatch)
+    searches = []
+    monkeypatch.setattr(sweep.Sweep, "search", lambda self, chief: searches.append(self))
+    monkeypatch.setattr(sweep.Sweep, "final_row", lambda self, start: {"start": start, "labels": 1, **dict.fromkeys(ROW, 0.0)})
     for name in ("write_tables", "draw_grid"):
         monkeypatch.setattr(sweep, name, lambda *_: None)
-    assert command(*flags(tmp_path, "scratch", "(16,)", "0")).code == 0
+    words = flags(tmp_path, "scratch", "(16,)", "0")
+    succeed(*words)
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker0")
-    assert command(*(w.replace("fraction=0.05", "fraction=0.2") for w in flags(tmp_path, "scratch", "(16,)", "0"))).code == 0
-    worker, definition = asked[1]
+    succeed(*(word.replace("fraction=0.05", "fraction=0.2") for word in words))
+    worker = searches[1]
     with pytest.raises(UserError, match="label_fraction: 0.05 -> 0.2"):
-        worker.workdir.check("sweep", worker.config, definition)
+        check_same_run(worker.workdir, worker.identity)
 
 
 ROW = ("batch", "learning_rate", "top1_mean", "top1_sd", "diverged")
 
 
-def test_one_seed_has_no_spread_and_none_counts_twice(tmp_path, monkeypatch):
-    fits(monkeypatch)
-    refused = command(*flags(tmp_path / "twice", "scratch", "(16,)", "0,0"))
-    assert refused.code == 2 and "--seeds to name one at least, and each once" in refused.err
-    refused = command(*flags(tmp_path / "twice", "scratch", "(16,16)", "0"))
-    assert refused.code == 2 and "each of sweep.batches once" in refused.err
-    done = command(*flags(tmp_path / "once", "scratch", "(16,)", "0"))
-    assert done.code == 0 and done.result["scratch_top1_sd"] is None, done.err
+def test_one_seed_has_no_deviation_and_no_seed_counts_twice(tmp_path, monkeypatch):
+    scored_by_batch(monkeypatch)
+    assert "--seeds=0,0 has no seed, or one twice" in refused(*flags(tmp_path / "twice", "scratch", "(16,)", "0,0"))
+    assert "sweep.batches" in refused(*flags(tmp_path / "twice", "scratch", "(16,16)", "0"))
+    result = succeed(*flags(tmp_path / "once", "scratch", "(16,)", "0"))
+    assert result["scratch_top1_sd"] is None
     assert "| 20.0% | 80.0% | 1 |" in (tmp_path / "once" / "table.md").read_text()
     (final,) = (tmp_path / "once").glob("final/scratch/seed-0")
-    assert json.loads((final / "result.json").read_text())["labels"] == done.result["labels"]
-    assert (final / "labels.txt").read_text() == (tmp_path / "once" / "labels.txt").read_text()
+    assert json.loads((final / "result.json").read_text())["labels"] == result["labels"]
+    for name in ("labels.txt", "data.json"):
+        assert (final / name).read_text() == (tmp_path / "once" / name).read_text()
 
 
-def test_all_runs_have_the_precision_asked_for_and_one_that_diverges_ends_nothing(tmp_path, monkeypatch):
-    import keras
-
-    from pf_keras.tasks import finetune
-    from pf_keras.training.callbacks import NonFiniteLoss
-
+def test_all_runs_have_the_precision_asked_for_and_a_diverged_run_scores_0(tmp_path, monkeypatch):
     seen = []
 
-    def fit(config, devices, run, *rest):
+    def fit(config, devices, workdir, *rest):
         seen.append(keras.config.dtype_policy().name)
-        if run.path.name == "seed-1":
-            raise NonFiniteLoss("expected a finite loss")
+        if workdir.path.name == "seed-1":
+            raise NonFiniteLoss("The loss is nan")
         return {"top1": 0.5, "top5": 0.8, "images": 360, "steps": 7}
 
-    monkeypatch.setattr(finetune, "fit_and_score", fit)
+    monkeypatch.setattr(sweep, "fit_and_score", fit)
     try:
-        done = command(*flags(tmp_path, "scratch", "(16,)", "0,1"), "--config.run.precision=mixed_bfloat16")
+        result = succeed(*flags(tmp_path, "scratch", "(16,)", "0,1"), "--config.run.precision=mixed_bfloat16")
     finally:
         keras.config.set_dtype_policy("float32")
-    assert done.code == 0, done.err
-    assert seen == ["mixed_bfloat16"] * 4  # the grid's two and the final two
-    assert "2, of them 1 diverged" in (tmp_path / "table.md").read_text() and done.result["scratch_top1_mean"] == 0.25
+    assert seen == ["mixed_bfloat16"] * 4  # two of the grid and two final runs
+    assert "| 2, 1 diverged |" in (tmp_path / "table.md").read_text() and result["scratch_top1_mean"] == 0.25
 
 
-def test_a_rare_class_does_not_make_the_others_hold_out_more():
-    import numpy as np
+def scored_by_batch(monkeypatch, killed_at=None):
+    """Replace training by scores that depend on the batch. Returns the list of `(batch, labels)` of the runs so far.
 
-    from pf_keras.data.images import Images
-    from pf_keras.data.labels import hold_out
+    killed_at: the number of the run at which the process is killed.
+    """
+    seen = []
 
-    labels = [0] * 100 + [1] * 2 + [2] * 3
-    split = Images([f"{i}.jpg" for i in range(len(labels))], labels, [b""] * len(labels))
-    for share, counts in ((0.2, [20, 1, 1]), (0.9, [90, 1, 2])):
-        train, held = hold_out(split, share)
-        assert np.bincount(held.labels).tolist() == counts and train.size + held.size == split.size
+    def fit(config, devices, workdir, labelled, *rest):
+        seen.append((config.finetune.batch, labelled.size))
+        if len(seen) == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        top1 = {16: 0.2, 32: 0.5, 64: 0.3}[config.finetune.batch]
+        return {"top1": top1, "top5": 0.8, "images": 360, "steps": 7}
+
+    monkeypatch.setattr(sweep, "fit_and_score", fit)
+    return seen
+
+
+def sweep_that_is_killed(words):
+    scored_by_batch(pytest.MonkeyPatch(), killed_at=2)
+    command(*words)
+
+
+def test_killed_sweep_resumes_with_what_is_left_and_takes_the_best_point(tmp_path, monkeypatch):
+    words = flags(tmp_path, "scratch", "(16,32,64)", "0")  # three points: one done, one killed, one left
+    first = in_a_process(sweep_that_is_killed, words)
+    first.join(300)
+    assert first.exitcode == -signal.SIGKILL
+    (done_before,) = tmp_path.glob("grid/*/seed-*/result.json")
+    written = done_before.stat().st_mtime_ns
+
+    seen = scored_by_batch(monkeypatch)
+    result = succeed(*words)
+    assert result["points"] == 3
+    assert done_before.stat().st_mtime_ns == written  # not done again
+    point = json.loads((done_before.parents[1] / "point.json").read_text())
+    *grid, (batch, labels) = seen
+    assert {batch for batch, _ in grid} == {16, 32, 64} - {point["batch"]}
+    assert batch == result["scratch_batch"] == 32  # the best of all three
+    assert labels == result["labels"] > max(size for _, size in grid)  # the final run has the held-out images too
 
 
 def process(flags, tuner, port):
@@ -231,51 +247,9 @@ def process(flags, tuner, port):
         "KERASTUNER_TUNER_ID": tuner, "KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port),
     }  # fmt: skip
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), *flags],
+        [sys.executable, "-m", "pf_keras.cli", *flags],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-    )
-
-
-def fits(monkeypatch, killed_at=None):
-    """Put in the place of every fit what scores by its batch, and the process is killed at one; returns (batch, labels)s."""
-    from pf_keras.tasks import finetune
-
-    seen = []
-
-    def fit(config, devices, run, labelled, *rest):
-        seen.append((config.finetune.batch, labelled.size))
-        if len(seen) == killed_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        top1 = {16: 0.2, 32: 0.5, 64: 0.3}[config.finetune.batch]
-        return {"top1": top1, "top5": 0.8, "images": 360, "steps": 7}
-
-    monkeypatch.setattr(finetune, "fit_and_score", fit)
-    return seen
-
-
-def sweep_that_is_killed(words):
-    fits(pytest.MonkeyPatch(), killed_at=2)
-    command(*words)
-
-
-def test_killed_half_way_it_goes_on_with_what_is_left_and_takes_the_best(tmp_path, monkeypatch):
-    words = flags(tmp_path, "scratch", "(16,32,64)", "0")  # of three, so that one is left after the one it is killed in
-    first = in_a_process(sweep_that_is_killed, words)
-    first.join(300)
-    assert first.exitcode == -signal.SIGKILL
-    (done_before,) = tmp_path.glob("grid/*/seed-*/result.json")
-    written = done_before.stat().st_mtime_ns
-
-    seen = fits(monkeypatch)
-    again = command(*words)
-    assert again.code == 0, again.err
-    assert again.result["points"] == 3
-    assert done_before.stat().st_mtime_ns == written  # what was done is not done again
-    point = json.loads((done_before.parents[1] / "point.json").read_text())
-    *grid, (batch, labels) = seen
-    assert {batch for batch, _ in grid} == {16, 32, 64} - {point["batch"]}
-    assert batch == again.result["scratch_batch"] == 32  # the best of all three
-    assert labels == again.result["labels"] > max(size for _, size in grid)  # the held-out ones are among them
+    )  # fmt: skip
 
 
 @pytest.mark.slow

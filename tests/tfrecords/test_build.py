@@ -241,25 +241,22 @@ def test_full_disk_is_an_error_and_leaves_no_partial_file(helpers, tmp_path, mon
     assert build.main(arguments) == 0 and not left.exists() and not (tmp_path / "out/.build").exists()
 
 
-def test_lock_holds_while_another_build_ends(tmp_path, monkeypatch):
-    from tfrecords import build, manifest
+def test_build_locks_its_output_and_keeps_unfinished_work_only(tmp_path):
+    from tfrecords import build
 
     work = tmp_path / ".build"
     with build._work_directory(str(tmp_path)):
         (work / "train-00000-of-00001.json").write_text("{}")
-        manifest.clear(str(tmp_path))
-        assert (work / "lock").exists() and not (work / "train-00000-of-00001.json").exists()
         with pytest.raises(UserError, match="Another build is writing"), build._work_directory(str(tmp_path)):
             pass
+        assert (work / "lock").exists() and (work / "train-00000-of-00001.json").exists()
     assert not work.exists()
-
-    def lock_late(file, how):
-        (work / "lock").unlink()  # as the build that held it does at its end
-
-    with monkeypatch.context() as patch:
-        patch.setattr(build.fcntl, "flock", lock_late)
-        with pytest.raises(UserError, match="Another build has just ended"), build._work_directory(str(tmp_path)):
-            pass
+    with build._work_directory(str(tmp_path)):
+        (work / "settings.json").write_text("{}")
+    assert (work / "settings.json").exists()
+    with build._work_directory(str(tmp_path)):
+        (tmp_path / "manifest.json").write_text("{}")
+    assert not work.exists()
 
 
 def test_foreign_shard_beside_a_finished_build_stays(helpers, tmp_path):
@@ -269,13 +266,6 @@ def test_foreign_shard_beside_a_finished_build_stays(helpers, tmp_path):
     (tmp_path / "o" / "validation-00000-of-00001").write_bytes(b"theirs")
     helpers.build(*arguments)
     assert (tmp_path / "o" / "validation-00000-of-00001").read_bytes() == b"theirs"
-
-
-def test_damaged_index_of_a_killed_build_is_replaced(helpers, tmp_path):
-    root = folder(helpers, tmp_path / "in")
-    (tmp_path / "o" / ".build").mkdir(parents=True)
-    (tmp_path / "o" / ".build" / "index.sqlite").write_bytes(b"half of a database" * 100)
-    helpers.build("--source=folder", f"--input={root}", f"--output={tmp_path / 'o'}", "--train_shards=1")
 
 
 def test_repaired_file_of_the_same_size_is_no_longer_skipped(helpers, tmp_path):

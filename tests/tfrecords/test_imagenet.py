@@ -33,7 +33,7 @@ def test_devkit_gives_labels_and_names(helpers, imagenet, tmp_path):
     wnids = [helpers.wnids[i] for i in (2, 0, 3, 1)] + ["n09999999"]
     source = imagenet.write_archives(tmp_path / "in", labels=False)
     helpers.write(source / "ILSVRC2012_devkit_t12.tar.gz", devkit(helpers, wnids, imagenet.truth))
-    assert read_devkit(str(source / "ILSVRC2012_devkit_t12.tar.gz")).truth == imagenet.truth
+    assert read_devkit(str(source / "ILSVRC2012_devkit_t12.tar.gz"))[0] == imagenet.truth
     helpers.build("--source=imagenet", f"--input={source}", f"--output={tmp_path / 'o'}", "--train_shards=1")
     for split in ("train", "validation"):
         for record in helpers.records(tmp_path / "o", split):

@@ -27,9 +27,8 @@ def config_of(folder, max_bad_fraction=0.0):
 def begin(path, config):
     """Start a run as a task does. Returns its workdir and data."""
     workdir = Workdir(path)
-    data = open_run_data(workdir, "pretrain", config.data)
-    start_run(workdir, RunIdentity("pretrain", config))
-    data.record(workdir)
+    data = open_run_data(workdir, config.data)
+    start_run(workdir, RunIdentity("pretrain", config), data)
     return workdir, data
 
 
@@ -113,7 +112,7 @@ def test_inverted_copies_with_the_same_names_are_refused(folder_run, photos, tmp
     made.add_corrupt(tmp_path / "inverted" / "class1")
     other = config.override({"data.source": f"folder:{tmp_path / 'inverted'}"})
     with pytest.raises(UserError, match=f"folder:{tmp_path}/inverted does not hold the data of the run in {workdir.path}"):
-        open_run_data(workdir, "pretrain", other.data)
+        begin(workdir.path, other)
 
 
 def test_data_with_one_other_name_are_refused(folder_run, photos, tmp_path):
@@ -121,12 +120,12 @@ def test_data_with_one_other_name_are_refused(folder_run, photos, tmp_path):
     copy = (photos / "train").rename(tmp_path / "copy")
     (copy / "class0" / "good00.jpg").rename(copy / "class0" / "another.jpg")
     with pytest.raises(UserError, match="with other names or sizes"):
-        open_run_data(workdir, "pretrain", config.override({"data.source": f"folder:{copy}"}).data)
+        begin(workdir.path, config.override({"data.source": f"folder:{copy}"}))
 
 
 def test_other_data_are_whole_and_without_their_own_corrupt_images(photos, capsys):
     made.add_corrupt(photos / "train" / "class1")
-    data = open_other_data(config_of(photos / "train", 0.5).data, whole=True)
+    data = open_other_data(config_of(photos / "train", 0.5).data, evaluation_only=True)
     assert data.source.train is data.source.validation and data.source.validation.size == 12
     assert len(data.corrupt) == len(made.CORRUPT) and "4 of 16 images are corrupt" in capsys.readouterr().err
 
@@ -167,5 +166,5 @@ def test_follower_leaves_out_what_the_run_leaves_out(photos, tmp_path):
     workdir, data = begin(tmp_path / "run", config)
     (photos / "train" / "class1" / "page.jpg").write_bytes(made.jpeg())  # repaired meanwhile
     os.remove(photos / "train" / "class1" / "empty.png")
-    chief, follower = (open_run_data(w, "pretrain", config.data) for w in (workdir, follower_workdir(workdir.path)))
+    chief, follower = (open_run_data(w, config.data) for w in (workdir, follower_workdir(workdir.path)))
     assert names_of(chief) == names_of(follower) == names_of(data)

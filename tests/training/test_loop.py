@@ -13,10 +13,10 @@ from keras import ops
 from pf_keras.config import RunConfig
 from pf_keras.errors import Stopped, UserError
 from pf_keras.training.callbacks import RunCallback
+from pf_keras.training.checkpoint_callback import SaveCheckpoints
 from pf_keras.training.loop import spans, train
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.optimizer import AdamW
-from pf_keras.training.save_checkpoints import SaveCheckpoints
 from pf_keras.training.workdir import Workdir
 
 STEPS = 23
@@ -105,16 +105,16 @@ def test_a_run_stopped_at_any_step_equals_one_never_stopped(unbroken, tmp_path, 
 
 @pytest.mark.parametrize("step", [12, STEPS])
 def test_a_signal_while_saving_stops_the_run_after_the_save(unbroken, tmp_path, monkeypatch, step):
-    from pf_keras.training import save_checkpoints
+    from pf_keras.training import checkpoint_callback
 
-    save = save_checkpoints.save_checkpoint
+    save = checkpoint_callback.save_checkpoint
 
     def save_then_signal(directory, at, *rest):
         save(directory, at, *rest)
         os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped, match=f"SIGTERM at step {step}, which is saved"):
-        patch.setattr(save_checkpoints, "save_checkpoint", save_then_signal)
+        patch.setattr(checkpoint_callback, "save_checkpoint", save_then_signal)
         run_training(tmp_path, checkpoint_every=str(step))
     assert saved(tmp_path) == [step]
     run_training(tmp_path)

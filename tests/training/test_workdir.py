@@ -34,7 +34,7 @@ def test_settings_that_do_not_change_what_is_learned_may_change(tmp_path):
     started(tmp_path)
     changed = {"run__log_every": "9", "run__checkpoint_every": "3", "run__keep_checkpoints": "1"}
     started(tmp_path, **changed, data__max_bad_fraction="0.5")
-    assert find_run(tmp_path).config.run.log_every == 9
+    assert find_run(Workdir(tmp_path)).config.run.log_every == 9
 
 
 def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):
@@ -87,7 +87,7 @@ def test_a_run_keeps_the_precision_that_auto_came_to(tmp_path):
 def test_a_fact_that_an_earlier_version_did_not_record_does_not_count(tmp_path):
     started(tmp_path)
     started(tmp_path, facts={"precision": "float32"})
-    assert find_run(tmp_path).facts == {"precision": "float32"}
+    assert find_run(Workdir(tmp_path)).facts == {"precision": "float32"}
 
 
 def test_changed_labelled_images_are_reported(tmp_path, capsys):
@@ -127,7 +127,7 @@ def test_a_damaged_config_is_named(tmp_path):
     started(tmp_path)
     (tmp_path / "config.json").write_text('{"mode": "pre')
     with pytest.raises(UserError, match="config.json is damaged"):
-        find_run(tmp_path)
+        find_run(Workdir(tmp_path))
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

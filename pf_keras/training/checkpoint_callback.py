@@ -31,14 +31,14 @@ class SaveCheckpoints(RunCallback):
         start: where the training starts.
         steps: of the whole training.
         guard: checks the loss and the weights before each save, so that no checkpoint holds a loss that is not finite.
-        make_batches: a function of the number of steps done to a dataset, for one batch to build Keras's metrics from.
+        batches_from: a function of the number of steps done to a dataset, for one batch to build Keras's metrics from.
     """
 
-    def __init__(self, workdir: Workdir, run: RunConfig, start: Start, steps: int, guard: Guard, make_batches: Callable):
+    def __init__(self, workdir: Workdir, run: RunConfig, start: Start, steps: int, guard: Guard, batches_from: Callable):
         super().__init__()
         self.workdir, self.keep, self.steps, self.guard = workdir, run.keep_checkpoints, steps, guard
         self.log_every, (self.every_steps, self.every_seconds) = run.log_every, run.checkpoint_interval()
-        self.make_batches, self.interval_metrics = make_batches, start.interval_metrics
+        self.batches_from, self.interval_metrics = batches_from, start.interval_metrics
         self.workers = False
         self.step = self.saved_step = start.step
         self.signal, self.saved_at = None, time.monotonic()
@@ -61,7 +61,7 @@ class SaveCheckpoints(RunCallback):
         super().on_epoch_begin(epoch)
         if self.interval_metrics:  # the part of this interval that was done before the run was stopped
             if len(self.model.metrics_variables) < len(self.interval_metrics):
-                _build_metrics(self.model, next(iter(self.make_batches(self.step))))
+                _build_metrics(self.model, next(iter(self.batches_from(self.step))))
             for variable, value in zip(self.model.metrics_variables, self.interval_metrics, strict=True):
                 variable.assign(value)
             self.interval_metrics = None
