@@ -5,15 +5,6 @@
 
 An installed package has the same command as `pf-keras`. A mode that reads an earlier run uses the config of that run, with
 the fields that the command line changes.
-
-The modes:
-    pretrain     learn from unlabelled images by decoding masked patches
-    reconstruct  draw what a pre-trained model decodes
-    finetune     train a classifier with few labels, from --init=PRETRAIN_WORKDIR or --init=scratch
-    evaluate     score a fine-tuned model, or probe the frozen features of a pre-trained one
-    sweep        fine-tune over a grid, choose on held-out images, run the winner with several seeds
-    export       write a SavedModel to serve, a .keras file to train further, and an ONNX file
-    plan         check whether a config compiles for a TPU and fits, and estimate what it costs
 """
 
 import importlib
@@ -29,8 +20,16 @@ from pf_keras.quiet import native_output_diverted
 from pf_keras.signals import stopping
 
 # Nothing slow is imported before the flags are read, so that --help answers at once.
-MODES = [line.split()[0] for line in __doc__.split("The modes:\n")[1].splitlines() if line.strip()]
-NEW_RUNS = ("pretrain", "finetune", "sweep", "plan")  # the other modes read an earlier run
+MODES = {
+    "pretrain": "learn from unlabelled images by decoding masked patches",
+    "reconstruct": "draw what a pre-trained model decodes",
+    "finetune": "train a classifier with few labels, from --init=PRETRAIN_WORKDIR or --init=scratch",
+    "evaluate": "score a fine-tuned model, or probe the frozen features of a pre-trained one",
+    "sweep": "fine-tune over a grid, choose on held-out images, run the winner with several seeds",
+    "export": "write a SavedModel to serve, a .keras file to train further, and an ONNX file",
+    "plan": "check whether a config compiles for a TPU and fits, and estimate what it costs",
+}
+STARTS_A_RUN = ("pretrain", "finetune", "sweep", "plan")  # the other modes need a --workdir with a run in it
 DEFAULT_CONFIG = "digits"
 
 FLAGS = flags.FLAGS
@@ -55,7 +54,7 @@ flags.DEFINE_string(
     "label_fraction", "1", "The fraction of each class's training images that keep their labels. evaluate takes several."
 )
 flags.DEFINE_string("label_list", "", "finetune, sweep: a file with the names of the training images that keep their labels.")
-flags.DEFINE_string("seeds", "0,1,2", "sweep: the seeds of each point of the grid and of the winner.")
+flags.DEFINE_string("seeds", "0,1,2", "sweep: the seeds of the final runs. The points of the grid use the first sweep.point_seeds of them.")
 flags.DEFINE_string("tpu", "", "The name of a Cloud TPU, local (on a TPU VM) or grpc://ADDRESS. Default: GPUs, else the CPU.")
 flags.DEFINE_string("topology", "v3-32", "plan: the TPU slice, such as v3-32, v4-8, v5litepod-4, v5p-8 or v6e-4.")
 flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's checkpoints. Default: the newest.")
@@ -112,6 +111,7 @@ def import_backend() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     if not FLAGS.tpu:  # with libtpu installed, JAX would ask a metadata server for minutes
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # whatever ~/.keras/keras.json says
     try:
         importlib.import_module("tensorflow")
         keras = importlib.import_module("keras")
@@ -134,7 +134,8 @@ def read_flags(argv: list[str]) -> dict[str, str]:
             rest.append(argument)
     if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in rest):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as for `pf-keras --help | head`
-        print(__doc__ + "\nThe flags:\n" + FLAGS.module_help(sys.modules[__name__]))
+        modes = "\n".join(f"    {mode:<12} {does}" for mode, does in MODES.items())
+        print(f"{__doc__}\nThe modes:\n{modes}\n\nThe flags:\n{FLAGS.module_help(sys.modules[__name__])}")
         sys.exit(0)
     unknown = FLAGS(rest)[1:]
     if unknown:
@@ -150,7 +151,7 @@ def read_flags(argv: list[str]) -> dict[str, str]:
 
 def check_flags(overrides: dict[str, str]) -> None:
     """Raises flags.Error for an unknown mode or backend, and for a flag that is empty or that the mode does not read."""
-    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # whatever ~/.keras/keras.json says
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend not in ("tensorflow", "jax"):
         raise flags.Error(f"KERAS_BACKEND is {backend}. Use tensorflow or jax.")
     if FLAGS.mode is None:
@@ -171,13 +172,13 @@ def read_request(overrides: dict[str, str]):
     """The task's `Request`. Raises UserError for an invalid config and a missing workdir."""
     from pf_keras.request import Request
 
-    if not FLAGS.workdir and FLAGS.mode not in NEW_RUNS:
+    if not FLAGS.workdir and FLAGS.mode not in STARTS_A_RUN:
         raise UserError(f"--mode={FLAGS.mode} reads an earlier run. Name its directory with --workdir=DIR.")
     workdir = FLAGS.workdir or f"runs/{FLAGS.mode}"
     return Request(
         workdir=workdir,
         config=read_config(workdir).override(overrides),
-        other_data=FLAGS.data or "" if FLAGS.mode in OTHER_DATA else "",
+        other_data=(FLAGS.data or "") if FLAGS.mode in OTHER_DATA else "",
         checkpoint=FLAGS.checkpoint,
         init=FLAGS.init,
         label_fractions=read_numbers("label_fraction", float),
@@ -205,7 +206,7 @@ def read_config(workdir: str):
     if FLAGS.config is not None:
         return load_config(FLAGS.config)
     run = find_run(Workdir(workdir))
-    if run and (run.mode == FLAGS.mode or FLAGS.mode not in NEW_RUNS):
+    if run and (run.mode == FLAGS.mode or FLAGS.mode not in STARTS_A_RUN):
         return run.config
     if FLAGS.init not in ("", "scratch"):
         _, pretraining = earlier_run(FLAGS.init, "pretrain")
@@ -215,7 +216,7 @@ def read_config(workdir: str):
 
 def fail(message: object) -> int:
     """Print a message as one printable line on standard error, and return exit code 2."""
-    line = " ".join(str(message).split())  # file names may contain line breaks, and commands to the terminal
+    line = " ".join(str(message).split())  # file names may contain line breaks and terminal escape codes
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     print(f"error: {line}", file=sys.stderr)
     return 2

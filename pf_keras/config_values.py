@@ -13,12 +13,7 @@ WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 def field_type(kind: type, name: str, shown: str) -> Any:
-    """The type of a field of a dataclass.
-
-    Args:
-        kind: the dataclass.
-        name: of the field.
-        shown: what the error message calls it, such as `field model.width`.
+    """The type of a field of a dataclass. `shown` is what an error message calls it, such as `field model.width`.
 
     Raises:
         UserError: there is no such field. Suggests the nearest name.
@@ -33,12 +28,6 @@ def field_type(kind: type, name: str, shown: str) -> Any:
 
 def convert(kind: type, section: str, name: str, value: Any) -> Any:
     """A value from JSON or a Python literal as the type of its field: lists become tuples, integers may become floats.
-
-    Args:
-        kind: the dataclass of the section.
-        section: its name.
-        name: of the field.
-        value: of the field.
 
     Raises:
         UserError: there is no such field, or the value has another type.
@@ -64,12 +53,6 @@ def _convert_one(expected: type, shown: str, value: Any) -> Any:
 
 def parse(kind: type, section: str, name: str, text: str) -> Any:
     """The text of `--config.SECTION.FIELD=TEXT` as a Python literal. Its type is checked by `convert`.
-
-    Args:
-        kind: the dataclass of the section.
-        section: its name.
-        name: of the field.
-        text: the value as the user wrote it.
 
     Raises:
         UserError: there is no such field.

@@ -101,13 +101,7 @@ def remove_tree(path: str) -> None:
 
 
 def write_whole(path: str, data: bytes, temporary: str) -> None:
-    """Write a file so that a crash leaves the earlier file, or none, but never half of the new one.
-
-    Args:
-        path: the file to write.
-        data: its content.
-        temporary: a path on the same file system to write to first.
-    """
+    """Write a file by way of `temporary`, so that a crash leaves the earlier file, or none, but never half of the new one."""
     with open_file(temporary, "wb") as file:
         file.write(data)
     replace(temporary, path)

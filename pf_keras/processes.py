@@ -8,11 +8,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
 
 from pf_keras.errors import UserError
-
-Task, Result = TypeVar("Task"), TypeVar("Result")
 
 
 def cores() -> int:
@@ -20,7 +17,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(function: Callable[[Task], Result], tasks: Iterable[Task], processes: int) -> Iterator[Result]:
+def run(function: Callable, tasks: Iterable, processes: int) -> Iterator:
     """Run a function on each task in worker processes.
 
     Args:
@@ -63,9 +60,9 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def progress(total: int | None, unit: str, description: str):
-    """A tqdm bar on standard error. It updates often on a terminal, and every 10 s in a log file."""
+def progress(total: int | None, unit: str, description: str, delay: float = 0):
+    """A tqdm bar on standard error after `delay` seconds. It updates often on a terminal, and every 10 s in a log file."""
     from tqdm import tqdm
 
     interval = 0.2 if sys.stderr.isatty() else 10
-    return tqdm(total=total, unit=unit, desc=description, mininterval=interval, maxinterval=interval)
+    return tqdm(total=total, unit=unit, desc=description, mininterval=interval, maxinterval=interval, delay=delay)

@@ -31,18 +31,17 @@ def run(output: str, tasks: Iterable[dict], arguments: Sequence[str]) -> Iterato
         raise UserError(
             "--runner needs Apache Beam. Install it with pip install -r requirements-beam.txt, or leave out --runner."
         ) from None
-    paths, files = [], []
+    paths = {}
     for task in tasks:
         path = fs.join(output, shards.WORK, task["file"] + ".task.json")
         fs.write_whole(path, json.dumps(task).encode(), path + ".partial")
-        paths.append(path)
-        files.append(task["file"])
+        paths[task["file"]] = path
     try:
         with beam.Pipeline(options=PipelineOptions(list(arguments))) as pipeline:
-            _ = pipeline | beam.Create(paths, reshuffle=True) | beam.Map(_make)
+            _ = pipeline | beam.Create(list(paths.values()), reshuffle=True) | beam.Map(_make)
     except Exception as error:  # each runner raises its own
         raise UserError(f"The Beam pipeline failed: {error}. Run the same command again, finished shards are kept.") from error
-    for file in files:
+    for file in paths:
         note = fs.read_json(shards.note_path(output, file))
         note.pop("made_of", None)  # not a part of the manifest
         yield note

@@ -33,7 +33,7 @@ _SIZE = (400, 300)  # pixels
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parser = command.Parser(__doc__)
-    parser.add_argument("--files", type=_numbers, default="1000,10000,60000", help="numbers of files, separated by commas")
+    parser.add_argument("--files", type=whole_numbers, default="1000,10000,60000", help="numbers of files, separated by commas")
     parser.add_argument("--kilobytes", type=command.positive, default=110, help="size of a file (default: 110, as in ImageNet)")
     parser.add_argument("--directory", default=tempfile.gettempdir(), help="where the files are made and removed")
     parser.add_processes()
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _numbers(text: str) -> list[int]:
+def whole_numbers(text: str) -> list[int]:
     return [command.positive(part) for part in text.split(",")]
 
 

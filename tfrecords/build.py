@@ -82,14 +82,14 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def _build(options: argparse.Namespace, beam_options: list[str], index: Index) -> None:
     print(f"listing the images of {options.input} ...", file=sys.stderr)
     if options.source == "imagenet":
-        listing = inputs.list_imagenet(options.input, index, options.validation_labels)
+        classes, files, note = inputs.list_imagenet(options.input, index, options.validation_labels)
     else:
-        listing = inputs.list_folder(options.input, index)
-    if listing.note:
-        print(f"note: {listing.note}", file=sys.stderr)
+        classes, files, note = inputs.list_folder(options.input, index)
+    if note:
+        print(f"note: {note}", file=sys.stderr)
     settings = {
         "source": options.source,
-        "source_fingerprint": index.fingerprint(listing.classes),
+        "source_fingerprint": index.fingerprint(classes),
         "seed": options.seed,
         "train_shards": options.train_shards,
         "validation_shards": options.validation_shards,
@@ -100,17 +100,17 @@ def _build(options: argparse.Namespace, beam_options: list[str], index: Index) -
     if not options.skip_bad:
         _refuse([f"{split}/{name}: {problem}" for split, name, problem in index.problems()])
     done = manifest.begin(options.output, settings)
-    counts = {split: sum(classes.values()) for split, classes in index.counts().items()}
-    tasks = _tasks(options, settings, listing.classes, index, done)
+    images = sum(number for labels in index.counts().values() for number in labels.values())
+    tasks = _tasks(options, settings, classes, index, done)
     if options.runner:
         from tfrecords import beam
 
         notes = beam.run(options.output, tasks, ["--runner=" + options.runner, *beam_options])
     else:
         notes = processes.run(shards.make_shard, tasks, options.processes)
-    notes = _collect(notes, sum(counts.values()), options.skip_bad)
-    source = {"kind": options.source, "files": listing.files}
-    result = manifest.finish(options.output, settings, source, listing.classes, index, notes)
+    notes = _collect(notes, images, options.skip_bad)
+    source = {"kind": options.source, "files": files}
+    result = manifest.finish(options.output, settings, source, classes, index, notes)
     odd = ", ".join(f"{key} {number}" for key, number in result["odd"].items() if number) or "none"
     parts = ", ".join(f"{split} {values['images']}" for split, values in result["splits"].items())
     size = f"{result['images']} images ({parts}), {len(notes)} shards, {result['bytes']} bytes"

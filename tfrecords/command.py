@@ -13,8 +13,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that raises `UserError`, so that its errors look like all others."""
 
     def __init__(self, description: str):
-        layout = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, formatter_class=layout, allow_abbrev=False)
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
     def error(self, message: str):
         raise UserError(f"{message}. --help lists the options.")

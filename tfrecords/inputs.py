@@ -21,19 +21,9 @@ _MAX_DEPTH = 32  # folders inside folders; a circle of links has no end
 _MAX_SHOWN = 100  # files of a folder that are looked at for a message
 
 
-@dataclasses.dataclass(frozen=True)
-class Listing:
-    """What an input holds besides its images.
-
-    Attributes:
-        classes: `(synset, text)` in the order of the labels, which count from 1.
-        files: the names of the archives and tables that were read.
-        note: tells the user about a choice that was made for them. Often empty.
-    """
-
-    classes: list[tuple[str, str]]
-    files: list[str]
-    note: str = ""
+# What an input holds besides its images: `(synset, text)` of each class in the order of the labels, which count from 1; the
+# names of the archives and tables that were read; and a note on a choice that was made for the user, often empty.
+Listing = tuple[list[tuple[str, str]], list[str], str]
 
 
 def list_imagenet(directory: str, index: Index, validation_labels: str | None = None) -> Listing:
@@ -108,7 +98,7 @@ def _listing(index: Index, tables: Tables, files: list[str], note: str) -> Listi
         raise UserError("The input has no images. Check --input.")
     classes = tables.classes({label for split in counts.values() for label in split} - {None})
     named = [(synset, tables.text.get(synset, "" if WNID.fullmatch(synset) else synset)) for synset in classes]
-    return Listing(named, sorted(files), note)
+    return named, sorted(files), note
 
 
 def _check_directory(path: str) -> None:

@@ -39,8 +39,7 @@ def _read_shard(path: str) -> tuple[str, list[tuple[str, int]]]:
             except ValueError as error:
                 where = f"{path}: record {len(rows)} at byte {offset - record_container.HEADER}"
                 raise UserError(f"{where} is not a tf.train.Example ({error}). Write the shard again.") from None
-            name = values.get(record_schema.FILENAME, b"").decode("utf-8", "backslashreplace")
-            rows.append((name, values.get(record_schema.LABEL, record_schema.NO_LABEL)))
+            rows.append(record_schema.name_and_label(values))
     return path, rows
 
 

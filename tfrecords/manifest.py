@@ -7,7 +7,7 @@ import json
 from collections import Counter
 
 from pf_keras import filesystem as fs
-from pf_keras.data.shard_files import FORMAT, MANIFEST, SETTINGS, WORK, read_manifest, shard_names, shards_in
+from pf_keras.data.shard_files import FORMAT, MANIFEST, SETTINGS, WORK, read_manifest, shard_names
 from pf_keras.errors import UserError
 from tfrecords.encode import ODDITIES
 from tfrecords.index import Index
@@ -41,11 +41,7 @@ def begin(output: str, settings: dict) -> dict[str, dict]:
         earlier = {**fs.read_json(unfinished), _SOURCE: settings[_SOURCE]}
     else:
         earlier = settings
-        try:
-            foreign = shards_in(output)
-        except UserError:  # an incomplete set is foreign too
-            foreign = True
-        if foreign:
+        if shard_names(output):
             raise UserError(f"--output={output} has shards but no {MANIFEST}. Give an empty directory.")
         fs.write_whole(unfinished, json.dumps(settings, indent=1).encode(), unfinished + ".partial")
     different = [key for key in {**settings, **earlier} if settings.get(key) != earlier.get(key)]

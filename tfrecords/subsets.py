@@ -24,13 +24,12 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     parser = command.Parser(__doc__)
     parser.add_argument("directory", help="the directory with the shards")
-    parser.add_argument("--fraction", required=True, help="of each class, one or more separated by commas")
+    parser.add_argument("--fraction", type=fractions, required=True, help="of each class, one or more separated by commas")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     parser.add_argument("--include", help="a list of file names that come first")
     parser.add_argument("--output", help="the directory for the lists (default: DIR/subsets)")
     parser.add_processes()
     options = parser.parse_args(arguments)
-    fractions = [_fraction(text) for text in options.fraction.split(",")]
     paths = split_files(options.directory)[TRAIN]
     if not paths:
         raise UserError(f"{options.directory} has no train shards. Give the directory of a whole dataset.")
@@ -42,10 +41,10 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"{options.directory} has records with no name or with equal names. Give each image its own name.")
     included = {names[index] for index in match_list(wanted, names)}
     # Draw all subsets before the first is written, so that an error leaves nothing half done.
-    subsets = [stratified_subset(names, labels, fraction, options.seed, included) for fraction in fractions]
+    subsets = [stratified_subset(names, labels, fraction, options.seed, included) for fraction in options.fraction]
     output = options.output or fs.join(options.directory, "subsets")
     fs.make_directory(output)
-    for fraction, indices in zip(fractions, subsets, strict=True):
+    for fraction, indices in zip(options.fraction, subsets, strict=True):
         chosen = sorted(names[index] for index in indices)
         percent = f"{fraction * 100:.6f}".rstrip("0").rstrip(".")
         kind = "_with_list" if included else ""
@@ -58,14 +57,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _fraction(text: str) -> float:
-    try:
-        fraction = float(text)
-    except ValueError:
-        fraction = 0.0
-    if not 0 < fraction <= 1:
-        raise UserError(f"--fraction has {text!r}. Give numbers above 0 and up to 1, such as 0.01,0.1.")
-    return fraction
+def fractions(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

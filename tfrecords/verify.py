@@ -122,8 +122,8 @@ def _check_record(data: bytes, where: str, decode: bool, found: dict) -> None:
         found["failures"].append(f"{where}: not a tf.train.Example with an image ({error})")
         return
     encoded = values[record_schema.ENCODED]
-    name = values.get(record_schema.FILENAME, b"").decode("utf-8", "backslashreplace")
-    found["labels"][values.get(record_schema.LABEL, record_schema.NO_LABEL)] += 1
+    name, label = record_schema.name_and_label(values)
+    found["labels"][label] += 1
     found["contents"].append((hashlib.sha256(encoded).digest(), found["split"], name))
     if decode:
         try:

@@ -5,17 +5,16 @@ import dataclasses
 import itertools
 import re
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from pf_keras.data.records import Split
 from pf_keras.data.sources import Source
 from pf_keras.errors import UserError
-from pf_keras.processes import cores
+from pf_keras.processes import cores, progress
 
 CHUNK = 1024  # examples given to the threads at a time
-PROGRESS = 10  # seconds between lines of progress
+PROGRESS = 10  # seconds before progress is shown
 
 
 @contextlib.contextmanager
@@ -122,25 +121,20 @@ def corrupt_images(split: Split, classes: int = 0) -> Iterator[tuple[str, str]]:
             return _reason(error)
         return f"its label {label} is not one of {classes} classes" if classes and not -1 <= label < classes else ""
 
-    checked, found, printed, last = 0, 0, time.monotonic(), "the start of the data"
-    keys = _keys(split)
-    with ThreadPoolExecutor(cores()) as threads:
+    keys, last = _keys(split), "the start of the data"
+    with ThreadPoolExecutor(cores()) as threads, progress(split.size, "img", "check", delay=PROGRESS) as bar:
         while chunk := list(itertools.islice(keys, CHUNK)):
             damage = chunk.pop() if isinstance(chunk[-1], _bad_input()) else None
             for key, reason in zip(chunk, threads.map(fault, chunk), strict=True):
                 last = split.name_of(int(key["index"]))
-                found += bool(reason)
                 if reason:
                     yield last, reason
-            checked += len(chunk)
+            bar.update(len(chunk))
             if damage is not None:
                 raise UserError(
                     f"A damaged record follows {last} ({_reason(damage)}), and the records behind it cannot be read. "
                     "Write its file again; python -m tfrecords.verify shows the damage."
                 )
-            if time.monotonic() - printed >= PROGRESS:
-                printed = time.monotonic()
-                print(f"checked {checked} of {split.size} images, {found} corrupt", file=sys.stderr)
 
 
 def _bad_input() -> tuple[type[Exception], ...]:
@@ -158,15 +152,10 @@ def _message(error: Exception) -> str:
 
 def _keys(split: Split) -> Iterator:
     """The keys of a split in order. Where an error ends the stream early, that error comes last."""
-    iterator = iter(split.keys(shuffle=False))
-    while True:
-        try:
-            yield next(iterator)
-        except StopIteration:
-            return
-        except _bad_input() as error:
-            yield error
-            return
+    try:
+        yield from split.keys(shuffle=False)
+    except _bad_input() as error:
+        yield error
 
 
 def _reason(error: Exception) -> str:

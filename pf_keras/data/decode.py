@@ -34,7 +34,7 @@ def decode_and_crop(encoded, window: Window, size: int, gif: bool = True):
 
     def jpeg():  # decodes only the rows of the window
         height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(encoded))
-        with tf.control_dependencies([_check_size(_product(height, width))]):
+        with tf.control_dependencies([_check_size(tf.cast(height, tf.int64) * tf.cast(width, tf.int64))]):
             # The accurate transform is as fast as the default one, whose pixels differ by up to 10 of 255.
             box = tf.stack(window(height, width))
             return tf.image.decode_and_crop_jpeg(encoded, box, channels=3, dct_method="INTEGER_ACCURATE")
@@ -56,10 +56,6 @@ def resize(images, size: int):
     return tf.cast(images + 0.5, tf.uint8)  # needs no clipping: interpolation stays between the pixels' values
 
 
-def _product(height, width):
-    return tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
-
-
 def _check_size(pixels, gif=True):
     kinds = "JPEG, PNG, GIF or 24-bit BMP" if gif else "JPEG, PNG or 24-bit BMP"
     return tf.debugging.Assert(
@@ -68,9 +64,8 @@ def _check_size(pixels, gif=True):
     )
 
 
-# Where the numbers are in the headers read below: offset, bytes, order.
-PNG_WIDTH, PNG_HEIGHT = (16, 4, "big"), (20, 4, "big")
-BMP_WIDTH, BMP_HEIGHT, BMP_BITS, BMP_PACKING = ((o, n, "little") for o, n in ((18, 4), (22, 4), (28, 2), (30, 4)))
+# Offset, bytes and order of a PNG's width and height and of a BMP's width, height, bits and packing in the headers read below.
+PLACES = (16, 4, "big"), (20, 4, "big"), (18, 4, "little"), (22, 4, "little"), (28, 2, "little"), (30, 4, "little")
 HEADER = 54  # bytes of a BMP's header; a PNG's is shorter
 
 
@@ -79,9 +74,8 @@ def _declared_pixels(encoded, gif):
 
     All numbers of the header come from one product with a matrix, because every JPEG pays for the operations of this graph.
     """
-    places = (PNG_WIDTH, PNG_HEIGHT, BMP_WIDTH, BMP_HEIGHT, BMP_BITS, BMP_PACKING)
-    weights = np.zeros((len(places), HEADER))
-    for row, (offset, size, order) in zip(weights, places, strict=True):
+    weights = np.zeros((len(PLACES), HEADER))
+    for row, (offset, size, order) in zip(weights, PLACES, strict=True):
         powers = 256.0 ** np.arange(size)
         row[offset : offset + size] = powers if order == "little" else powers[::-1]
     header = tf.strings.substr(tf.strings.join([tf.strings.substr(encoded, 0, HEADER), b"\x00" * HEADER]), 0, HEADER)

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from pf_keras.config import DataConfig
@@ -78,17 +77,15 @@ def _read_split(root: Path, classes: tuple[str, ...] | None, mixed: bool = False
             raise UserError(f"{root} has class folders, but {beside[0]} is beside them. Move it into the folder of its class.")
         print(f"{root}: images are used without labels, because {beside[0]} is not in a folder", file=sys.stderr)
     if beside:
-        return _images(names, [-1] * len(names), paths, sizes), ()
-    folders = [name.split(os.sep)[0] for name in names]
-    classes = classes or tuple(sorted(set(folders)))
-    number = {name: i for i, name in enumerate(classes)}
-    if unknown := sorted(set(folders) - set(classes)):
-        raise UserError(f"{root} has a class {unknown[0]}, which the train folder does not have. Rename the folder.")
-    return _images(names, [number[folder] for folder in folders], paths, sizes), classes
-
-
-def _images(names: list[str], labels: list[int], paths: Sequence[str], sizes: Sequence[int]) -> Images:
-    return Images(names, labels, [os.fsencode(path) for path in paths], paths=True, sizes=sizes)
+        labels, classes = [-1] * len(names), ()
+    else:
+        folders = [name.split(os.sep)[0] for name in names]
+        classes = classes or tuple(sorted(set(folders)))
+        number = {name: i for i, name in enumerate(classes)}
+        if unknown := sorted(set(folders) - set(classes)):
+            raise UserError(f"{root} has a class {unknown[0]}, which the train folder does not have. Rename the folder.")
+        labels = [number[folder] for folder in folders]
+    return Images(names, labels, [os.fsencode(path) for path in paths], paths=True, sizes=sizes), classes
 
 
 def _files_below(root: Path) -> tuple[list[tuple[str, int]], list[str]]:
@@ -105,20 +102,21 @@ def _files_below(root: Path) -> tuple[list[tuple[str, int]], list[str]]:
             others.append(_as_text(folder))
             return
         seen.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as entries:
-            entries = sorted(entries, key=lambda entry: entry.name)
-        for entry in entries:
-            if entry.is_file() and entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
+        folders = []
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if entry.is_dir():
+                folders.append(entry)
+            elif entry.is_file() and entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
                 images.append((entry.path, entry.stat().st_size))
-            elif not entry.is_dir():
+            else:
                 others.append(_as_text(entry.path))
-        for entry in entries:
+        for entry in folders:
             # Hidden folders hold thumbnails and deleted files. Workdirs hold figures.
-            if entry.is_dir() and (entry.name.startswith(".") or _is_workdir(entry.path)):
+            if entry.name.startswith(".") or _is_workdir(entry.path):
                 others.append(_as_text(entry.path))
-            elif entry.is_symlink() and entry.is_dir():
+            elif entry.is_symlink():
                 links.append(entry.path)  # visited last: its target may be below root under its own name
-            elif entry.is_dir():
+            else:
                 visit(entry.path)
 
     try:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
+@dataclass(eq=False)
 class Images:
     """A split whose examples can be read in any order.
 
@@ -24,20 +26,18 @@ class Images:
         sizes: n ints, the bytes of each encoded image. By default they are looked up.
     """
 
-    def __init__(
-        self,
-        names: Iterable[str],
-        labels: Sequence[int],
-        values: Sequence[bytes],
-        paths: bool = False,
-        gifs: bool = True,
-        sizes: Sequence[int] | None = None,
-    ):
-        self.names, self.labels, self.values, self.paths = list(names), np.asarray(labels, "int64"), values, paths
-        self.gifs = gifs
-        if sizes is None:
-            sizes = [os.path.getsize(value) if paths else len(value) for value in values]
-        self.sizes = list(sizes)
+    names: list[str]
+    labels: Sequence[int]
+    values: Sequence[bytes]
+    paths: bool = False
+    gifs: bool = True
+    sizes: Sequence[int] | None = None
+
+    def __post_init__(self):
+        self.labels = np.asarray(self.labels, "int64")
+        if self.sizes is None:
+            self.sizes = [os.path.getsize(value) if self.paths else len(value) for value in self.values]
+        self.sizes = list(self.sizes)
 
     @property
     def size(self) -> int:

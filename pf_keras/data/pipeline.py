@@ -116,13 +116,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    split: Split,
-    config: Config,
-    batch: int,
-    noise: Shapes | None = None,
-    host: int = 0,
-    hosts: int = 1,
-    replicas: int = 1,
+    split: Split, config: Config, batch: int, noise: Shapes | None = None, host: int = 0, hosts: int = 1, replicas: int = 1
 ) -> tf.data.Dataset:
     """Every example once, in order, with one centre crop and the same noise each time.
 

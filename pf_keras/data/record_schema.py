@@ -96,6 +96,11 @@ def read_features(serialized: bytes) -> dict[str, bytes | int | float]:
     return _first_values(_parsed(_example()().features, serialized))
 
 
+def name_and_label(values: dict[str, bytes | int | float]) -> tuple[str, int]:
+    """The file name of a record that was read, or an empty string, and its label as stored, or `NO_LABEL`."""
+    return values.get(FILENAME, b"").decode("utf-8", "backslashreplace"), values.get(LABEL, NO_LABEL)
+
+
 def _parsed(message, serialized: bytes):
     from google.protobuf.message import DecodeError
 

@@ -1,11 +1,13 @@
 """A split whose examples are records in TFRecord files, read as a stream."""
 
+import dataclasses
 import functools
 import hashlib
 import json
 import sys
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,11 +42,12 @@ class FirstLabel:
         """The label. Looks for a 0 in the split `asking` first, to read the others only where that has none."""
         if self.value is None:
             others = (split for split in self.splits if split is not asking)
-            self.value = 0 if any(split.has_stored(0) for split in (asking, *others)) else 1
+            self.value = 0 if any(0 in split.stored_labels for split in (asking, *others)) else 1
             print(f"labels seem to begin at {self.value}; set data.first_label if they do not", file=sys.stderr)
         return self.value
 
 
+@dataclass(eq=False)
 class Records:
     """A split of TFRecord files.
 
@@ -59,19 +62,14 @@ class Records:
         sha256: of each file, where a manifest knows it.
     """
 
-    def __init__(
-        self,
-        files: Sequence[str],
-        counts: Sequence[int],
-        parse: Callable,
-        config: DataConfig,
-        first_label: FirstLabel,
-        wanted: np.ndarray | None = None,
-        gifs: bool = True,
-        sha256: Sequence[str] = (),
-    ):
-        self.files, self.counts, self.parse, self.config = list(files), list(counts), parse, config
-        self.first_label, self.wanted, self.gifs, self.sha256 = first_label, wanted, gifs, list(sha256)
+    files: list[str]
+    counts: list[int]
+    parse: Callable
+    config: DataConfig
+    first_label: FirstLabel
+    wanted: np.ndarray | None = None
+    gifs: bool = True
+    sha256: Sequence[str] = ()
 
     @property
     def size(self) -> int:
@@ -102,12 +100,13 @@ class Records:
     @property
     def labels(self) -> np.ndarray:
         """int64 (size,), from 0; -1 for none. Reads every record once."""
-        labels = self._contents[1]
+        labels = self.stored_labels
         return np.where(labels < 0, labels, labels - self.first_label.find(self))
 
-    def has_stored(self, label: int) -> bool:
-        """Whether a record stores this label. Reads every record once."""
-        return bool((self._contents[1] == label).any())
+    @property
+    def stored_labels(self) -> np.ndarray:
+        """int64 (size,), as the records store them; -1 for none. Reads every record once."""
+        return self._contents[1]
 
     @functools.cached_property
     def _contents(self) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
@@ -139,9 +138,7 @@ class Records:
         if sizes[positions].sum() > IN_MEMORY:
             print(f"{len(wanted)} labelled images do not fit in memory: each epoch reads all {self.size}", file=sys.stderr)
             return chosen
-        encoded = {
-            int(key["index"]): self.parse(key["serialized"])["encoded"].numpy() for key in chosen.keys(shuffle=False)
-        }
+        encoded = {int(key["index"]): self.parse(key["serialized"])["encoded"].numpy() for key in chosen.keys(shuffle=False)}
         values = [encoded[int(i)] for i in wanted]
         return Images([names[p] for p in positions], self.labels[positions], values, gifs=self.gifs)
 
@@ -162,7 +159,7 @@ class Records:
     def _part(self, wanted: np.ndarray, files: int | None = None) -> "Records":
         """The split of these indices, all of them in the first `files` files."""
         first, counts, sha256 = self.files[:files], self.counts[:files], self.sha256[:files]
-        return Records(first, counts, self.parse, self.config, self.first_label, wanted, self.gifs, sha256)
+        return dataclasses.replace(self, files=first, counts=counts, wanted=wanted, sha256=sha256)
 
     def _indices(self) -> np.ndarray:
         """int64 (size,): the indices of the split, ascending."""
@@ -199,7 +196,10 @@ class Records:
             raise UserError(f"{len(self.files)} shards are too few for {hosts} hosts. Write at least one shard per host.")
         files = tf.constant(self.files)
         count = len(self.files[host::hosts])
-        size = self.size if hosts == 1 else self._size_of(host, hosts)
+        if self.wanted is None:
+            size = sum(self.counts[host::hosts])
+        else:
+            size = int(np.sum(self.wanted // FILE % hosts == host))
         if not size:
             raise UserError(f"The shards of host {host} of {hosts} have no records. Write fewer shards.")
         start = start // hosts
@@ -249,12 +249,6 @@ class Records:
             return records.skip(tf.cast(passed, tf.int64))
 
         return tf.data.Dataset.range(first, np.iinfo("int64").max).flat_map(one_epoch)
-
-    def _size_of(self, host: int, hosts: int) -> int:
-        """How many of the records are in the files of a host."""
-        if self.wanted is None:
-            return sum(self.counts[host::hosts])
-        return int(np.sum(self.wanted // FILE % hosts == host))
 
     def loader(self) -> Callable[[dict], tuple]:
         """A function for tf.data, from a key to `(encoded, label)`: a string and an int64 scalar."""

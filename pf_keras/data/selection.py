@@ -14,11 +14,7 @@ from pf_keras.errors import UserError
 
 
 def draw_per_class(
-    names: Sequence[str],
-    labels: Sequence[int],
-    count: Callable[[int], int],
-    salt: str = "",
-    first: Collection[str] = (),
+    names: Sequence[str], labels: Sequence[int], count: Callable[[int], int], salt: str = "", first: Collection[str] = ()
 ) -> list[int]:
     """Draw some examples of each class, in the order of the sha256 of `salt + name`.
 

@@ -13,7 +13,7 @@ from pf_keras.config import DataConfig
 from pf_keras.data.corrupt import find_corrupt, leave_out
 from pf_keras.data.selection import as_line
 from pf_keras.data.sources import Source, open_source
-from pf_keras.errors import UserError
+from pf_keras.errors import UserError, reading
 from pf_keras.training.workdir import Workdir
 
 
@@ -89,11 +89,12 @@ def open_run_data(workdir: Workdir, config: DataConfig) -> RunData:
     Raises:
         UserError: the data cannot be opened, or too many images are corrupt.
     """
+    with reading(workdir.path):
+        saved = workdir.corrupt_file.read_text().splitlines() if workdir.corrupt_file.exists() else None
     source = open_source(config)
     if source.validation_note:
         print(f"validation: {source.validation_note}, {source.validation.size} images", file=sys.stderr)
-    saved = workdir.corrupt_file
-    return _leave_out(source, config, saved.read_text().splitlines() if saved.exists() else None)
+    return _leave_out(source, config, saved)
 
 
 def open_other_data(config: DataConfig, evaluation_only: bool = False) -> RunData:

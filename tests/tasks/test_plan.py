@@ -34,7 +34,7 @@ def test_operations_of_the_step_are_checked(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "has_compiler", lambda: False)
     done = command(*flags(tmp_path))
     assert done.code == 0, done.err
-    assert done.result["ops_without_tpu_kernel"] == [] and "operations TPUs cannot run    none" in done.out, done.out
+    assert done.result["ops_without_tpu_kernel"] == [] and "operations TPUs cannot run  none" in done.out, done.out
 
 
 def test_operation_without_a_tpu_kernel_is_refused_with_its_name(tmp_path, formulas_only, monkeypatch):

@@ -19,4 +19,4 @@ def test_slices_have_topology_cores_and_hosts(name, topology, cores, hosts):
 @pytest.mark.parametrize("name", ["v3-31", "v3", "h100-8", "v5p-4", "v3-2"])
 def test_unknown_slice_is_refused_with_the_known_ones(name, tmp_path):
     line = refused("--mode=plan", f"--topology={name}", f"--workdir={tmp_path}/plan")
-    assert f"--topology={name} is not a" in line and "v3-" in line or "v5p-8" in line
+    assert f"--topology={name} is not a" in line and ("v3-32" in line or "v5p-8" in line)
