@@ -1,15 +1,19 @@
-"""Classify images with an exported model. This needs TensorFlow only, not pf_keras.
+"""Classify images with an exported model. This needs TensorFlow, not pf_keras.
 
     python experiments/classify.py runs/demo/pretrained-0.2/export/saved_model IMAGE [IMAGE ...]
 
 Prints the class and the probability of each image. Reports an image that it cannot read on standard error, and then exits
-with code 2.
+with code 2. The model reads JPEG and PNG. Pillow, if it is installed, converts other formats to PNG; pillow-heif adds HEIC.
 """
 
+import contextlib
 import faulthandler
+import io
 import os
 import sys
 from pathlib import Path
+
+READ_BY_THE_MODEL = b"\xff\xd8\xff", b"\x89PNG"  # how a JPEG and a PNG begin
 
 
 def main(model: str, *images: str) -> int:
@@ -25,14 +29,46 @@ def main(model: str, *images: str) -> int:
     code = 0
     for image in images:
         try:
-            outputs = signatures["serve_jpeg"](encoded=tf.constant([Path(image).read_bytes()]))
+            outputs = signatures["serve_jpeg"](encoded=tf.constant([converted(Path(image).read_bytes())]))
         except OSError as error:
             code = fail(f"Cannot read {image}: {error.strerror}.")
-        except tf.errors.OpError:
-            code = fail(f"Cannot decode {image}. Convert it to JPEG, PNG or BMP.")
+        except ImportError:
+            code = fail(f"Cannot decode {image}. Install Pillow (pip install pillow), or convert it to JPEG or PNG.")
+        except (ValueError, tf.errors.OpError):
+            code = fail(f"Cannot decode {image}. Convert it to JPEG or PNG.")
         else:
             print(f"{image}: {outputs['class'][0].numpy().decode()} ({outputs['probabilities'].numpy().max():.1%})", flush=True)
     return code
+
+
+def converted(data: bytes) -> bytes:
+    """The first picture of an image file as an upright PNG; a JPEG or PNG as it is.
+
+    Raises:
+        ImportError: it is another format, and Pillow is not installed.
+        ValueError: Pillow cannot read it.
+    """
+    if data.startswith(READ_BY_THE_MODEL):
+        return data
+    from PIL import Image, ImageOps
+
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    out = io.BytesIO()
+    try:
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        if image.mode == "I" and image.format == "PPM":  # 16 bits
+            image = image.convert("I;16")
+        elif image.mode in ("I", "F"):
+            raise ValueError(f"pixels of {image.mode}")
+        elif not image.mode.startswith("I;16"):
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        image.save(out, "PNG")
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        raise ValueError("not an image that Pillow reads") from error
+    return out.getvalue()
 
 
 def fail(message: str) -> int:

@@ -21,6 +21,7 @@ from pf_keras.signals import stopping
 
 # Nothing slow is imported before the flags are read, so that --help answers at once.
 MODES = {
+    "inspect": "show what a data source holds, before anything is trained on it",
     "pretrain": "learn from unlabelled images by decoding masked patches",
     "reconstruct": "draw what a pre-trained model decodes",
     "finetune": "train a classifier with few labels, from --init=PRETRAIN_WORKDIR or --init=scratch",
@@ -29,7 +30,7 @@ MODES = {
     "export": "write a SavedModel to serve, a .keras file to train further, and an ONNX file",
     "plan": "check whether a config compiles for a TPU and fits, and estimate what it costs",
 }
-STARTS_A_RUN = ("pretrain", "finetune", "sweep", "plan")  # the other modes need a --workdir with a run in it
+STARTS_A_RUN = ("inspect", "pretrain", "finetune", "sweep", "plan")  # the other modes need a --workdir with a run in it
 DEFAULT_CONFIG = "digits"
 
 FLAGS = flags.FLAGS
@@ -54,7 +55,9 @@ flags.DEFINE_string(
     "label_fraction", "1", "The fraction of each class's training images that keep their labels. evaluate takes several."
 )
 flags.DEFINE_string("label_list", "", "finetune, sweep: a file with the names of the training images that keep their labels.")
-flags.DEFINE_string("seeds", "0,1,2", "sweep: the seeds of the final runs. The points of the grid use the first sweep.point_seeds of them.")
+flags.DEFINE_string(
+    "seeds", "0,1,2", "sweep: the seeds of the final runs. The points of the grid use the first sweep.point_seeds of them."
+)
 flags.DEFINE_string("tpu", "", "The name of a Cloud TPU, local (on a TPU VM) or grpc://ADDRESS. Default: GPUs, else the CPU.")
 flags.DEFINE_string("topology", "v3-32", "plan: the TPU slice, such as v3-32, v4-8, v5litepod-4, v5p-8 or v6e-4.")
 flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's checkpoints. Default: the newest.")
@@ -63,7 +66,8 @@ SHORTHANDS = {"data": "data.source", "seed": "run.seed", "checkpoint_every": "ru
 OTHER_DATA = ("evaluate", "reconstruct")  # modes whose --data is not the run's own
 READ_BY = {  # the modes that read a flag; every mode reads the flags that are not listed
     **dict.fromkeys(("config", "seed"), [mode for mode in MODES if mode != "export"]),  # export takes a run as it is
-    **dict.fromkeys(("data", "tpu"), [mode for mode in MODES if mode not in ("export", "plan")]),
+    "data": [mode for mode in MODES if mode not in ("export", "plan")],
+    "tpu": [mode for mode in MODES if mode not in ("inspect", "export", "plan")],
     "checkpoint_every": ["pretrain", "finetune", "sweep"],
     "init": ["finetune", "sweep"],
     "label_fraction": ["finetune", "evaluate", "sweep"],

@@ -6,6 +6,7 @@ paper's values. Where the paper is silent, docs/paper.md explains the choice.
 
 import dataclasses
 import json
+import re
 import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from pf_keras.config_values import convert, field_type, parse
+from pf_keras.data.formats import MAX_PIXELS
 from pf_keras.errors import UserError
 
 SHIPPED = Path(__file__).parent / "configs"
@@ -49,10 +51,19 @@ Seeds = Annotated[int, Rule(lambda v: v >= 0, "a number above 0, or 0 for all of
 Seed = Annotated[int, Rule(lambda v: 0 <= v < 2**31, "a whole number from 0 to 2147483647")]
 _SCALE = Rule(lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "two fractions in (0, 1], the lower first, such as (0.2, 1.0)")
 _RATIO = Rule(lambda v: len(v) == 2 and 0 < v[0] <= v[1], "two numbers above 0, the lower first, such as (0.75, 1.33)")
+_KEYS = Rule(
+    lambda v: all(re.fullmatch("(image|label|filename)=.+", pair) for pair in v), "image=KEY, label=KEY or filename=KEY"
+)
+_RANGE16 = Rule(
+    lambda v: v in ("type", "data") or (re.fullmatch(r"\d+-\d+", v) and int(v.split("-")[0]) < int(v.split("-")[1]) < 2**16),
+    "type, or a range of 16-bit values such as 0-4095",
+)
 _GRID = Rule(lambda v: v and min(v) > 0 and len(set(v)) == len(v), "one or more numbers above 0, each once")
 Scale = Annotated[tuple[float, ...], _SCALE]
 Ratio = Annotated[tuple[float, ...], _RATIO]
 Counts = Annotated[tuple[int, ...], Rule(lambda v: v and min(v) > 0, "whole numbers above 0, such as (3, 4)")]
+Range16 = Annotated[str, _RANGE16]
+KeyNames = Annotated[tuple[str, ...], _KEYS]
 CountGrid = Annotated[tuple[int, ...], _GRID]
 PositiveGrid = Annotated[tuple[float, ...], _GRID]
 
@@ -156,9 +167,14 @@ class DataConfig(_Section):
     eval_crop: FractionAbove0 = 0.875  # side of the centre crop, as a fraction of the image's shorter side, in (0, 1]
     shuffle_buffer: Count = 4096  # records that tfrecord: and tfds: hold in memory to shuffle them
     parallel_files: Count = 16  # files that tfrecord: and tfds: read at once
-    holdout: FractionBetween = 0.05  # fraction of folder: for validation without such a split; tfrecord: and tfds: use a file
+    holdout: FractionBetween = 0.05  # fraction for validation without such a split; tfrecord: and tfds: use a file of several
     first_label: int = -1  # of tfrecord:, the stored label of the first class; -1 takes the manifest's or finds it in the data
+    keys: KeyNames = ()  # where records have what, such as ("image=jpg", "label=cls"); empty takes the usual keys
     max_bad_fraction: FractionBelow1 = 0.0  # largest fraction of corrupt images to leave out, in [0, 1); 0 makes them an error
+    exif: bool = True  # turn photographs upright by their EXIF orientation
+    background: Literal["white", "black", "drop"] = "white"  # behind transparent pixels; drop shows their hidden colours
+    range16: Range16 = "type"  # black and white of 16-bit grey images: type is 0-65535; or a range, such as 0-4095
+    max_pixels: Count = MAX_PIXELS  # larger images are refused, because each takes 3 bytes a pixel
 
 
 @dataclass(frozen=True)

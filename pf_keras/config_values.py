@@ -57,8 +57,11 @@ def parse(kind: type, section: str, name: str, text: str) -> Any:
     Raises:
         UserError: there is no such field.
     """
-    if field_type(kind, name, f"field {section}.{name}") is str:
+    expected = field_type(kind, name, f"field {section}.{name}")
+    if expected is str:
         return text
+    if expected == tuple[str, ...] and not text.startswith(("(", "[")):
+        return tuple(text.split(",")) if text else ()
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:

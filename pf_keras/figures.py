@@ -50,6 +50,49 @@ def draw_reconstruction(panels: Sequence[np.ndarray], path: os.PathLike, bits: i
     save_figure(figure, path)
 
 
+def draw_crops(images: np.ndarray, path: os.PathLike, columns: int = 6) -> None:
+    """Draw images side by side.
+
+    Args:
+        images: uint8 `(B, S, S, 3)`.
+        path: of the picture.
+        columns: images in a row.
+    """
+    rows = -(-len(images) // columns)
+    figure, axes = new_figure(rows, columns, 8, 8 / columns * rows)
+    for place in np.ravel(axes):
+        place.set_axis_off()
+    for place, image in zip(np.ravel(axes), images, strict=False):
+        place.imshow(image, interpolation="nearest")
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=1, wspace=0.04, hspace=0.04)
+    save_figure(figure, path)
+
+
+def draw_patches(images: np.ndarray, masked: np.ndarray, grid: int, path: os.PathLike) -> None:
+    """Draw images cut into patches, and below them the patches that the model sees.
+
+    Args:
+        images: uint8 `(B, S, S, 3)`.
+        masked: bool `(B, N)`, the patches that are hidden, in row-major order.
+        grid: patches on each side.
+        path: of the picture.
+    """
+    count, side = images.shape[0], images.shape[1] // grid
+    hidden = masked.reshape(-1, grid, grid).repeat(side, axis=1).repeat(side, axis=2)[..., None]
+    figure, axes = new_figure(2, count, 8, 4 * 4.2 / count)
+    axes = axes.reshape(2, count)
+    lines = np.arange(1, grid) * side - 0.5
+    for row, panel, title in ((0, images, "patches"), (1, np.where(hidden, np.uint8(128), images), "what the model sees")):
+        for place, image in zip(axes[row], panel, strict=True):
+            place.imshow(image, interpolation="nearest")
+            place.hlines(lines, -0.5, images.shape[1] - 0.5, colors="white", linewidth=0.6)
+            place.vlines(lines, -0.5, images.shape[1] - 0.5, colors="white", linewidth=0.6)
+            place.set_axis_off()
+        axes[row, 0].set_title(title, fontsize=9, loc="left")
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=0.95, wspace=0.04, hspace=0.12)
+    save_figure(figure, path)
+
+
 def draw_confusion(confusion: np.ndarray, classes: Sequence[str], path: os.PathLike) -> None:
     """Draw a confusion matrix. A row is a true class, a column a predicted class, a shade the fraction of the row.
 

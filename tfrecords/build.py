@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import sqlite3
 import sys
@@ -20,13 +21,16 @@ from pathlib import Path
 
 from pf_keras import filesystem as fs
 from pf_keras import processes
-from pf_keras.data.shard_files import is_unfinished
+from pf_keras.data.shard_files import SETTINGS, WORK, is_unfinished, read_manifest
 from pf_keras.data.splits import TRAIN
 from pf_keras.errors import UserError
 from tfrecords import command, encode, inputs, manifest, shards
 from tfrecords.index import Index
 
 _NAMED = 10  # corrupt files named in the error
+_IMAGENET_SHARDS = 1024, 128  # train and validation, as the public converters have them
+# About how large a shard of a folder is. A shard has ten images or more, because the last one may be held out for validation.
+_SHARD_IMAGES, _SHARD_BYTES, _LEAST_IMAGES, _MOST_SHARDS = 1000, 100_000_000, 10, 1024
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,8 +54,10 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--input", required=True, help="the directory with the archives or images")
     parser.add_argument("--output", required=True, help="the directory for the shards")
     parser.add_argument("--validation_labels", help="for imagenet: a list of wnids, or the devkit archive")
-    parser.add_argument("--train_shards", type=command.positive, default=1024, help="number of training shards (default: 1024)")
-    parser.add_argument("--validation_shards", type=command.positive, default=128, help="also of a test split (default: 128)")
+    default = "default: about 1,000 images or 100 MB a shard; of imagenet %d"
+    train, validation = (default % count for count in _IMAGENET_SHARDS)
+    parser.add_argument("--train_shards", type=command.positive, help=f"number of training shards ({train})")
+    parser.add_argument("--validation_shards", type=command.positive, help=f"also of a test split ({validation})")
     parser.add_argument("--seed", type=int, default=0, help="for the order of the images (default: 0)")
     parser.add_argument("--resize_shorter", type=command.positive, help="reduce larger images to this shorter side (pixels)")
     parser.add_argument("--quality", type=int, help="JPEG quality of resized images, 1 to 100 (default: 90)")
@@ -67,7 +73,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         raise UserError("--quality has no effect without --resize_shorter: images keep their bytes. Leave it out.")
     if options.quality is not None and not 1 <= options.quality <= 100:
         raise UserError(f"--quality is {options.quality}. Give a number from 1 to 100.")
-    if (most := max(options.train_shards, options.validation_shards)) > 99_999:
+    if (most := max(options.train_shards or 0, options.validation_shards or 0)) > 99_999:
         raise UserError(f"{most} shards are too many, because their names have five digits. Use at most 99999.")
     if options.validation_labels and options.source != "imagenet":
         raise UserError("--validation_labels has no effect with --source=folder. Leave it out.")
@@ -87,6 +93,7 @@ def _build(options: argparse.Namespace, beam_options: list[str], index: Index) -
         classes, files, note = inputs.list_folder(options.input, index)
     if note:
         print(f"note: {note}", file=sys.stderr)
+    _choose_shards(options, index)
     settings = {
         "source": options.source,
         "source_fingerprint": index.fingerprint(classes),
@@ -115,6 +122,26 @@ def _build(options: argparse.Namespace, beam_options: list[str], index: Index) -
     parts = ", ".join(f"{split} {values['images']}" for split, values in result["splits"].items())
     size = f"{result['images']} images ({parts}), {len(notes)} shards, {result['bytes']} bytes"
     print(f"{options.output}: {size}; odd: {odd}")
+
+
+def _choose_shards(options: argparse.Namespace, index: Index) -> None:
+    """Set the numbers of shards that the options leave open, as in an earlier build, or else by the number of images."""
+    manifest, unfinished = read_manifest(options.output), fs.join(options.output, WORK, SETTINGS)
+    earlier = manifest["settings"] if manifest else fs.read_json(unfinished) if fs.exists(unfinished) else {}
+    sizes = index.sizes()
+    splits = {"train_shards": {TRAIN}, "validation_shards": set(sizes) - {TRAIN}}
+    for (name, of), imagenet in zip(splits.items(), _IMAGENET_SHARDS, strict=True):
+        if options.source == "imagenet":
+            count = imagenet
+        else:
+            count = max((_shards(*sizes[split], bool(options.resize_shorter)) for split in of & set(sizes)), default=1)
+        setattr(options, name, getattr(options, name) or earlier.get(name, count))
+
+
+def _shards(images: int, size: int, resized: bool) -> int:
+    """A sensible number of shards for so many images of so many bytes, which say nothing where images are resized."""
+    count = max(math.ceil(images / _SHARD_IMAGES), 0 if resized else math.ceil(size / _SHARD_BYTES))
+    return max(1, min(count, images // _LEAST_IMAGES, _MOST_SHARDS))
 
 
 def _tasks(

@@ -84,6 +84,11 @@ class Index:
             counts.setdefault(split, {})[label] = count
         return counts
 
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """The number of images of each split, and their bytes."""
+        query = "SELECT split, COUNT(*), SUM(size) FROM images GROUP BY split"
+        return {split: (count, size) for split, count, size in self._database.execute(query)}
+
     def fingerprint(self, classes: list[tuple[str, str]]) -> str:
         """sha256 over everything in the records except pixels. A tar and its extracted files have the same."""
         digest = hashlib.sha256()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from pf_keras.data.reader import DEFAULTS, CorruptImage, ReadOptions, TooManyPixels, decode
 from pf_keras.data.records import Split
 from pf_keras.data.sources import Source
 from pf_keras.errors import UserError
@@ -18,10 +19,14 @@ PROGRESS = 10  # seconds before progress is shown
 
 
 @contextlib.contextmanager
-def naming_corrupt_images(source: Source) -> Iterator[None]:
+def naming_corrupt_images(source: Source, options: ReadOptions = DEFAULTS) -> Iterator[None]:
     """Turn a failure of the input pipeline into a UserError that names the image.
 
     An error inside tf.data does not say at which example it happened, so all of `source` is decoded again to find it.
+
+    Args:
+        source: what the pipeline reads.
+        options: how it reads pixels.
     """
     try:
         yield
@@ -29,11 +34,11 @@ def naming_corrupt_images(source: Source) -> Iterator[None]:
         if "IteratorGetNext" not in _message(error):  # the error is not the pipeline's
             raise
         print("an image cannot be read; looking for it", file=sys.stderr)
-        for split in source.splits().values():
-            for name, reason in corrupt_images(split, len(source.classes)):
+        for split, examples in source.splits().items():
+            for name, reason in corrupt_images(examples, len(source.classes), options):
                 raise UserError(
-                    f"{name} cannot be read: {reason}. Repair or remove it, or set data.max_bad_fraction to leave out "
-                    "corrupt images."
+                    f"{name} cannot be read: {reason}. It is in the {split} split. Repair or remove it, or set "
+                    "data.max_bad_fraction to leave out corrupt images."
                 ) from error
         raise UserError(
             f"An image failed to decode a moment ago but decodes now, perhaps on a network disk ({_reason(error)}). "
@@ -41,8 +46,12 @@ def naming_corrupt_images(source: Source) -> Iterator[None]:
         ) from error
 
 
-def find_corrupt(source: Source) -> list[dict]:
+def find_corrupt(source: Source, options: ReadOptions = DEFAULTS) -> list[dict]:
     """The corrupt images of a source. Reads every image once.
+
+    Args:
+        source: a source.
+        options: how pixels are read.
 
     Returns:
         Dicts of `split`, `name` and `reason`, in the order of the splits.
@@ -53,7 +62,7 @@ def find_corrupt(source: Source) -> list[dict]:
     return [
         {"split": split, "name": name, "reason": reason}
         for split, examples in source.splits().items()
-        for name, reason in corrupt_images(examples, len(source.classes))
+        for name, reason in corrupt_images(examples, len(source.classes), options)
     ]
 
 
@@ -90,12 +99,13 @@ def leave_out(source: Source, corrupt: list[dict], max_fraction: float) -> Sourc
     return left
 
 
-def corrupt_images(split: Split, classes: int = 0) -> Iterator[tuple[str, str]]:
+def corrupt_images(split: Split, classes: int = 0, options: ReadOptions = DEFAULTS) -> Iterator[tuple[str, str]]:
     """Find the examples of a split that cannot be read and decoded in full.
 
     Args:
         split: what to read.
         classes: the number of classes, if known. A label outside of them counts as corrupt too.
+        options: how pixels are read.
 
     Yields:
         `(name, reason)` of each corrupt example, in order.
@@ -112,13 +122,26 @@ def corrupt_images(split: Split, classes: int = 0) -> Iterator[tuple[str, str]]:
     @tf.function
     def attempt(key):
         encoded, label = load(key)
-        return label, decode_and_crop(encoded, lambda height, width: (0, 0, height, width), 1, split.gifs)
+        image = decode_and_crop(encoded, lambda height, width: (0, 0, height, width), 1, options, python=split.gifs)
+        return label, image
+
+    def explain(key):
+        """What the reader says of an image, whose words are clearer than TensorFlow's. Empty where it reads the image."""
+        try:
+            decode(load(key)[0].numpy(), options)
+        except TooManyPixels as error:
+            return f"{error}. --config.data.max_pixels=N lifts this limit; an image takes 3 bytes a pixel"
+        except CorruptImage as error:
+            return str(error)
+        except _bad_input():  # the file is gone, or the record is not one
+            return ""
+        return ""
 
     def fault(key):
         try:
             label = int(attempt(key)[0])
         except _bad_input() as error:
-            return _reason(error)
+            return explain(key) or _reason(error)
         return f"its label {label} is not one of {classes} classes" if classes and not -1 <= label < classes else ""
 
     keys, last = _keys(split), "the start of the data"

@@ -1,53 +1,67 @@
-"""From encoded bytes to a cropped uint8 image, inside tf.data."""
+"""From encoded bytes to a cropped uint8 image, inside tf.data and in exported graphs.
 
-import contextlib
+TensorFlow reads JPEG and PNG. All other formats go through `reader.py`, which these pixels agree with.
+"""
+
 import math
-import struct
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from pf_keras.data.formats import MAX_PIXELS
+from pf_keras.data.formats import EXIF_ENTRIES, FLIPPED, HEAD, MIRRORED, REDUCE_ABOVE, TURNED
+from pf_keras.data.reader import DEFAULTS, RANGE16, CorruptImage, ReadOptions, decode
 from pf_keras.noise import CROP
 
-# A function from int32 (height, width) to int32 (top, left, height, width), a window inside the image.
+# A function from int32 (height, width) to int32 (top, left, height, width), a window inside the upright image.
 Window = Callable[[object, object], tuple]
+WEBP = hasattr(tf.io, "decode_webp")  # in TensorFlow 2.20 and later
+IN_GRAPH = "JPEG, PNG, 24-bit BMP or still WebP" if WEBP else "JPEG, PNG or 24-bit BMP"
+# A marker of Adobe's, before the image's own if it has one. Without any, TensorFlow takes a CMYK image for its negative.
+_ADOBE = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+_ORIENTATION, _LONG = 0x0112, 4  # an EXIF tag, and the type of a number of 4 bytes
 
 
-def decode_and_crop(encoded, window: Window, size: int, gif: bool = True):
+def decode_and_crop(encoded, window: Window, size: int, options: ReadOptions = DEFAULTS, python: bool = True):
     """Decode an image of any size and crop it.
 
     Args:
-        encoded: scalar string: a JPEG, PNG, GIF (its first frame is used) or 24-bit BMP. Grey and CMYK become RGB.
-        window: where to crop.
+        encoded: scalar string: the bytes of an image file.
+        window: where to crop the upright image.
         size: of the result, in pixels a side.
-        gif: whether GIFs are read. Python code counts their frames, which neither an exported graph nor the host of a TPU can
-            run.
+        options: how pixels are read.
+        python: whether Python code may run, which reads all formats of `reader.READS`. Without it, as in an exported graph and
+            on the host of a TPU, the formats are `IN_GRAPH`.
 
     Returns:
         uint8 (size, size, 3), resized by bilinear interpolation.
 
     Raises:
-        InvalidArgumentError: for other bytes, and for images of more than `MAX_PIXELS`.
+        InvalidArgumentError: the image is damaged, too large, or of another format.
     """
 
-    def jpeg():  # decodes only the rows of the window
-        height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(encoded))
-        with tf.control_dependencies([_check_size(tf.cast(height, tf.int64) * tf.cast(width, tf.int64))]):
-            # The accurate transform is as fast as the default one, whose pixels differ by up to 10 of 255.
-            box = tf.stack(window(height, width))
-            return tf.image.decode_and_crop_jpeg(encoded, box, channels=3, dct_method="INTEGER_ACCURATE")
+    def jpeg():
+        return _cut_jpeg(encoded, window, size, options)
 
+    @_apart
+    def png():
+        return _cut_png(encoded, window, options)
+
+    @_apart
     def other():
-        with tf.control_dependencies([_check_size(_declared_pixels(encoded, gif), gif)]):
-            image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        shape = tf.shape(image)
-        top, left, height, width = window(shape[0], shape[1])
-        return image[top : top + height, left : left + width]
+        image, orientation = _read(encoded, options) if python else _read_in_graph(encoded, options)
+        return _cut(image, window, orientation)
 
-    image = tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
+    def not_jpeg():
+        return tf.cond(tf.equal(tf.strings.substr(encoded, 0, 8), b"\x89PNG\r\n\x1a\n"), png, other)
+
+    image = tf.cond(tf.io.is_jpeg(encoded), jpeg, not_jpeg)
     return resize(tf.ensure_shape(image, (None, None, 3)), size)
+
+
+def _apart(function: Callable) -> Callable:
+    """The function as one operation of the graph. Without this, an image pays for the operations of branches not taken."""
+    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
 
 def resize(images, size: int):
@@ -56,71 +70,212 @@ def resize(images, size: int):
     return tf.cast(images + 0.5, tf.uint8)  # needs no clipping: interpolation stays between the pixels' values
 
 
-def _check_size(pixels, gif=True):
-    kinds = "JPEG, PNG, GIF or 24-bit BMP" if gif else "JPEG, PNG or 24-bit BMP"
-    return tf.debugging.Assert(
-        tf.logical_and(pixels > 0, pixels <= MAX_PIXELS),
-        [f"not a {kinds} of 1 to", MAX_PIXELS, "pixels; its header declares", pixels],
-    )
+def _check_pixels(height, width, options: ReadOptions):
+    fits = tf.cast(height, tf.int64) * tf.cast(width, tf.int64) <= options.max_pixels
+    says = ["its header declares", width, "x", height, f"pixels, more than the {options.max_pixels:,} allowed"]
+    return tf.debugging.Assert(fits, says)
 
 
-# Offset, bytes and order of a PNG's width and height and of a BMP's width, height, bits and packing in the headers read below.
-PLACES = (16, 4, "big"), (20, 4, "big"), (18, 4, "little"), (22, 4, "little"), (28, 2, "little"), (30, 4, "little")
-HEADER = 54  # bytes of a BMP's header; a PNG's is shorter
+def _cut_jpeg(encoded, window, size, options):
+    """The window of a JPEG, decoding only its rows. Of a large image it may be reduced, to no less than `size`."""
+
+    def marked():
+        return tf.strings.join([_ADOBE, tf.strings.substr(encoded, 2, -1)])
+
+    height, width, channels = tf.unstack(tf.io.extract_jpeg_shape(encoded))
+    with tf.control_dependencies([_check_pixels(height, width, options)]):
+        source = tf.cond(tf.equal(channels, 4), marked, lambda: encoded)
+    large = tf.cast(height, tf.float32) * tf.cast(width, tf.float32) > REDUCE_ABOVE
+
+    def cut(box, ratio):
+        # The accurate transform is as fast as the default one, whose pixels differ by up to 10 of 255.
+        box = tf.maximum(tf.stack(box) // ratio, (0, 0, 1, 1))
+        return tf.image.decode_and_crop_jpeg(source, box, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
+
+    orientation = _orientation_behind(tf.strings.substr(encoded, 0, HEAD), b"Exif\0\0") if options.exif else 1
+    box, turn = _place(window, height, width, orientation)
+    sides = tf.cast(tf.minimum(box[2], box[3]) >= [2 * size, 4 * size, 8 * size], tf.int32)
+    power = tf.where(large, tf.reduce_sum(sides), 0)
+    return turn(tf.switch_case(power, [lambda ratio=ratio: cut(box, ratio) for ratio in (1, 2, 4, 8)]))
 
 
-def _declared_pixels(encoded, gif):
-    """The pixels that the header of a PNG, BMP or (with `gif`) GIF declares: int64, 0 for other bytes.
+def _cut_png(encoded, window, options):
+    """The window of a PNG."""
+    width, height = tf.unstack(tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False), 2)
+    depth, colour = tf.unstack(tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 24, 2), tf.uint8), tf.int32), 2)
+    before_pixels = _behind(encoded, b"IDAT")[0]
+    orientation = _orientation_behind(before_pixels, b"eXIf") if options.exif else 1
 
-    All numbers of the header come from one product with a matrix, because every JPEG pays for the operations of this graph.
-    """
-    weights = np.zeros((len(PLACES), HEADER))
-    for row, (offset, size, order) in zip(weights, PLACES, strict=True):
-        powers = 256.0 ** np.arange(size)
-        row[offset : offset + size] = powers if order == "little" else powers[::-1]
-    header = tf.strings.substr(tf.strings.join([tf.strings.substr(encoded, 0, HEADER), b"\x00" * HEADER]), 0, HEADER)
-    numbers = tf.linalg.matvec(weights, tf.cast(tf.io.decode_raw(header, tf.uint8), tf.float64))
-    png_width, png_height, bmp_width, bmp_height, bits, packing = tf.unstack(numbers)
-    bmp_height = tf.minimum(bmp_height, 2.0**32 - bmp_height)  # negative where rows are stored from top to bottom
+    def whole():
+        return _cut(tf.io.decode_png(encoded, channels=3), window, orientation)
 
-    def is_a(magic):
-        return tf.equal(tf.strings.substr(header, 0, len(magic)), magic)
+    def transparent():
+        return _on_background(_cut(tf.io.decode_png(encoded, channels=4), window, orientation), options)
+
+    def scaled():
+        low, high = options.range16
+        image = tf.cast(_cut(tf.io.decode_png(encoded, channels=4, dtype=tf.uint16), window, orientation), tf.int32)
+        grey = (tf.clip_by_value(image[..., :3], low, high) - low) * 256 // (high - low + 1)
+        image = tf.cast(tf.concat([grey, image[..., 3:] // 256], axis=-1), tf.uint8)
+        return image[..., :3] if options.background == "drop" else _on_background(image, options)
+
+    def of_8_bits():
+        if options.background == "drop":
+            return whole()
+        has_colour = tf.size(_behind(before_pixels, b"tRNS")) > 1  # a transparent colour, or transparent entries of a palette
+        return tf.cond(tf.logical_or(colour >= 4, has_colour), transparent, whole)
+
+    with tf.control_dependencies([_check_pixels(height, width, options)]):
+        if options.range16 == RANGE16:  # TensorFlow keeps the high 8 bits too
+            return of_8_bits()
+        return tf.cond(tf.logical_and(depth > 8, tf.equal(colour, 0)), scaled, of_8_bits)
+
+
+def _read(encoded, options):
+    """The pixels and the orientation of an image, which `reader.decode` has turned already."""
+
+    def read(data):
+        try:
+            return decode(data if isinstance(data, bytes) else data.item(), options), ""
+        except CorruptImage as error:
+            return np.zeros((1, 1, 3), np.uint8), str(error)
+
+    image, problem = tf.numpy_function(read, [encoded], (tf.uint8, tf.string), stateful=False)
+    with tf.control_dependencies([tf.debugging.Assert(tf.equal(problem, ""), [problem])]):
+        return tf.ensure_shape(image, (None, None, 3)), 1
+
+
+def _read_in_graph(encoded, options):
+    """The pixels and the orientation of a BMP or WebP, by TensorFlow alone."""
+    header = tf.strings.substr(tf.strings.join([tf.strings.substr(encoded, 0, 54), b"\0" * 54]), 0, 54)
+    values = tf.cast(tf.io.decode_raw(header, tf.uint8), tf.int64)
+
+    def number(place, count):
+        return tf.reduce_sum(values[place : place + count] * 256 ** np.arange(count, dtype="int64"))
+
+    def has(magic, place=0):
+        return tf.equal(tf.strings.substr(header, place, len(magic)), magic)
 
     # TensorFlow misreads packed BMPs and takes the palette's indices for grey values.
-    is_bmp = tf.reduce_all([is_a(b"BM"), tf.equal(bits, 24), tf.equal(packing, 0)])
-    pixels = tf.where(is_a(b"\x89PNG\r\n\x1a\n"), png_width * png_height, 0.0)
-    pixels = tf.where(is_bmp, bmp_width * bmp_height, pixels)
-    pixels = tf.cast(tf.minimum(pixels, MAX_PIXELS + 1.0), tf.int64)
-    if not gif:
-        return pixels
+    is_bmp = tf.reduce_all([has(b"BM"), tf.equal(number(28, 2), 24), tf.equal(number(30, 4), 0)])
+    rows = tf.minimum(number(22, 4), 2**32 - number(22, 4))  # negative where rows are stored from top to bottom
+    pixels = tf.where(is_bmp, tf.minimum(number(18, 4), 2**31) * rows, 0)
+    is_webp = tf.constant(False)
+    if WEBP:
+        still = tf.equal(values[20] // 2 % 2, 0)  # TensorFlow would decode all pictures of an animation
+        extended, lossless, lossy = (has(chunk, 12) for chunk in (b"VP8X", b"VP8L", b"VP8 "))
+        is_webp = tf.logical_and(has(b"RIFF"), has(b"WEBP", 8))
+        sizes = number(21, 4)
+        area = tf.where(lossy, number(26, 2) % 2**14 * (number(28, 2) % 2**14), 0)
+        area = tf.where(lossless, (1 + sizes % 2**14) * (1 + sizes // 2**14 % 2**14), area)
+        area = tf.where(extended & still, (1 + number(24, 3)) * (1 + number(27, 3)), area)
+        pixels = tf.where(is_webp, area, pixels)
+    fits = tf.logical_and(pixels > 0, pixels <= options.max_pixels)
+    says = [f"not a {IN_GRAPH} of 1 to {options.max_pixels:,} pixels; its header declares", pixels]
 
-    def count():
-        return tf.ensure_shape(tf.numpy_function(_gif_pixels, [encoded], tf.int64, stateful=False), ())
+    def bmp():
+        return tf.ensure_shape(tf.io.decode_bmp(encoded, channels=3), (None, None, 3)), 1
 
-    return tf.cond(is_a(b"GIF8"), count, lambda: pixels)
+    def webp():
+        image = tf.io.decode_webp(encoded)[0]  # of 3 or 4 channels
+        image = tf.ensure_shape(tf.concat([image, tf.ones_like(image[..., :1]) * 255], axis=-1)[..., :4], (None, None, 4))
+        image = image[..., :3] if options.background == "drop" else _on_background(image, options)
+        if not options.exif:
+            return image, 1
+        exif = _behind(tf.strings.substr(encoded, 30, -1), b"EXIF")  # its length comes first, and often Exif\0\0
+        has_exif = tf.logical_and(extended, tf.size(exif) > 1)
+        return image, tf.cond(has_exif, lambda: _orientation(tf.strings.substr(exif[1], 4, -1)), lambda: 1)
+
+    with tf.control_dependencies([tf.debugging.Assert(fits, says)]):
+        return tf.cond(is_webp, webp, bmp) if WEBP else bmp()
 
 
-def _gif_pixels(encoded: bytes | np.ndarray) -> np.int64:
-    """The pixels of all frames of a GIF, because TensorFlow decodes them all. 0 for a damaged one."""
-    data, pixels = encoded if isinstance(encoded, bytes) else encoded.item(), 0
+def _on_background(image, options):
+    """uint8 (H, W, 4) with opacity in the last channel -> uint8 (H, W, 3)."""
+    image = tf.cast(image, tf.int32)
+    opacity, behind = image[..., 3:], 255 if options.background == "white" else 0
+    return tf.cast((image[..., :3] * opacity + behind * (255 - opacity) + 127) // 255, tf.uint8)
 
-    def table(flags):
-        return 3 * 2 ** (1 + flags % 8) if flags >= 128 else 0
 
-    with contextlib.suppress(struct.error, IndexError):  # it ends early; the decoder reports that if it matters
-        pixels = math.prod(struct.unpack_from("<HH", data, 6))
-        position = 13 + table(data[10])
-        while data[position] != 0x3B:
-            if data[position] == 0x2C:
-                width, height, flags = struct.unpack_from("<HHB", data, position + 5)
-                pixels += width * height
-                position += 11 + table(flags)
-            else:
-                position += 2
-            while data[position]:
-                position += 1 + data[position]
-            position += 1
-    return np.int64(pixels)
+def _behind(data, mark: bytes):
+    """The bytes before the first `mark` and, if there is one, those behind it: string (1,) or (2,)."""
+    return tf.strings.split(data[None], mark, maxsplit=1).values
+
+
+def _orientation_behind(data, mark: bytes):
+    """The EXIF orientation in the data behind a mark, or 1 where there is no such mark."""
+    parts = _behind(data, mark)
+    return tf.cond(tf.size(parts) > 1, _apart(lambda: _orientation(parts[1])), lambda: 1)
+
+
+def _orientation(exif):
+    """`reader.orientation` as a graph: scalar string -> int32 scalar."""
+    exif = tf.strings.substr(exif, 0, HEAD)
+    prefix = tf.equal(tf.strings.substr(exif, 0, 6), b"Exif\0\0")
+    exif = tf.cond(prefix, lambda: tf.strings.substr(exif, 6, -1), lambda: exif)
+    order = tf.strings.substr(exif, 0, 2)
+    little = tf.equal(order, b"II")
+    values = tf.io.decode_raw(tf.strings.join([exif, b"\0" * (8 + 2 + 12 * EXIF_ENTRIES)]), tf.uint8)
+
+    def number(part):
+        """int64 (...), from the bytes in the last axis."""
+        powers = 256 ** np.arange(part.shape[-1], dtype="int64")
+        return tf.reduce_sum(tf.cast(part, tf.int64) * tf.where(little, powers, powers[::-1]), axis=-1)
+
+    start = tf.minimum(number(tf.ensure_shape(values[4:8], (4,))), tf.cast(tf.strings.length(exif), tf.int64))
+    count = number(tf.ensure_shape(values[start : start + 2], (2,)))
+    entries = tf.reshape(values[start + 2 : start + 2 + 12 * EXIF_ENTRIES], (EXIF_ENTRIES, 12))
+    value = tf.where(tf.equal(number(entries[:, 2:4]), _LONG), number(entries[:, 8:12]), number(entries[:, 8:10]))
+    chosen = tf.logical_and(tf.equal(number(entries[:, :2]), _ORIENTATION), np.arange(EXIF_ENTRIES) < count)
+    found = tf.where(tf.reduce_any(chosen), value[tf.argmax(tf.cast(chosen, tf.int32))], 1)
+    known = tf.logical_or(little, tf.equal(order, b"MM"))
+    return tf.cast(tf.where(known & (found >= 1) & (found <= 8), found, 1), tf.int32)
+
+
+def _place(window, height, width, orientation):
+    """Where a window of the upright image is in the stored picture, and a function that turns what is there upright.
+
+    Args:
+        window: in the upright image.
+        height: of the stored picture.
+        width: of the stored picture.
+        orientation: 1 to 8. Python's 1 needs no operation.
+
+    Returns:
+        `((top, left, height, width), turn)`.
+    """
+    if isinstance(orientation, int):
+        return window(height, width), lambda part: part
+    is_turned = orientation >= min(TURNED)
+    is_mirrored = tf.reduce_any(tf.equal(orientation, MIRRORED))
+    is_flipped = tf.reduce_any(tf.equal(orientation, FLIPPED))
+    sides = tf.where(is_turned, (width, height), (height, width))
+    box = tf.stack(window(sides[0], sides[1]))
+
+    @_apart
+    def stored():
+        top, left, rows, columns = tf.unstack(box)
+        top = tf.where(is_flipped, sides[0] - top - rows, top)
+        left = tf.where(is_mirrored, sides[1] - left - columns, left)
+        return tf.where(is_turned, (left, top, columns, rows), (top, left, rows, columns))
+
+    def turn(part):
+        @_apart
+        def turned():
+            image = tf.cond(is_turned, lambda: tf.transpose(part, (1, 0, 2)), lambda: part)
+            image = tf.cond(is_mirrored, lambda: tf.reverse(image, [1]), lambda: image)
+            return tf.cond(is_flipped, lambda: tf.reverse(image, [0]), lambda: image)
+
+        return tf.cond(orientation > 1, turned, lambda: part)
+
+    return tf.unstack(tf.cond(orientation > 1, stored, lambda: box)), turn
+
+
+def _cut(image, window, orientation):
+    """The window of a decoded image that is stored in this orientation."""
+    shape = tf.shape(image)
+    (top, left, rows, columns), turn = _place(window, shape[0], shape[1], orientation)
+    return turn(image[top : top + rows, left : left + columns])
 
 
 def random_window(noise, scale: Sequence[float], ratio: Sequence[float]) -> Window:

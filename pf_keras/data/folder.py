@@ -1,23 +1,29 @@
-"""Images in folders: `train/<class>/...` and `val/<class>/...`, or one folder of unlabelled images."""
+"""Images in folders: `train/<class>/...` and `val/<class>/...`, or any tree of unlabelled images."""
 
 import os
 import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
+from pf_keras import filesystem as fs
 from pf_keras.config import DataConfig
-from pf_keras.data.formats import SUFFIXES
 from pf_keras.data.images import Images
+from pf_keras.data.listing import IRREGULAR, Listing, as_text, describe_skipped, scan, walk
 from pf_keras.data.selection import hold_out
-from pf_keras.data.splits import ALL_NAMES, TRAIN, validation_name
+from pf_keras.data.splits import TRAIN, find_split, refuse_splits_as_classes, validation_name
 from pf_keras.errors import UserError
 
+Opened = tuple[Images, Images, tuple[str, ...], str, tuple[str, ...], Counter]  # the fields of a `Source`
 
-def open_folder(place: str, config: DataConfig, whole: bool = False) -> tuple[Images, Images, tuple[str, ...], str]:
+
+def open_folder(place: str, config: DataConfig, whole: bool = False) -> Opened:
     """Open a directory of images.
 
-    With a `train` folder in it, that folder is the training split, and the first of `val`, `valid`, `validation` and `test`
-    is the validation split. Otherwise all images form one split. The subfolders of a split are its classes, in sorted order.
-    A split that has images outside of subfolders has no labels.
+    With a `train` folder in it, that folder is the training split, and the first of `val`, `valid`, `validation`, `dev` and
+    `test` is the validation split, in upper or lower case. Otherwise all images form one split. The subfolders of a split are
+    its classes, in sorted order. A split that has images outside of subfolders has no labels.
 
     Args:
         place: the directory.
@@ -25,113 +31,133 @@ def open_folder(place: str, config: DataConfig, whole: bool = False) -> tuple[Im
         whole: whether both splits are all images where there is no validation split.
 
     Returns:
-        `(train, validation, classes, validation_note)`.
+        `(train, validation, classes, validation_note, empty_classes, skipped)`.
 
     Raises:
-        UserError: there are no images, or the folders are not named as described.
+        UserError: there are no images, a folder cannot be entered, or the folders are not named as described.
     """
+    if fs.is_remote(place):
+        raise UserError(
+            f"--data=folder:{place} is a URL, but folder: reads local folders. Copy the images here, or write them as shards "
+            f"with python -m tfrecords.build --source=folder --input={place}, and use tfrecord:DIR."
+        )
     root = Path(os.path.expanduser(place))
-    if not root.is_dir():
-        raise UserError(f"{place} is not a directory. Check the path in --data=folder:{place}.")
-    if not (root / TRAIN).is_dir():
-        images, classes = _read_split(root, None, mixed=True)
-        if classes and {name.lower() for name in classes} <= ALL_NAMES:
-            raise UserError(f"{root} has {' and '.join(classes)}, but no folder named train. Rename the training folder.")
-        return _divided(images, root, config, whole, classes)
-    train, classes = _read_split(root / TRAIN, None)
-    folders = [path.name for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    used = validation_name(folders)
-    if others := [name for name in folders if name not in (TRAIN, used)]:
-        print(f"{root}: its folders {', '.join(others)} are not used", file=sys.stderr)
-    if used:
-        return train, _read_split(root / used, classes)[0], classes, ""
-    return _divided(train, root / TRAIN, config, whole, classes)
+    if not os.path.isdir(root):
+        raise UserError(f"{place} is not a directory that can be entered. Check the path in --data=folder:{place}.")
+    folders = [name for name, _ in scan(os.fspath(root), Counter())[1]]
+    used, name = find_split(TRAIN, folders), validation_name(folders)
+    parts = [_Part(root / folder) for folder in (used, name) if folder] if used else [_Part(root)]
+    skipped = sum((part.listing.skipped for part in parts), Counter())
+    _report(root, parts, skipped)
+    if not used:
+        refuse_splits_as_classes(root, parts[0].classes)
+        _look_one_level_down(root, folders)
+    elif others := [folder for folder in folders if folder not in (used, name)]:
+        print(f"{root}: its folders {', '.join(map(as_text, others))} are not used", file=sys.stderr)
+    classes, numbers = number_classes(name for part in parts for name in part.classes)
+    train, *validation = (part.images(numbers) for part in parts)
+    empty = tuple(parts[0].empty_classes())
+    if validation:
+        return train, validation[0], classes, "", empty, skipped
+    return *divide(train, parts[0].root, config, whole, classes), empty, skipped
 
 
-def _divided(images: Images, root: Path, config: DataConfig, whole: bool, classes: tuple[str, ...]) -> tuple:
-    """What `open_folder` returns for a folder without a validation split."""
+def divide(images: Images, place: object, config: DataConfig, whole: bool, classes: tuple[str, ...]) -> tuple:
+    """`(train, validation, classes, validation_note)` of images without a validation split.
+
+    Args:
+        images: all of them.
+        place: names them in messages.
+        config: the config of the data. `holdout` of each class is held out.
+        whole: whether both splits are all images instead.
+        classes: the names of their classes.
+    """
     if whole:
-        return images, images, classes, f"all of {root}, which has no validation split"
+        return images, images, classes, f"all of {place}, which has no validation split"
     if images.size < 2:
-        raise UserError(f"{root} has a single image, but a run needs one to train on and one to validate on. Add images.")
+        raise UserError(f"{place} has a single image, but a run needs one to train on and one to validate on. Add images.")
     part = "each class of " if classes else ""
-    return *hold_out(images, config.holdout), classes, f"{config.holdout:.0%} of {part}{root}"
+    return *hold_out(images, config.holdout), classes, f"{config.holdout:.0%} of {part}{place}"
 
 
-def _read_split(root: Path, classes: tuple[str, ...] | None, mixed: bool = False) -> tuple[Images, tuple[str, ...]]:
-    """The images below `root` and the names of their classes.
+def number_classes(names: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The classes in sorted order, and the number of each by its `class_key`. Of names with the same key the first is used."""
+    first = {}
+    for name in names:
+        first.setdefault(class_key(name), name)
+    classes = tuple(sorted(first.values()))
+    return classes, {class_key(name): number for number, name in enumerate(classes)}
 
-    `classes` are the known ones, or None to use the names of the folders. With `mixed`, images may be beside folders; then all
-    are unlabelled.
+
+def class_key(name: str) -> str:
+    """What the names of a class are compared by: macOS writes an accent as a character of its own, and others do not."""
+    return unicodedata.normalize("NFC", name)
+
+
+class _Part:
+    """The images below a folder, which is a split or everything.
+
+    Attributes:
+        root: the folder.
+        stray: the name of an image that is not in a subfolder, or empty.
+        classes: the names of the subfolders with images, sorted. Empty where there is a stray: then no image has a label.
     """
-    files, others = _files_below(root)
-    if not files:
-        raise UserError(f"{root} has no images ({', '.join(SUFFIXES)}). Check the path.")
-    if others:
-        print(f"{root}: {len(files)} images; {len(others)} other entries are skipped, the first {others[0]}", file=sys.stderr)
-    paths, sizes = zip(*files, strict=True)
-    names = [_as_text(os.path.relpath(path, root)) for path in paths]
-    beside = [name for name in names if os.sep not in name]
-    if 0 < len(beside) < len(names):
-        if not mixed:
-            raise UserError(f"{root} has class folders, but {beside[0]} is beside them. Move it into the folder of its class.")
-        print(f"{root}: images are used without labels, because {beside[0]} is not in a folder", file=sys.stderr)
-    if beside:
-        labels, classes = [-1] * len(names), ()
-    else:
-        folders = [name.split(os.sep)[0] for name in names]
-        classes = classes or tuple(sorted(set(folders)))
-        number = {name: i for i, name in enumerate(classes)}
-        if unknown := sorted(set(folders) - set(classes)):
-            raise UserError(f"{root} has a class {unknown[0]}, which the train folder does not have. Rename the folder.")
-        labels = [number[folder] for folder in folders]
-    return Images(names, labels, [os.fsencode(path) for path in paths], paths=True, sizes=sizes), classes
+
+    def __init__(self, root: Path):
+        self.root, self.listing = root, Listing()
+        self.names, self.values, self.sizes = [], [], []
+        prefix = len(os.path.join(root, ""))
+        for path, size in walk(os.fspath(root), self.listing):
+            if size is None:
+                self.listing.skipped[IRREGULAR] += 1
+                continue
+            self.names.append(as_text(path[prefix:]))
+            self.values.append(os.fsencode(path))
+            self.sizes.append(size)
+        if not self.names:
+            skipped = describe_skipped(self.listing.skipped)
+            raise UserError(f"{root} has no images {f'(skipped: {skipped})' if skipped else 'below it'}. Check the path.")
+        self.stray = next((name for name in self.names if os.sep not in name), "")
+        self.classes = [] if self.stray else sorted({_class_of(name) for name in self.names})
+
+    def images(self, numbers: dict[str, int]) -> Images:
+        """The images with the numbers of their classes as labels."""
+        by_folder = {name: numbers[class_key(name)] for name in self.classes}
+        labels = [by_folder[_class_of(name)] for name in self.names] if self.classes else [-1] * len(self.names)
+        cause = f"{self.root}/{self.stray} is not in a class folder" if self.stray else ""
+        return Images(self.names, labels, self.values, paths=True, sizes=self.sizes, unlabelled=cause)
+
+    def empty_classes(self) -> list[str]:
+        """The subfolders without images, except those of runs."""
+        used = set(self.classes)
+        runs = tuple(os.path.relpath(workdir, self.root).split(os.sep)[0] for workdir in self.listing.workdirs)
+        named = ((folder, as_text(folder)) for folder in self.listing.folders if folder not in runs)
+        return [text for _, text in named if used and text not in used]
 
 
-def _files_below(root: Path) -> tuple[list[tuple[str, int]], list[str]]:
-    """List what is below `root`, in a fixed order: `(path, bytes)` of each image file, and the paths of everything else.
+def _class_of(name: str) -> str:
+    return name.partition(os.sep)[0]
 
-    "Everything else" is files with other names, entries that are not files (reading a pipe would wait forever), hidden folders
-    and the workdirs of runs. Raises UserError for a folder that cannot be read.
-    """
-    images, others, seen, links = [], [], set(), []
 
-    def visit(folder):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:  # a link to a folder that was visited
-            others.append(_as_text(folder))
+def _report(root: Path, parts: list[_Part], skipped: Counter) -> None:
+    """Say what was skipped, which images have no labels and why, and which folders are joined into classes."""
+    if skipped:
+        count = sum(len(part.names) for part in parts)
+        print(f"{root}: {count} images; skipped: {describe_skipped(skipped)}", file=sys.stderr)
+    for part in parts:
+        if part.stray and any(os.sep in name for name in part.names):
+            print(f"{part.root}: images are used without labels, because {part.stray} is not in a folder", file=sys.stderr)
+        if deep := next((name for name in part.names if part.classes and name.count(os.sep) > 1), ""):
+            inner = deep.rpartition(os.sep)[0]
+            print(f"{part.root}: folders in class folders are joined, {inner} into {_class_of(deep)}", file=sys.stderr)
+            break
+
+
+def _look_one_level_down(root: Path, folders: list[str]) -> None:
+    """Say so where the splits are one folder further down, as in an archive that was unpacked into a folder of its own."""
+    for folder in folders:
+        inner = root / folder
+        if any(os.path.isdir(inner / name) for name in (TRAIN, TRAIN.title(), TRAIN.upper())):
+            place = as_text(os.fspath(inner))
+            print(f"warning: {root} has no folder train, but {place} has. Did you mean --data=folder:{place}?", file=sys.stderr)
             return
-        seen.add((status.st_dev, status.st_ino))
-        folders = []
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            if entry.is_dir():
-                folders.append(entry)
-            elif entry.is_file() and entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
-                images.append((entry.path, entry.stat().st_size))
-            else:
-                others.append(_as_text(entry.path))
-        for entry in folders:
-            # Hidden folders hold thumbnails and deleted files. Workdirs hold figures.
-            if entry.name.startswith(".") or _is_workdir(entry.path):
-                others.append(_as_text(entry.path))
-            elif entry.is_symlink():
-                links.append(entry.path)  # visited last: its target may be below root under its own name
-            else:
-                visit(entry.path)
-
-    try:
-        visit(os.fspath(root))
-        while links:
-            visit(links.pop(0))
-    except OSError as error:
-        raise UserError(f"{root} cannot be read: {error}. Change its permissions or remove it.") from error
-    return images, others
-
-
-def _is_workdir(folder: str) -> bool:
-    return os.path.isfile(os.path.join(folder, "config.json")) and os.path.isdir(os.path.join(folder, "figures"))
-
-
-def _as_text(name: str) -> str:
-    """A file name, which may be any bytes, as text that can be printed."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,5 +1,6 @@
 """A split whose examples can be read in any order."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ class Images:
         paths: whether `values` are paths.
         gifs: whether there may be GIFs among them.
         sizes: n ints, the bytes of each encoded image. By default they are looked up.
+        unlabelled: why an example has no label, as the beginning of a message, or empty.
     """
 
     names: list[str]
@@ -32,6 +34,7 @@ class Images:
     paths: bool = False
     gifs: bool = True
     sizes: Sequence[int] | None = None
+    unlabelled: str = ""
 
     def __post_init__(self):
         self.labels = np.asarray(self.labels, "int64")
@@ -48,7 +51,7 @@ class Images:
         """The split of some of the examples, in the given order."""
         pick = [int(i) for i in indices]
         names, values, sizes = ([column[i] for i in pick] for column in (self.names, self.values, self.sizes))
-        return Images(names, self.labels[pick], values, self.paths, self.gifs, sizes)
+        return dataclasses.replace(self, names=names, labels=self.labels[pick], values=values, sizes=sizes)
 
     def sample(self, count: int) -> "Images":
         """The split of `count` examples evenly spread over this one, or of all where there are fewer."""

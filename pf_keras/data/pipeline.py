@@ -13,6 +13,7 @@ from pf_keras.config import Config
 from pf_keras.data.dataset_options import as_written
 from pf_keras.data.decode import centre_window, decode_and_crop, random_window
 from pf_keras.data.mix import mix_pairs, require_pairs
+from pf_keras.data.reader import ReadOptions
 from pf_keras.data.records import Split
 from pf_keras.noise import CROP, Shapes
 from pf_keras.processes import cores
@@ -87,12 +88,13 @@ def training_batches(
         dict and one-hot labels float32 (B, classes).
     """
     seed, data, load = config.run.seed, config.data, split.loader()
+    options = ReadOptions.from_config(data)
 
     def example(key):
         drawn = draw_noise(seed, key["epoch"], key["index"], noise)
         encoded, label = load(key)
         window = random_window(drawn, crop_scale or data.crop_scale, data.crop_ratio)
-        image = decode_and_crop(encoded, window, config.model.image_size, split.gifs)
+        image = decode_and_crop(encoded, window, config.model.image_size, options, python=split.gifs)
         if data.flip:
             # tf.cond runs only one branch. A slice with a negative step would take longer than decoding.
             image = tf.cond(drawn[CROP.index("flip")] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
@@ -135,10 +137,11 @@ def evaluation_batches(
         A dataset of dicts as `training_batches` without labels.
     """
     load, noise = split.loader(), noise or {}
+    options, window = ReadOptions.from_config(config.data), centre_window(config.data.eval_crop)
 
     def example(key):
         encoded, _ = load(key)
-        image = decode_and_crop(encoded, centre_window(config.data.eval_crop), config.model.image_size, split.gifs)
+        image = decode_and_crop(encoded, window, config.model.image_size, options, python=split.gifs)
         return image, draw_noise(config.run.seed, key["epoch"], key["index"], noise)
 
     def fill_up(x):

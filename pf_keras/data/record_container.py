@@ -16,6 +16,8 @@ _LENGTH = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
 HEADER = _LENGTH.size + _CHECKSUM.size
 FOOTER = _CHECKSUM.size
+_COMPRESSED = b"\x1f\x8b", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"  # first bytes of GZIP and ZLIB files
+DECOMPRESS = "Write it again without compression (gzip -dc OLD > NEW)."
 _MAX_RECORD = 1 << 31  # bytes; TensorFlow cannot parse longer records either
 
 
@@ -53,6 +55,9 @@ def spans(read: ReadAt, size: int, path: str) -> Iterator[tuple[int, int]]:
             raise UserError(f"{where}: the file is truncated: it ends at byte {size}, inside the record's header")
         length = _LENGTH.unpack_from(header)[0]
         if _CHECKSUM.unpack_from(header, 8)[0] != masked_crc(header[:8]) or length > _MAX_RECORD:
+            if not position and header.startswith(_COMPRESSED):
+                kind = "GZIP" if header.startswith(_COMPRESSED[0]) else "ZLIB"
+                raise UserError(f"{path} is compressed with {kind}. {DECOMPRESS}")
             raise UserError(f"{where}: the checksum of its length does not match: damaged, or not a TFRecord file")
         end = position + HEADER + length + FOOTER
         if end > size:

@@ -4,14 +4,32 @@ Only `parse`, a function for `tf.data`, needs TensorFlow. Everything else needs 
 """
 
 import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 ENCODED = "image/encoded"
 FILENAME = "image/filename"
 LABEL = "image/class/label"
+TEXT = "image/class/text"
 
 NO_LABEL = -1  # the label of a record without one; stored labels begin at 1
 
 _KINDS = {ENCODED: "bytes_list", FILENAME: "bytes_list", LABEL: "int64_list"}  # the keys that `parse` reads
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of a record that `parse` reads. `label` is empty where no label is read."""
+
+    image: str = ENCODED
+    label: str = LABEL
+    filename: str = FILENAME
+
+
+def named_keys(pairs: Sequence[str]) -> dict[str, str]:
+    """The fields of `Keys` that `data.keys` names, such as `("image=jpg", "label=cls")`."""
+    return dict(pair.split("=", 1) for pair in pairs)
+
 
 # tensorflow/core/example/{example,feature}.proto, in the text form of a FileDescriptorProto.
 _PROTO = """
@@ -91,9 +109,19 @@ def read_features(serialized: bytes) -> dict[str, bytes | int | float]:
     """Read the first value of each key of a serialized Features message, which may lack the image.
 
     Raises:
-        ValueError: the bytes are something else, or a key has a value of a wrong type.
+        ValueError: the bytes are something else, a key has a value of a wrong type, or there are several labels.
     """
     return _first_values(_parsed(_example()().features, serialized))
+
+
+def read_lists(serialized: bytes) -> dict[str, list]:
+    """All values of each key of a serialized Example, of whatever type. An empty list for a key without values.
+
+    Raises:
+        ValueError: the bytes are something else.
+    """
+    features = _parsed(_example()(), serialized).features.feature.items()
+    return {key: list(getattr(f, f.WhichOneof("kind")).value) if f.WhichOneof("kind") else [] for key, f in features}
 
 
 def name_and_label(values: dict[str, bytes | int | float]) -> tuple[str, int]:
@@ -118,44 +146,70 @@ def _first_values(features) -> dict[str, bytes | int | float]:
         if kind and kind != _KINDS.get(key, kind):
             raise ValueError(f"{key} has a {kind}, not a {_KINDS[key]}")
         if kind and (value := getattr(feature, kind).value):
+            if key == LABEL and len(value) > 1:
+                raise ValueError(f"{key} has {len(value)} values, not one")
             values[key] = value[0]
     return values
 
 
-def parse(serialized) -> dict[str, object]:
+def parse(serialized, keys: Keys = Keys(), classes: Sequence[bytes] | None = None) -> dict[str, object]:
     """Parse a record in a `tf.data` graph. Reads files of the public converters too.
 
     Args:
         serialized: scalar string tensor.
+        keys: where the record has its values.
+        classes: the texts of the classes, if labels are stored as text. The label is then a place in this list.
 
     Returns:
         Scalar tensors: `encoded` (string), the image file; `label` (int64) as stored, or `NO_LABEL`; `filename` (string),
         possibly empty.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are not an Example, `image/encoded` is missing or has several values, or one
-            of the three keys has a value of another type.
+        tf.errors.InvalidArgumentError: the bytes are not an Example, the image is missing or has several values, there are
+            several labels, `classes` lacks the label, or one of the three keys has a value of another type.
     """
     import tensorflow as tf
 
+    names, types = [keys.filename], [tf.string]
+    if keys.label:
+        names, types = [*names, keys.label], [*types, tf.int64 if classes is None else tf.string]
     # tf.io.parse_single_example and tf.io.parse_single_sequence_example read beyond the end of some damaged records and crash
     # the process. This older operation uses protobuf's own reader. An Example has the wire format of a SequenceExample that
     # consists of a context alone.
     values = tf.raw_ops.ParseSingleSequenceExample(
         serialized=serialized,
-        context_dense_keys=[ENCODED],
+        context_dense_keys=[keys.image],
         context_dense_shapes=[()],
         context_dense_defaults=[tf.constant((), tf.string)],  # no default: the key is required
-        context_sparse_keys=[FILENAME, LABEL],
-        context_sparse_types=[tf.string, tf.int64],
+        context_sparse_keys=names,
+        context_sparse_types=types,
         feature_list_sparse_keys=[],
         feature_list_dense_keys=[],
         feature_list_dense_missing_assumed_empty=[],
         debug_name="record",
     )
-    filename, label = values.context_sparse_values  # each with zero or more elements
+    filename, *labels = values.context_sparse_values  # each with zero or more elements
     return {
         "encoded": values.context_dense_values[0],
-        "label": tf.concat([label, [NO_LABEL]], 0)[0],
+        "label": _one_label(labels[0], keys.label, classes) if labels else tf.constant(NO_LABEL, tf.int64),
         "filename": tf.concat([filename, [""]], 0)[0],
     }
+
+
+def _one_label(values, key: str, classes: Sequence[bytes] | None):
+    """The int64 label among the values of a key, or `NO_LABEL` without a value. Several values raise an error."""
+    import tensorflow as tf
+
+    if classes is not None:
+        values = tf.boolean_mask(values, tf.not_equal(values, b""))
+    count = tf.size(values)
+    # The raw operation, because tf.debugging.Assert adds a branch, which takes longer than all else here.
+    one = tf.raw_ops.Assert(condition=count <= 1, data=[f"{key} has", count, "values, not one"])
+    with tf.control_dependencies([one] if one is not None else []):
+        if classes is None:
+            return tf.concat([values, [NO_LABEL]], 0)[0]
+        places = tf.where(tf.equal(values[:, None], tf.constant(classes, tf.string)[None]))[:, 1]
+    # The classes were read from the same records, so an unknown one means that the file changed meanwhile.
+    known = tf.debugging.Assert(tf.size(places) == count, [f"{key} is", values, "which is no known class"])
+    with tf.control_dependencies([known]):
+        return tf.concat([places, [NO_LABEL]], 0)[0]

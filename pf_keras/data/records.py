@@ -32,10 +32,14 @@ class FirstLabel:
 
     Args:
         value: the label, or None to find out on first use: 0 where any split has a 0, else 1.
+
+    Attributes:
+        was_found: whether `value` was found in the data, now or when the run began.
     """
 
     def __init__(self, value: int | None = None):
         self.value = value
+        self.was_found = False
         self.splits: list[Records] = []  # where to look for a 0; one split alone may lack the first class
 
     def find(self, asking: "Records") -> int:
@@ -43,6 +47,7 @@ class FirstLabel:
         if self.value is None:
             others = (split for split in self.splits if split is not asking)
             self.value = 0 if any(0 in split.stored_labels for split in (asking, *others)) else 1
+            self.was_found = True
             print(f"labels seem to begin at {self.value}; set data.first_label if they do not", file=sys.stderr)
         return self.value
 
@@ -60,6 +65,7 @@ class Records:
         wanted: int64, the indices that belong to the split, ascending. None for all.
         gifs: whether there may be GIFs among them.
         sha256: of each file, where a manifest knows it.
+        unlabelled: why an example has no label, as the beginning of a message, or empty.
     """
 
     files: list[str]
@@ -70,6 +76,7 @@ class Records:
     wanted: np.ndarray | None = None
     gifs: bool = True
     sha256: Sequence[str] = ()
+    unlabelled: str = ""
 
     @property
     def size(self) -> int:
@@ -100,8 +107,15 @@ class Records:
     @property
     def labels(self) -> np.ndarray:
         """int64 (size,), from 0; -1 for none. Reads every record once."""
-        labels = self.stored_labels
-        return np.where(labels < 0, labels, labels - self.first_label.find(self))
+        labels, first = self.stored_labels, self.first_label.find(self)
+        below = np.flatnonzero((labels >= 0) & (labels < first))
+        if len(below):
+            name = self.name_of(int(self._contents[2][below[0]]))
+            raise UserError(
+                f"{name} has label {labels[below[0]]}, but the first class has label {first}. "
+                f"Set data.first_label={labels[below].min()} if it is another."
+            )
+        return np.where(labels < 0, labels, labels - first)
 
     @property
     def stored_labels(self) -> np.ndarray:
@@ -140,7 +154,7 @@ class Records:
             return chosen
         encoded = {int(key["index"]): self.parse(key["serialized"])["encoded"].numpy() for key in chosen.keys(shuffle=False)}
         values = [encoded[int(i)] for i in wanted]
-        return Images([names[p] for p in positions], self.labels[positions], values, gifs=self.gifs)
+        return Images([names[p] for p in positions], self.labels[positions], values, gifs=self.gifs, unlabelled=self.unlabelled)
 
     def name_of(self, index: int) -> str:
         """The file and place of the record of a key's `index`."""
@@ -153,7 +167,7 @@ class Records:
         kept = [index for index in indices if _without_folder(self.name_of(index)) not in left_out]
         left = self._part(np.asarray(kept, "int64"))
         # The first label must be found without reading what is left out.
-        self.first_label.splits = [left if split.files == self.files else split for split in self.first_label.splits]
+        self.first_label.splits = [left if split is self else split for split in self.first_label.splits]
         return left
 
     def _part(self, wanted: np.ndarray, files: int | None = None) -> "Records":
@@ -269,6 +283,8 @@ def open_splits(
 ) -> tuple[Records, Records, str]:
     """Open the files of a dataset by `open_files`. Without validation files, the last train file is held out.
 
+    Of a single train file, records are held out: a fraction `holdout` of the config, drawn by their positions.
+
     Args:
         place: names the dataset in messages.
         train: the train files.
@@ -280,19 +296,32 @@ def open_splits(
         `(train, validation, validation_note)`.
 
     Raises:
-        UserError: there is a single file to divide.
+        UserError: there is a single record to divide.
     """
     if validation:
         return open_files(train), open_files(validation), ""
     if whole:
         both = open_files(train)
         return both, both, f"all train files of {place}, which has no validation split"
-    if len(train) < 2:
-        raise UserError(
-            f"{place} has no validation split, and its train split is a single file, which cannot be divided. "
-            "Write validation shards or two train shards with tfrecords.build, or choose another dataset."
-        )
+    if len(train) == 1:
+        return *_hold_out_records(place, open_files(train)), f"some records of {train[0]}, its only train file"
     return open_files(train[:-1]), open_files(train[-1:]), f"the last train file, {train[-1]}"
+
+
+def _hold_out_records(place: str, split: Records) -> tuple[Records, Records]:
+    """The train and the validation records of a single file, both in its order."""
+    from pf_keras.data.selection import draw_per_class  # which imports this module
+
+    if split.size < 2:
+        count = "a single image" if split.size else "no images"
+        raise UserError(f"{place} has no validation split, and its train split has {count}, too few to divide. Add images.")
+    positions = [str(position) for position in range(split.size)]
+    fraction = split.config.holdout
+    held = draw_per_class(positions, [0] * split.size, lambda n: min(max(1, round(fraction * n)), n - 1))
+    is_held = np.zeros(split.size, bool)
+    is_held[held] = True
+    indices = split._indices()
+    return split._part(indices[~is_held]), split._part(indices[is_held])
 
 
 Split = Images | Records

@@ -4,12 +4,14 @@ Examples are drawn by a hash of their names, so every machine draws the same one
 """
 
 import hashlib
-import math
+import sys
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 
 from pf_keras import filesystem as fs
 from pf_keras.data.records import Split
+from pf_keras.data.tables import PATH, is_table, read_table
 from pf_keras.errors import UserError
 
 
@@ -37,7 +39,7 @@ def draw_per_class(
 def stratified_subset(
     names: Sequence[str], labels: Sequence[int], fraction: float, seed: int, include: Collection[str] = ()
 ) -> list[int]:
-    """Draw `round(fraction * n)` of the `n` examples of each class.
+    """Draw `round(fraction * n)` of the `n` examples of each class, but at least one. Says so where that is more.
 
     The subset of a smaller fraction is part of the subset of a larger one. Where each class has room for its names in
     `include`, the subset contains all of them.
@@ -53,23 +55,23 @@ def stratified_subset(
         The indices of the drawn examples, sorted.
 
     Raises:
-        UserError: the fraction is out of range or leaves a class empty, or a name to include is not in the data.
+        UserError: the fraction is out of range, or a name to include is not in the data.
     """
     if not 0 < fraction <= 1:
         raise UserError(f"The label fraction is {fraction}. Use a number above 0, up to 1.")
     include = set(include)
     if unknown := include.difference(names):
         raise UserError(f"{len(unknown)} of the names to include are not in the data, such as {min(unknown)!r}. Remove them.")
-    sizes = Counter(map(int, labels))
-    label, size = min(sizes.items(), key=lambda item: (item[1], item[0]), default=(0, 0))
-    if size and not round(fraction * size):
-        example = next(name for name, other in zip(names, labels, strict=True) if other == label)
-        least = math.ceil(1e4 / size) / 1e4
-        raise UserError(
-            f"A label fraction of {fraction} keeps none of the {size} images of class {label}, such as {example}. "
-            f"Use {least:g} or more."
+    small = {label: size for label, size in Counter(map(int, labels)).items() if not round(fraction * size)}
+    if small:
+        example, label = next(pair for pair in zip(names, map(int, labels), strict=True) if pair[1] in small)
+        more = f", as in {len(small) - 1} other class{'es' if len(small) > 2 else ''}" if len(small) > 1 else ""
+        print(
+            f"a label fraction of {fraction} keeps none of the {small[label]} images in the class of {example}{more}: "
+            "one image of each is kept",
+            file=sys.stderr,
         )
-    return draw_per_class(names, labels, lambda n: round(fraction * n), f"{seed}/", include)
+    return draw_per_class(names, labels, lambda n: max(1, round(fraction * n)), f"{seed}/", include)
 
 
 def hold_out(split: Split, fraction: float, salt: str = "") -> tuple[Split, Split]:
@@ -106,12 +108,16 @@ def hold_out_labelled(split: Split, fraction: float, seed: int = 0) -> tuple[Spl
 
 
 def read_list(path: str) -> list[str]:
-    """The file names in a list, one per line. Skips blank lines and lines that begin with #.
+    """The file names in a list, one per line or in the column `path` of a CSV file.
+
+    Skips blank lines, and in a list without columns lines that begin with #.
 
     Raises:
         UserError: the file is missing, is not text or has no names.
     """
     names = fs.read_lines(path)
+    if names and is_table(path):
+        names = [row[PATH] for _, row in read_table(path)]
     if not names:
         raise UserError(f"{path} has no file names. Write one name per line.")
     return names
@@ -161,7 +167,7 @@ def match_list(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    return tuple(part for part in name.split("/") if part not in ("", "."))
+    return tuple(part for part in unicodedata.normalize("NFC", name).split("/") if part not in ("", "."))
 
 
 def _is_tail(one: tuple[str, ...], other: tuple[str, ...]) -> bool:

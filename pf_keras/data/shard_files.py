@@ -1,11 +1,14 @@
 """The shard files of a dataset: their names, the manifest, and how many records they hold."""
 
 import concurrent.futures
+import itertools
+import os
 import re
 from collections.abc import Sequence
 
 from pf_keras import filesystem as fs
 from pf_keras.data import record_container
+from pf_keras.data.record_container import DECOMPRESS
 from pf_keras.data.splits import TRAIN, VALIDATION, VALIDATION_NAMES, validation_name
 from pf_keras.errors import UserError
 
@@ -13,15 +16,17 @@ MANIFEST = "manifest.json"
 FORMAT = "pf_keras tfrecords 1"  # of a manifest
 WORK = ".build"  # folder in the output of a build for unfinished work; the build removes it at its end
 SETTINGS = "settings.json"  # in WORK: the settings of a build that has begun
-_SHARD = re.compile(rf"({'|'.join((TRAIN, *VALIDATION_NAMES))})-(\d{{5}})-of-(\d{{5}})(\.tfrecords?)?")
+_SHARD = re.compile(rf"({'|'.join((TRAIN, *VALIDATION_NAMES))})-(\d{{5}})-of-(\d{{5}})(\.tfrec(?:ords?)?)?")
+_TFDS_INFO = "dataset_info.json"  # beside the files of a prepared TFDS dataset
+_MAX_ENTRIES = 256  # that are looked at in a directory without shards, to say what it holds
 _THREADS = 16  # counting records waits for disk or network most of the time
 
 
 def split_files(directory: str) -> dict[str, list[str]]:
     """The shards of a dataset by split.
 
-    Shards are named `train-00000-of-01024`, `validation-…`, `val-…` or `valid-…`, with or without `.tfrecord` at the end.
-    `test-…` is the validation split if there is no other.
+    Shards are named `train-00000-of-01024`, `validation-…`, `val-…`, `valid-…` or `dev-…`, and may end in `.tfrecord` or
+    `.tfrec`. `test-…` is the validation split if there is no other.
 
     Returns:
         `{"train": [...], "validation": [...]}`: sorted paths, possibly none.
@@ -33,10 +38,61 @@ def split_files(directory: str) -> dict[str, list[str]]:
         raise UserError(f"The build in {directory} has not finished. Run the same tfrecords.build command again.")
     found = shards_in(directory)
     if not found:
-        raise UserError(
-            f"{directory} has no TFRecord shards (train-00000-of-01024, ...). Make them with python -m tfrecords.build."
-        )
+        raise UserError(_no_shards(directory))
     return {TRAIN: found.get(TRAIN, []), VALIDATION: found.get(validation_name(found), [])}
+
+
+def _no_shards(directory: str) -> str:
+    """What is in a directory without shards, and what to do about it."""
+    try:
+        prepared = _prepared_datasets(directory)
+    except OSError:  # a folder that may not be entered
+        prepared = []
+    if prepared:
+        root, name, folder, file_format = prepared[0]
+        if file_format == "array_record":
+            return f"{directory} is a TFDS dataset in ArrayRecord files. {convert_command(folder)}"
+        several = f" ({len(prepared)} datasets are there)" if len(prepared) > 1 else ""
+        return f"{directory} is a TFDS dataset{several}. Use --data=tfds:{name} with TFDS_DATA_DIR={root}."
+    names = fs.names_in(directory)
+    usual = "train-00000-of-00016, validation-00000-of-00001"
+    if any("array" in name.lower() and "record" in name.lower() for name in names):
+        return f"{directory} has ArrayRecord files. {convert_command(directory)}"
+    if found := [name for name in names if name.lower().endswith((".gz", ".gzip"))]:
+        return f"{directory} has no shards, but {found[0]} is compressed with GZIP. {DECOMPRESS}"
+    if found := [name for name in names if "tfrec" in name.lower()]:
+        return f"{directory} has no shards with the usual names, only {found[0]} and the like. Rename them: {usual}."
+    return f"{directory} has no TFRecord shards ({usual}, ...). Make them with python -m tfrecords.build."
+
+
+def convert_command(directory: str) -> str:
+    """How to convert the ArrayRecord files in a directory, for a message."""
+    return f"Convert them with python -m tfrecords.from_array_record {directory} NEW, then use --data=tfrecord:NEW."
+
+
+def _prepared_datasets(directory: str) -> list[tuple[str, str, str, str]]:
+    """The prepared TFDS datasets at or below a directory: for each its TFDS_DATA_DIR, name, folder and file format."""
+    found, level = [], [directory]
+    for _ in range(4):  # the directory of a version, a config, a dataset or all of them
+        for folder in level:
+            if fs.exists(fs.join(folder, _TFDS_INFO)):
+                info = fs.read_json(fs.join(folder, _TFDS_INFO))
+                config = info.get("configName", "")
+                depth = 2 + bool(config)
+                path = folder if fs.is_remote(folder) else os.path.abspath(folder)
+                root = path.rstrip("/").rsplit("/", depth)[0]
+                name = "/".join(part for part in (info.get("name", ""), config) if part) + f":{info.get('version', '')}"
+                found.append((root, name.rstrip(":"), folder, info.get("fileFormat", "tfrecord")))
+        if found:
+            return found
+        level = [
+            fs.join(folder, name)
+            for folder in level
+            for name, is_directory, _ in itertools.islice(fs.entries(folder), _MAX_ENTRIES)
+            if is_directory and not name.startswith(".")
+        ]
+        level = sorted(level)[:_MAX_ENTRIES]
+    return []
 
 
 def is_unfinished(directory: str) -> bool:

@@ -1,6 +1,6 @@
 """Where images come from: resolves `--data=SOURCE` into splits for the input pipeline.
 
-There are two kinds of splits. `Images` can be read in any order (`digits`, `folder:`). `Records` are streams of shards
+There are two kinds of splits. `Images` can be read in any order (`digits`, `folder:`, `csv:`). `Records` are streams of shards
 (`tfrecord:`, `tfds:`). Both have:
 
     size, names, labels    the number of examples, their names, and their labels from 0 (-1 for none)
@@ -12,9 +12,10 @@ There are two kinds of splits. `Images` can be read in any order (`digits`, `fol
 TensorFlow is imported only when a split is read.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pf_keras.config import DataConfig
+from pf_keras.data.csv_list import open_csv
 from pf_keras.data.digits import open_digits
 from pf_keras.data.folder import open_folder
 from pf_keras.data.records import Split
@@ -22,7 +23,7 @@ from pf_keras.data.tfds import open_tfds
 from pf_keras.data.tfrecord import open_tfrecords
 from pf_keras.errors import UserError
 
-KINDS = {"folder": open_folder, "tfrecord": open_tfrecords, "tfds": open_tfds}
+KINDS = {"folder": open_folder, "csv": open_csv, "tfrecord": open_tfrecords, "tfds": open_tfds}
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,16 @@ class Source:
         validation: the validation split. The same object as `train` where nothing is trained on the data.
         classes: the names of the classes in the order of the labels. Empty where images have no labels or no names are known.
         validation_note: where validation images come from when the source has no validation split.
+        empty_classes: class folders of the training split without a single image. They are not among `classes`.
+        skipped: how many files and folders the listing of a folder skipped, by kind.
     """
 
     train: Split
     validation: Split
     classes: tuple[str, ...] = ()
     validation_note: str = ""
+    empty_classes: tuple[str, ...] = ()
+    skipped: dict[str, int] = field(default_factory=dict)
 
     def splits(self) -> dict[str, Split]:
         """The splits by name. Only `validation` where both are the same."""
@@ -51,12 +56,15 @@ class Source:
         return {name: {"images": split.size, "digest": split.digest()} for name, split in self.splits().items()}
 
 
-def open_source(config: DataConfig, whole: bool = False) -> Source:
+def open_source(config: DataConfig, whole: bool = False, labels: bool = True) -> Source:
     """Open the data that a config names.
 
     Args:
         config: the config of the data.
         whole: for data on which nothing is trained. Where they have no validation split, both splits are all images.
+        labels: whether a task reads labels. Without it, records are not looked at for labels.
+
+    Images need no labels here: `pf_keras.data.labels` checks them where a task needs them.
 
     Raises:
         UserError: the config names nothing that can be read, or a split without images.
@@ -65,8 +73,11 @@ def open_source(config: DataConfig, whole: bool = False) -> Source:
     if config.source == "digits":
         return Source(*open_digits())
     if kind not in KINDS or not colon or not place:
-        raise UserError(f"--data={config.source} is not a data source. Use digits, folder:DIR, tfrecord:DIR or tfds:NAME.")
-    source = Source(*KINDS[kind](place, config, whole))
+        raise UserError(
+            f"--data={config.source} is not a data source. Use digits, folder:DIR, csv:FILE, tfrecord:DIR or tfds:NAME."
+        )
+    options = {"labels": labels} if kind in ("tfrecord", "tfds") else {}  # reading labels of records may take a pass over them
+    source = Source(*KINDS[kind](place, config, whole, **options))
     for name, split in source.splits().items():
         if not split.size:
             raise UserError(f"The {name} split of {config.source} has no images. Add some, or remove its empty shards.")

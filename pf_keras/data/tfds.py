@@ -1,24 +1,34 @@
 """A dataset of tensorflow-datasets: `tfds:NAME`."""
 
+import difflib
 import os
+import re
 
+from pf_keras import filesystem as fs
 from pf_keras.config import DataConfig
+from pf_keras.data.record_schema import named_keys
 from pf_keras.data.records import FirstLabel, Records, open_splits
+from pf_keras.data.shard_files import convert_command
 from pf_keras.data.splits import TRAIN, validation_name
 from pf_keras.errors import UserError
 
+MAX_REASON = 4000  # characters of an error of tensorflow-datasets; instructions for a download by hand have some hundred
 
-def open_tfds(place: str, config: DataConfig, whole: bool = False) -> tuple[Records, Records, tuple[str, ...], str]:
+
+def open_tfds(
+    place: str, config: DataConfig, whole: bool = False, labels: bool = True
+) -> tuple[Records, Records, tuple[str, ...], str]:
     """Open a dataset of tensorflow-datasets, and prepare it if it is not prepared yet.
 
-    Where it has several images or labels, those in its `supervised_keys` are used, else those named `image` and `label`,
-    else the first by name.
+    Where it has several images or labels, those that `data.keys` names are used, else those in its `supervised_keys`, else
+    those named `image` and `label`, else the first by name.
 
     Args:
         place: its name.
         config: the config of the data.
         whole: whether both splits are the whole train split where there is no validation split. Otherwise the last file
-            becomes the validation split.
+            becomes the validation split, or some records of it if it is the only one.
+        labels: whether to read labels. Without it no record has one.
 
     Returns:
         `(train, validation, classes, validation_note)`.
@@ -32,19 +42,31 @@ def open_tfds(place: str, config: DataConfig, whole: bool = False) -> tuple[Reco
         # Passed here because tensorflow-datasets reads the variable only once, when it is first imported.
         builder = tfds.builder(place, data_dir=os.environ.get("TFDS_DATA_DIR"))
         builder.download_and_prepare()
+    except tfds.core.DatasetNotFoundError as error:
+        raise UserError(_unknown_name(place)) from error
     except Exception as error:  # its errors have no common class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"tfds:{place} cannot be opened: {reason}. Check its name, or prepare it with tfds build.") from error
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:MAX_REASON].rstrip(".:")
+        do = "Do that, and run the command again" if "anual" in reason else "Check its name, or prepare it with tfds build"
+        raise UserError(f"tfds:{place} cannot be opened: {reason}. {do}.") from error
     info = builder.info
     if info.file_format is not tfds.core.FileFormat.TFRECORD:
-        raise UserError(f"tfds:{place} is stored as {info.file_format.value}. Prepare it as tfrecord.")
+        advice = f"Prepare it as tfrecord in another TFDS_DATA_DIR: tfds build {builder.name} --file_format=tfrecord."
+        if info.file_format is tfds.core.FileFormat.ARRAY_RECORD:
+            advice = convert_command(os.fspath(builder.data_path))
+        raise UserError(f"tfds:{place} is stored as {info.file_format.value}. {advice}")
+
+    named = named_keys(config.keys)
 
     def key_of(kind, usual):
         # Sorted, because a dataset read from its files has its features in another order each time.
         keys = sorted(key for key, feature in info.features.items() if isinstance(feature, kind))
-        return next((key for key in (*(info.supervised_keys or ()), usual, *keys) if key in keys), None)
+        wanted = named.get(usual)
+        if wanted and wanted not in keys:
+            raise UserError(f"tfds:{place} has no {usual} {wanted}, only {', '.join(keys)}. Change data.keys.")
+        return next((key for key in (wanted, *(info.supervised_keys or ()), usual, *keys) if key in keys), None)
 
-    image, label = key_of(tfds.features.Image, "image"), key_of(tfds.features.ClassLabel, "label")
+    image = key_of(tfds.features.Image, "image")
+    label = key_of(tfds.features.ClassLabel, "label") if labels else None
     if image is None:
         raise UserError(f"tfds:{place} has no image, only {', '.join(info.features)}. Choose a dataset of images.")
 
@@ -76,3 +98,15 @@ def open_tfds(place: str, config: DataConfig, whole: bool = False) -> tuple[Reco
     classes = tuple(info.features[label].names) if label else ()
     train, validation, note = open_splits(f"tfds:{place}", list(train), list(validation), whole, records)
     return train, validation, classes, note
+
+
+def _unknown_name(place: str) -> str:
+    """What to say of a dataset that neither tensorflow-datasets nor the data directory knows, with the nearest name."""
+    import tensorflow_datasets as tfds
+
+    name = re.split("[/:]", place)[0]
+    folder = os.path.expanduser(os.environ.get("TFDS_DATA_DIR", tfds.core.constants.DATA_DIR))
+    prepared = [entry for entry, is_directory, _ in fs.entries(folder) if is_directory] if fs.is_directory(folder) else []
+    near = difflib.get_close_matches(name.lower(), [*prepared, *tfds.list_builders(with_community_datasets=False)], n=1)
+    hint = f"Did you mean tfds:{near[0]}{place[len(name) :]}?" if near else "Check its name and TFDS_DATA_DIR."
+    return f"tensorflow-datasets knows no dataset {name}, and {folder} does not have it. {hint}"

@@ -3,6 +3,8 @@
 from etils import epath
 
 from pf_keras import __version__
+from pf_keras.config import DataConfig
+from pf_keras.data.decode import WEBP
 from pf_keras.training.identity import RunIdentity
 from pf_keras.training.weights import init_step
 from pf_keras.training.workdir import Workdir
@@ -42,6 +44,7 @@ def write_card(workdir: Workdir, run: RunIdentity, path: epath.Path, exported: d
         f"- input: RGB, one centre crop of {config.data.eval_crop:.0%} of the shorter side, resized to"
         f" {config.model.image_size} px",
         "",
+        *([] if run.mode == "pretrain" else _formats(config.data)),
         "## Scores",
         "",
         "| figure | value |",
@@ -69,6 +72,26 @@ def write_card(workdir: Workdir, run: RunIdentity, path: epath.Path, exported: d
         "```",
     ]
     workdir.write_text(path, "\n".join(lines) + "\n")
+
+
+def _formats(data: DataConfig) -> list[str]:
+    """The lines on which encoded images the signature `serve_jpeg` takes."""
+    exif = "turned upright by its EXIF orientation" if data.exif else "as it is stored, whatever its EXIF orientation"
+    levels = "0-65535" if data.range16 == "type" else data.range16
+    background = "transparency is dropped" if data.background == "drop" else f"transparency on {data.background}"
+    return [
+        "## Encoded images",
+        "",
+        "`serve_jpeg` reads images as the training did:",
+        "",
+        f"- JPEG: RGB, grey or CMYK, {exif}",
+        f"- PNG: every depth and colour type, {background}; of 16-bit grey {levels} is black to white",
+        *([f"- WebP: not animated, {background}; needs the TensorFlow that exported it, or a later one"] if WEBP else []),
+        "- BMP: 24 bits",
+        f"- at most {data.max_pixels:,} pixels",
+        "- other formats (GIF, TIFF, HEIC, AVIF, PPM, other BMP): convert them to PNG, as `experiments/classify.py` does",
+        "",
+    ]
 
 
 def _scores(workdir: Workdir, source: str, result: dict, step: int) -> dict:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from pf_keras.config import Config
 from pf_keras.data.decode import centre_window, decode_and_crop, resize
 from pf_keras.data.pipeline import draw_noise, split_noise
+from pf_keras.data.reader import ReadOptions
 from pf_keras.evaluation.reconstruction import reconstruct_levels
 from pf_keras.models import Embedder
 from pf_keras.noise import pretrain_noise
@@ -20,9 +21,10 @@ ENCODED = [tf.TensorSpec((None,), tf.string, name="encoded")]
 def save_classifier(model: keras.Model, classes: Sequence[str], config: Config, path: os.PathLike) -> None:
     """Write a classifier as a SavedModel with three signatures.
 
-    `serving_default` takes uint8 images `(B, H, W, 3)` of any size, `serve_jpeg` encoded images `(B,)`, each a JPEG, PNG or
-    24-bit BMP. Both return `probabilities` float32 `(B, classes)`, the most probable class as `label` int64 `(B,)`, and its
-    name as `class` string `(B,)`. `embed` takes images and returns pooled `features` float32 `(B, D)`.
+    `serving_default` takes uint8 images `(B, H, W, 3)` of any size, `serve_jpeg` encoded images `(B,)` of the formats
+    `decode.IN_GRAPH`, read as in the training. Both return `probabilities` float32 `(B, classes)`, the most probable class as
+    `label` int64 `(B,)`, and its name as `class` string `(B,)`. `embed` takes images and returns pooled `features` float32
+    `(B, D)`.
 
     Args:
         model: a `Classifier`.
@@ -94,6 +96,7 @@ def croppers(config: Config) -> tuple[Callable, Callable]:
         A function of uint8 images `(B, H, W, 3)` and a function of encoded images `(B,)`, both to uint8 `(B, S, S, 3)`.
     """
     size, window = config.model.image_size, centre_window(config.data.eval_crop)
+    options = ReadOptions.from_config(config.data)
 
     def crop(images):
         shape = tf.shape(images)
@@ -102,6 +105,8 @@ def croppers(config: Config) -> tuple[Callable, Callable]:
 
     def decode(encoded):
         spec = tf.TensorSpec((size, size, 3), tf.uint8)
-        return tf.map_fn(lambda one: decode_and_crop(one, window, size, gif=False), encoded, fn_output_signature=spec)
+        return tf.map_fn(
+            lambda one: decode_and_crop(one, window, size, options, python=False), encoded, fn_output_signature=spec
+        )
 
     return crop, decode

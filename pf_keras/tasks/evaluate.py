@@ -40,7 +40,7 @@ def run(request: Request) -> dict:
         data = open_run_data(workdir, config.data)
         data.check(workdir, earlier.config.data.source, place)
     else:  # a classifier has seen none of these images, but probes are fitted on their training split
-        data = open_other_data(replace(config.data, source=place), evaluation_only=earlier.mode == "finetune")
+        data = open_other_data(replace(config.data, source=place), earlier.mode == "finetune", workdir)
     folder = workdir.folder("evaluate")
     with naming_corrupt_images(data.source):
         if earlier.mode == "pretrain":

@@ -5,10 +5,19 @@ from collections.abc import Sequence
 from functools import partial
 
 import keras
+import numpy as np
 
 from pf_keras.config import Config
 from pf_keras.data.corrupt import naming_corrupt_images
-from pf_keras.data.labels import class_names, labelled_subset, labels_definition, require_classes, require_labels
+from pf_keras.data.labels import (
+    class_names,
+    describe_classes,
+    labelled_source,
+    labelled_subset,
+    labels_definition,
+    require_classes,
+    require_labels,
+)
 from pf_keras.data.mix import require_pairs
 from pf_keras.data.pipeline import training_batches
 from pf_keras.data.records import Split
@@ -36,11 +45,14 @@ def run(request: Request) -> dict:
     devices = open_devices(config.run.precision, request.tpu)
     workdir = devices.workdir(request.workdir)
     data = open_run_data(workdir, config.data)
-    train_split, validation = data.source.train, data.source.validation
     with naming_corrupt_images(data.source):
+        require_labels(data.source.train)
+        print(describe_classes(data.source), file=sys.stderr)
+        source = labelled_source(data.source, config.data.holdout)
+        train_split, validation = source.train, source.validation
         labelled = labelled_subset(train_split, fraction, listed)
         require_labels(validation)
-        classes = class_names(data.source)
+        classes = class_names(source)
         require_classes(classes)
     steps_of(config, devices, labelled.size)
     facts = {"init": init, **labels_definition(fraction, listed), "classes": list(classes), **devices.facts()}
@@ -59,7 +71,26 @@ def run(request: Request) -> dict:
         "seed": config.run.seed,
     }
     workdir.write_result(result)
+    warn_if_nothing_learned(result["top1"], validation.labels, classes)
     return result
+
+
+def warn_if_nothing_learned(top1: float, labels: np.ndarray, classes: Sequence[str]) -> None:
+    """Print a warning where a classifier is no better than one that always answers the same.
+
+    Args:
+        top1: its accuracy on validation images.
+        labels: int `(n,)`, the labels of these images.
+        classes: the names of the classes.
+    """
+    counts = np.bincount(labels)
+    most = int(counts.argmax())
+    if top1 <= counts[most] / len(labels):
+        print(
+            f"warning: this run learned nothing that counts. Its top-1 accuracy is {top1:.1%}, and always answering "
+            f"{classes[most]} gives {counts[most] / len(labels):.1%}. Check the labels, or train longer",
+            file=sys.stderr,
+        )
 
 
 def fit_and_score(

@@ -7,6 +7,8 @@ import keras
 
 from pf_keras.config import Config
 from pf_keras.data.corrupt import naming_corrupt_images
+from pf_keras.data.images import Images
+from pf_keras.data.labels import describe_classes
 from pf_keras.data.pipeline import training_batches
 from pf_keras.evaluation.reconstruction import Pictures, draw, examples
 from pf_keras.evaluation.scores import score_pretrainer
@@ -28,7 +30,9 @@ def run(request: Request) -> dict:
     devices = open_devices(config.run.precision, request.tpu)
     devices.check_run(config.run, settings.steps, pretrain=settings.batch)
     workdir = devices.workdir(request.workdir)
-    data = open_run_data(workdir, config.data)
+    data = open_run_data(workdir, config.data, labels=False)
+    if isinstance(data.source.train, Images):  # the labels of records are not read here
+        print(describe_classes(data.source), file=sys.stderr)
     start_run(workdir, RunIdentity("pretrain", config, devices.facts()), data)
 
     keras.utils.set_random_seed(config.run.seed)
@@ -65,6 +69,12 @@ def run(request: Request) -> dict:
         "bad_images": len(data.corrupt),
     }
     workdir.write_result(result)
+    if scores["loss_ratio"] is None:
+        print(
+            f"WARNING: this run learned nothing. The targets of all {scored.size} validation images have a single level, as if "
+            f"they were blank, and the loss means nothing. Look at {workdir.figures / 'reconstruction.png'} and check --data",
+            file=sys.stderr,
+        )
     return result
 
 

@@ -24,9 +24,9 @@ def run(request: Request) -> dict:
     with devices.scope():
         model, checkpoint = load_pretrainer(earlier, pretraining, config, request.checkpoint)
     if request.other_data:
-        data = open_other_data(replace(config.data, source=request.other_data), evaluation_only=True)
+        data = open_other_data(replace(config.data, source=request.other_data), evaluation_only=True, labels=False)
     else:
-        data = open_run_data(earlier, config.data)
+        data = open_run_data(earlier, config.data, labels=False)
         data.check(earlier, pretraining.config.data.source, config.data.source)
     with naming_corrupt_images(data.source):
         batch = examples(data.source.validation, config, pretrain_noise(config))

@@ -11,6 +11,7 @@ import csv
 import io
 import os
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,7 +20,15 @@ from etils import epath
 
 from pf_keras.config import Config
 from pf_keras.data.corrupt import naming_corrupt_images
-from pf_keras.data.labels import class_names, labelled_subset, labels_definition, require_classes, require_labels
+from pf_keras.data.labels import (
+    class_names,
+    describe_classes,
+    labelled_source,
+    labelled_subset,
+    labels_definition,
+    require_classes,
+    require_labels,
+)
 from pf_keras.data.records import Split
 from pf_keras.data.selection import hold_out_labelled
 from pf_keras.errors import UserError
@@ -106,13 +115,16 @@ class Sweep:
             self.starts = {"pretrained": request.init, **self.starts}
         self.devices = open_devices(self.config.run.precision, request.tpu)
         self.data = open_run_data(workdir, self.config.data)
-        self.validation = self.data.source.validation
         with naming_corrupt_images(self.data.source):
+            require_labels(self.data.source.train)
+            print(describe_classes(self.data.source), file=sys.stderr)
+            source = labelled_source(self.data.source, self.config.data.holdout)
+            self.validation = source.validation
             require_labels(self.validation)
-            self.classes = class_names(self.data.source)
+            self.classes = class_names(source)
             require_classes(self.classes)
             # All points and seeds have the same labels, and differ only in training.
-            self.labelled = labelled_subset(self.data.source.train, request.label_fraction, request.label_list)
+            self.labelled = labelled_subset(source.train, request.label_fraction, request.label_list)
         self.train, self.held_out = hold_out_labelled(self.labelled, self.config.sweep.holdout, self.config.run.seed)
         for batch in self.config.sweep.batches:  # now, and not when the grid comes to a batch that does not fit
             for split in (self.train, self.labelled):

@@ -3,6 +3,9 @@
 `data.json` has the number of images of each split and a digest of their names and sizes. Where the data of a run moved,
 `--config.data.source=NEW` names the new place, and the digest must be the recorded one. `bad.jsonl` lists the corrupt images
 that the run leaves out.
+
+What a run found to be the label of the first class of its records is in `data.json` too. Other data are read with it, because
+they may lack that class.
 """
 
 import json
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 
 from pf_keras.config import DataConfig
 from pf_keras.data.corrupt import find_corrupt, leave_out
+from pf_keras.data.records import FirstLabel, Records
 from pf_keras.data.selection import as_line
 from pf_keras.data.sources import Source, open_source
 from pf_keras.errors import UserError, reading
@@ -71,12 +75,14 @@ class RunData:
     def record(self, workdir: Workdir) -> None:
         """Write `data.json` and `bad.jsonl`, unless the workdir has them already."""
         if _recorded_digests(workdir) is None:
-            workdir.write_json(workdir.data_file, {"splits": self.digests})
+            found = first_label_of(self.source)
+            found = {"first_label": found.value} if found and found.was_found else {}
+            workdir.write_json(workdir.data_file, {"splits": self.digests, **found})
         if self.searched and not workdir.corrupt_file.exists():
             workdir.write_text(workdir.corrupt_file, "".join(json.dumps(image) + "\n" for image in self.corrupt))
 
 
-def open_run_data(workdir: Workdir, config: DataConfig) -> RunData:
+def open_run_data(workdir: Workdir, config: DataConfig, labels: bool = True) -> RunData:
     """Open the run's own data.
 
     When a run resumes, the saved list of corrupt images is reused, so that the order of examples does not change. A new run
@@ -85,26 +91,34 @@ def open_run_data(workdir: Workdir, config: DataConfig) -> RunData:
     Args:
         workdir: may be empty still.
         config: the run's data.
+        labels: whether the labels of records are read.
 
     Raises:
         UserError: the data cannot be opened, or too many images are corrupt.
     """
     with reading(workdir.path):
         saved = workdir.corrupt_file.read_text().splitlines() if workdir.corrupt_file.exists() else None
-    source = open_source(config)
+    source = open_source(config, labels=labels)
+    _use_first_label(source, workdir)
     if source.validation_note:
         print(f"validation: {source.validation_note}, {source.validation.size} images", file=sys.stderr)
     return _leave_out(source, config, saved)
 
 
-def open_other_data(config: DataConfig, evaluation_only: bool = False) -> RunData:
+def open_other_data(
+    config: DataConfig, evaluation_only: bool = False, workdir: Workdir | None = None, labels: bool = True
+) -> RunData:
     """Open data that are not the run's own.
 
     Args:
         config: the data.
         evaluation_only: without a validation split, score all images instead of holding some out.
+        workdir: of the run. The label of its first class is the label of their first class, unless they say otherwise.
+        labels: whether the labels of records are read.
     """
-    source = open_source(config, evaluation_only)
+    source = open_source(config, evaluation_only, labels)
+    if workdir:
+        _use_first_label(source, workdir)
     print(f"data: {config.source}, {source.validation_note or 'its validation split'}", file=sys.stderr)
     return _leave_out(source, config, None)
 
@@ -126,6 +140,20 @@ def record_labels(workdir: Workdir, split) -> None:
         gone, new = len(before - now), len(now - before)
         print(f"warning: the labelled images changed since this run began: {gone} are gone, {new} are new", file=sys.stderr)
     workdir.write_text(file, text)
+
+
+def first_label_of(source: Source) -> FirstLabel | None:
+    """What the records of a source know of the label of their first class. None for other sources."""
+    return source.train.first_label if isinstance(source.train, Records) else None
+
+
+def _use_first_label(source: Source, workdir: Workdir) -> None:
+    """Take the label of the first class that the run in a workdir found, where neither the config nor a manifest has it."""
+    recorded = workdir.read_json(workdir.data_file).get("first_label") if workdir.data_file.exists() else None
+    first_label = first_label_of(source)
+    if first_label and first_label.value is None and recorded is not None:
+        first_label.value, first_label.was_found = recorded, True
+        print(f"labels begin at {recorded}, as this run found", file=sys.stderr)
 
 
 def _recorded_digests(workdir: Workdir) -> dict[str, dict] | None:

@@ -23,8 +23,11 @@ CHANGEABLE = (
     "run.keep_checkpoints",
     "run.eval_batch",
     "data.max_bad_fraction",
+    "data.max_pixels",
     "data.source",
 )
+# How version 0.1 read images. Its configs do not have these fields, and a run keeps what it was trained with.
+READING_BEFORE = {"exif": False, "background": "drop"}
 # Fields that do not change the weights of a backbone. The patch encoder averages over the pixels of a patch, whatever its size.
 NOT_IN_WEIGHTS = ("model.image_size", "model.dropout", "model.decode_position", "model.decoder_width")
 
@@ -51,7 +54,10 @@ class RunIdentity:
     def from_dict(cls, content: dict) -> "RunIdentity":
         """The identity in the content of a `config.json`."""
         facts = {name: value for name, value in content.items() if name not in ("mode", "config")}
-        return cls(content["mode"], Config.from_dict(content["config"]), facts)
+        sections = content["config"]
+        if isinstance(sections, dict) and isinstance(sections.get("data", {}), dict):
+            sections = {**sections, "data": {**READING_BEFORE, **sections.get("data", {})}}
+        return cls(content["mode"], Config.from_dict(sections), facts)
 
     def differences(self, other: "RunIdentity") -> list[str]:
         """What differs between this run and `other`, as `["section.field: old -> new", ...]`.
@@ -68,7 +74,7 @@ class RunIdentity:
         return facts + [d for d in differing_fields(self.config, other.config) if d.split(":")[0] not in free]
 
     def require_same_model(self, path: object, config: Config, *names: str, free: Collection[str] = NOT_IN_WEIGHTS) -> None:
-        """Check that `config` has the model of this run. Another model may have the same weight shapes but compute something else.
+        """Check that `config` has the model of this run. Another one may have the same weight shapes but compute something else.
 
         Args:
             path: this run's workdir, for the message.

@@ -83,6 +83,34 @@ def bmp_bomb(side=60_000):
     return bytes(data)
 
 
+def webp_bomb(side=16_383):
+    """A lossy WebP whose header declares `side` x `side` pixels, the most there can be."""
+    data = bytearray(encoded(pixels(), "WEBP"))
+    data[26:30] = struct.pack("<HH", side, side)
+    return bytes(data)
+
+
+def lossless_webp_bomb(side=16_384):
+    """A lossless WebP whose header declares `side` x `side` pixels, the most there can be."""
+    data = bytearray(encoded(pixels(), "WEBP", lossless=True))
+    data[21:25] = struct.pack("<I", (side - 1) | (side - 1) << 14)
+    return bytes(data)
+
+
+def extended_webp_bomb(side=60_000):
+    """An animated WebP whose canvas is `side` x `side` pixels."""
+    data = bytearray(encoded(pixels(), "WEBP", save_all=True, append_images=[Image.fromarray(pixels(seed=1))]))
+    data[24:30] = (side - 1).to_bytes(3, "little") * 2
+    return bytes(data)
+
+
+def tiff_bomb(side=60_000):
+    """A TIFF whose header declares `side` x `side` pixels."""
+    return encoded(pixels(), "TIFF", compression="tiff_lzw", tiffinfo={}).replace(
+        struct.pack("<HHIHH", 256, 3, 1, 60, 0), struct.pack("<HHII", 256, 4, 1, side)
+    ).replace(struct.pack("<HHIHH", 257, 3, 1, 40, 0), struct.pack("<HHII", 257, 4, 1, side))
+
+
 HTML = b"<!DOCTYPE html><html><body>404 Not Found</body></html>" * 5
 
 

@@ -1,6 +1,7 @@
 """The container format: our framing against TensorFlow's writer and reader, and damaged records named by their position."""
 
 import os
+import re
 
 import pytest
 
@@ -41,3 +42,14 @@ def test_errors_name_the_record_and_its_position(tmp_path):
     assert count_records([str(path)]) == [0]
     with pytest.raises(UserError, match="There is no TFRecord file .*absent"):
         count_records([str(tmp_path / "absent")])
+
+
+@pytest.mark.parametrize("compression", ["GZIP", "ZLIB"])
+def test_compressed_shards_are_an_error_that_says_so(tmp_path, compression):
+    import tensorflow as tf
+
+    path = str(tmp_path / "train-00000-of-00001")
+    with tf.io.TFRecordWriter(path, compression) as writer:
+        writer.write(b"a" * 100)
+    with pytest.raises(UserError, match=f"^{re.escape(path)} is compressed with {compression}. Write it again without"):
+        count_records([path])

@@ -98,6 +98,51 @@ def test_read_example_accepts_and_refuses_the_same_records_as_parse(features):
     assert found.get("image/class/label", schema.NO_LABEL) == parsed["label"].numpy()
 
 
+def example_with(label, key="image/class/label"):
+    """A serialized Example with these values, all numbers or all texts, in one key instead of a label."""
+    import tensorflow as tf
+
+    example = tf.train.Example.FromString(schema.make_example(**FIELDS))
+    feature = example.features.feature[key]
+    (feature.bytes_list if isinstance(label[0], bytes) else feature.int64_list).value.extend(label)
+    return example.SerializeToString()
+
+
+@pytest.mark.parametrize("labels", [[3, 5], [b"ant", b"bee"]])
+def test_several_labels_are_refused_but_not_looked_at_without_need(labels):
+    import tensorflow as tf
+
+    data = example_with(labels)
+    text = isinstance(labels[0], bytes)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"(?s)image/class/label has.*2.*values, not one"):
+        schema.parse(tf.constant(data), classes=[b"ant", b"bee"] if text else None)
+    for read in (schema.read_example, schema.read_features):
+        with pytest.raises(ValueError, match="has a bytes_list" if text else "image/class/label has 2 values, not one"):
+            read(data if read is schema.read_example else tf.train.Example.FromString(data).features.SerializeToString())
+    assert int(schema.parse(tf.constant(data), schema.Keys(label=""))["label"]) == schema.NO_LABEL
+
+
+def test_texts_are_places_in_the_list_of_classes():
+    import tensorflow as tf
+
+    keys = schema.Keys(label="cls")
+
+    def label_of(data):
+        return int(schema.parse(tf.constant(data), keys, [b"ant", b"bee"])["label"])
+
+    assert [label_of(example_with([name], "cls")) for name in (b"bee", b"ant", b"")] == [1, 0, -1]
+    assert label_of(schema.make_example(**FIELDS)) == -1
+    with pytest.raises(tf.errors.InvalidArgumentError, match="which is no known class"):
+        label_of(example_with([b"wasp"], "cls"))
+
+
+def test_read_lists_gives_all_values_of_all_keys():
+    assert schema.read_lists(example_with([3, 5]))["image/class/label"] == [3, 5]
+    assert schema.read_lists(schema.make_example(**FIELDS))["image/encoded"] == [FIELDS["encoded"]]
+    with pytest.raises(ValueError, match="not a tf.train.Example"):
+        schema.read_lists(b"\xff")
+
+
 @pytest.mark.parametrize(
     ("key", "kind", "value"),
     [("image/encoded", "int64_list", 3), ("image/encoded", "float_list", 0.5), ("image/class/label", "bytes_list", b"7"),

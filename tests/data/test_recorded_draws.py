@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from pf_keras.data.images import Images
 from pf_keras.data.selection import hold_out, hold_out_labelled, stratified_subset
-from pf_keras.errors import UserError
 
 COUNTS = {0: 1, 1: 2, 2: 3, 3: 7, 4: 40, 5: 101}  # images per class
 
@@ -102,11 +101,16 @@ def test_rare_class_does_not_change_the_hold_out_of_other_classes(fraction, coun
     assert np.bincount(held.labels).tolist() == counts and train.size + held.size == 105
 
 
-def test_advised_fraction_keeps_an_image_of_every_class():
+def test_small_label_fraction_keeps_an_image_of_every_class_and_says_so(capsys):
     split = split_of({0: 10, 1: 3, 2: 100})
-    with pytest.raises(UserError, match="keeps none of the 3 images of class 1, such as class1/photo .* Use 0.3334 or more"):
-        stratified_subset(split.names, split.labels, 0.01, 0)
-    assert {int(split.labels[i]) for i in stratified_subset(split.names, split.labels, 0.3334, 0)} == {0, 1, 2}
+    subset = stratified_subset(split.names, split.labels, 0.1, 0)
+    assert np.bincount(split.labels[subset]).tolist() == [1, 1, 10]
+    assert "keeps none of the 3 images in the class of class1/photo" in capsys.readouterr().err
+    smaller = stratified_subset(split.names, split.labels, 0.01, 0)
+    assert np.bincount(split.labels[smaller]).tolist() == [1, 1, 1] and set(smaller) < set(subset)
+    assert "class0/photo" in (said := capsys.readouterr().err) and "as in 1 other class: one image of each is kept" in said
+    stratified_subset(split.names, split.labels, 0.3334, 0)
+    assert not capsys.readouterr().err
 
 
 def test_selection_imports_neither_tensorflow_nor_keras():

@@ -25,7 +25,7 @@ def touch(directory, *names):
         (directory / name).write_bytes(b"")
 
 
-@pytest.mark.parametrize("suffix", ["", ".tfrecord"])
+@pytest.mark.parametrize("suffix", ["", ".tfrecord", ".tfrec"])
 @pytest.mark.parametrize("validation", ["validation", "val", "valid", "test"])
 def test_split_files_finds_all_usual_names(tmp_path, suffix, validation):
     names = [f"train-{i:05d}-of-00003{suffix}" for i in range(3)]
@@ -47,6 +47,9 @@ def test_validation_shards_are_preferred_to_test_shards(tmp_path):
     "names, words",
     [
         ([], "has no TFRecord shards"),
+        (["train-00000-of-00002.gz"], "train-00000-of-00002.gz is compressed with GZIP. Write it again without compression"),
+        (["ld_train01-180.tfrec"], "only ld_train01-180.tfrec and the like. Rename"),
+        (["a.array_record-00000-of-00001"], "ArrayRecord files. Convert them with python -m tfrecords.from_array_record"),
         (["train-00000-of-00002"], "lacks 1 of 2 train shards: the first is train-00001-of-00002"),
         (["train-00000-of-00001", "train-00001-of-00002", "train-00000-of-00002"], "several sets of train shards"),
         (["train-00000-of-00001", "train-00000-of-00001.tfrecord"], "2 files for 1 train shards. Remove those that"),
@@ -57,6 +60,24 @@ def test_incomplete_or_doubled_sets_are_an_error(tmp_path, names, words):
     touch(tmp_path, *names)
     with pytest.raises(UserError, match=words):
         shard_files.split_files(str(tmp_path))
+
+
+@pytest.mark.parametrize("config", ["", "big"])
+def test_directory_of_a_tfds_dataset_is_an_error_that_names_the_source_to_use(tmp_path, config):
+    root = tmp_path / "tensorflow_datasets"
+    version = root / "ants" / config / "1.2.0"
+    version.mkdir(parents=True)
+    touch(version, "ants-train.tfrecord-00000-of-00001")
+    info = {"name": "ants", "version": "1.2.0", "fileFormat": "tfrecord"} | ({"configName": config} if config else {})
+    (version / "dataset_info.json").write_text(json.dumps(info))
+    name = "ants/big:1.2.0" if config else "ants:1.2.0"
+    for folder in (version, version.parent, root / "ants", root):
+        with pytest.raises(UserError) as error:
+            shard_files.split_files(str(folder))
+        assert str(error.value) == f"{folder} is a TFDS dataset. Use --data=tfds:{name} with TFDS_DATA_DIR={root}."
+    (version / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "array_record"}))
+    with pytest.raises(UserError, match=f"Convert them with python -m tfrecords.from_array_record {version} NEW"):
+        shard_files.split_files(str(root))
 
 
 def test_missing_directory_is_an_error():

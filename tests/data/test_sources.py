@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from pf_keras.config import Config, DataConfig, MaskConfig, ModelConfig
 from pf_keras.data.images import Images
+from pf_keras.data.labels import class_names, describe_classes, labelled_source, require_labels
 from pf_keras.data.pipeline import training_batches
 from pf_keras.data.record_schema import make_example, parse
 from pf_keras.data.records import FirstLabel, Records
@@ -73,7 +75,7 @@ def test_folder_with_classes_and_splits(tmp_path):
     assert not source.validation_note
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "validation", "test"])
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev", "test", "Val", "TEST"])
 def test_folder_with_any_name_of_a_validation_split(tmp_path, capsys, name):
     write_folder(tmp_path, splits=("train", name, "extra"))
     (tmp_path / "train" / ".trash").mkdir()
@@ -81,7 +83,7 @@ def test_folder_with_any_name_of_a_validation_split(tmp_path, capsys, name):
     source = open_source(DataConfig(source=f"folder:{tmp_path}"))
     assert (source.train.size, source.validation.size, source.classes) == (6, 6, ("ant", "bee"))
     said = capsys.readouterr().err
-    assert "its folders extra are not used" in said and ".trash" in said
+    assert "its folders extra are not used" in said and "12 images; skipped: 1 hidden" in said
 
 
 def test_first_of_several_validation_folders_is_used(tmp_path, capsys):
@@ -90,7 +92,7 @@ def test_first_of_several_validation_folders_is_used(tmp_path, capsys):
     assert source.validation.names[0] == "ant/valid-ant-0.png" and "its folders test are not used" in capsys.readouterr().err
 
 
-def test_images_beside_folders_are_unlabelled_but_an_error_in_a_split(tmp_path, capsys):
+def test_images_beside_folders_are_unlabelled(tmp_path, capsys):
     write_folder(tmp_path / "library", splits=("2019",))
     picture(1).save(tmp_path / "library" / "a.png")
     source = open_source(DataConfig(source=f"folder:{tmp_path / 'library'}"))
@@ -98,8 +100,10 @@ def test_images_beside_folders_are_unlabelled_but_an_error_in_a_split(tmp_path, 
     assert set(source.train.labels) == {-1} and "a.png is not in a folder" in capsys.readouterr().err
     write_folder(tmp_path / "split")
     picture(1).save(tmp_path / "split" / "train" / "a.png")
-    with pytest.raises(UserError, match="has class folders, but a.png is beside them"):
-        open_source(DataConfig(source=f"folder:{tmp_path / 'split'}"))
+    split = open_source(DataConfig(source=f"folder:{tmp_path / 'split'}"))
+    assert (split.train.size, split.validation.size) == (7, 6) and set(split.train.labels) == {-1}
+    with pytest.raises(UserError, match=f"^{tmp_path}/split/train/a.png is not in a class folder. Put labelled images in"):
+        require_labels(split.train)
 
 
 def test_whole_gives_all_images_where_there_is_no_validation_split(tmp_path):
@@ -134,7 +138,8 @@ def test_figures_of_a_workdir_are_skipped(tmp_path, capsys):
     source = open_source(DataConfig(source=f"folder:{tmp_path}"))
     assert source.classes == ("ant", "bee")
     assert (source.train.names, source.validation.names) == (before.train.names, before.validation.names)
-    assert f"other entries are skipped, the first {workdir}" in capsys.readouterr().err
+    assert "skipped: 1 workdirs of runs" in capsys.readouterr().err
+    assert source.empty_classes == () and class_names(source) == ("ant", "bee")
 
 
 def test_digest_of_images_changes_with_their_names_and_sizes(tmp_path):
@@ -265,7 +270,7 @@ def test_subset_of_a_stream(tmp_path, in_memory, monkeypatch):
     assert len(set(seen[:3])) == 3 and set(seen[:3]) == set(seen[3:])
 
 
-def write_tfds(folder, name, splits):
+def write_tfds(folder, name, splits, **options):
     """Write a dataset by tensorflow-datasets itself, with 12 images in each split."""
     tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -297,6 +302,7 @@ def write_tfds(folder, name, splits):
         },
         data_dir=str(folder),
         disable_shuffling=True,
+        **options,
     )
 
 
@@ -317,8 +323,8 @@ def test_tfds_dataset_without_a_validation_split(tmp_path, monkeypatch):
     config = DataConfig(source="tfds:ants_alone")
     whole = open_source(config, whole=True)
     assert whole.train is whole.validation and whole.validation.size == 12 and "ants_alone" in whole.validation_note
-    with pytest.raises(UserError, match="tfds:ants_alone has no validation split, and its train split is a single file"):
-        open_source(config)
+    one = open_source(config)
+    assert (one.train.size, one.validation.size) == (11, 1) and one.validation_note.endswith("its only train file")
     folder = tmp_path / "ants_alone" / "1.0.0"
     files = [folder / f"ants_alone-train.tfrecord-0000{i}-of-00002" for i in range(2)]
     shutil.copy(folder / "ants_alone-train.tfrecord-00000-of-00001", files[0])
@@ -349,6 +355,9 @@ def test_all_sources_feed_the_pipeline(tmp_path):
         ("imagenet", ("--data=imagenet is not a data source", "folder:DIR")),
         ("folder:", ("folder:",)),
         ("folder:/no/such/place", ("/no/such/place",)),
+        ("folder:gs://bucket/photos", ("is a URL", "tfrecords.build", "--input=gs://bucket/photos")),
+        ("csv:gs://bucket/labels.csv", ("is a URL",)),
+        ("csv:/no/such/labels.csv", ("There is no CSV file at /no/such/labels.csv",)),
         ("tfrecord:/no/such/place", ("/no/such/place",)),
         ("tfds:no_such_data_set", ("no_such_data_set",)),
     ],
@@ -365,7 +374,7 @@ def test_folder_without_images_is_an_error(tmp_path):
         open_source(DataConfig(source=f"folder:{tmp_path}"))
 
 
-@pytest.mark.parametrize("splits", [("Train", "Val"), ("training", "validation"), ("val", "test")])
+@pytest.mark.parametrize("splits", [("Training", "Val"), ("training", "validation"), ("val", "test")])
 def test_folders_named_like_splits_are_not_classes(tmp_path, splits):
     write_folder(tmp_path, splits=splits)
     with pytest.raises(UserError, match=f"^{tmp_path} has {' and '.join(sorted(splits))}, but no folder named train"):
@@ -387,7 +396,7 @@ def test_folder_with_links_to_it_is_read_once_under_its_own_name(tmp_path, capsy
     (train / "dog").symlink_to(tmp_path / "elsewhere" / "train" / "dog")
     source = open_source(DataConfig(source=f"folder:{tmp_path / 'photos'}"))
     assert source.classes == ("bee", "cat", "dog") and np.bincount(source.train.labels).tolist() == [3, 3, 3]
-    assert f"9 images; 3 other entries are skipped, the first {train}/ant" in capsys.readouterr().err
+    assert "15 images; skipped: 3 folders listed already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 3])
@@ -412,11 +421,83 @@ def test_hosts_read_different_files_and_together_all_records(tmp_path, hosts):
     assert sorted(seen) == sorted(int(key["index"]) for key in split.keys(shuffle=False)) and len(seen) == 14
 
 
-def test_class_missing_in_train_is_an_error(tmp_path):
+def test_class_missing_in_train_is_an_error_where_classes_are_trained(tmp_path):
     write_folder(tmp_path, splits=("train",))
     write_folder(tmp_path, splits=("val",), classes=("ant", "wasp"))
-    with pytest.raises(UserError, match="wasp"):
-        open_source(DataConfig(source=f"folder:{tmp_path}"))
+    source = open_source(DataConfig(source=f"folder:{tmp_path}"))
+    assert source.classes == ("ant", "bee", "wasp") and source.validation.labels.tolist() == [0, 0, 0, 2, 2, 2]
+    with pytest.raises(UserError, match="The class wasp has no image to train on"):
+        class_names(source)
+
+
+def test_class_folder_without_images_is_an_error_where_classes_are_trained(tmp_path):
+    write_folder(tmp_path)
+    for name in ("cicada", "wasp"):
+        (tmp_path / "train" / name).mkdir()
+    (tmp_path / "train" / "cicada" / "notes.txt").write_text("none yet")
+    source = open_source(DataConfig(source=f"folder:{tmp_path}"))
+    assert source.classes == ("ant", "bee") and source.train.size == 6
+    with pytest.raises(UserError, match=r"The class cicada \(and 1 more\) has no image to train on"):
+        class_names(source)
+
+
+def test_class_whose_images_were_all_left_out_is_an_error(tmp_path):
+    write_folder(tmp_path)
+    source = open_source(DataConfig(source=f"folder:{tmp_path}"))
+    left = dataclasses.replace(source, train=source.train.subset([0, 1]))
+    with pytest.raises(UserError, match="The class bee has no image to train on"):
+        class_names(left)
+
+
+def test_any_tree_of_unlabelled_images_is_held_out_from_as_a_whole(tmp_path):
+    for name in ("a.png", "2019/b.png", "2019/05/c.png", "2020/d.png", "e.png"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(1).save(tmp_path / "train" / name)
+    source = open_source(DataConfig(source=f"folder:{tmp_path}", holdout=0.4))
+    assert (source.train.size, source.validation.size, source.classes) == (3, 2, ())
+
+
+def test_validation_images_without_labels_are_replaced_where_labels_are_needed(tmp_path, capsys):
+    write_folder(tmp_path, images=5, splits=("train",))
+    (tmp_path / "test").mkdir()
+    for i in range(3):
+        picture(i).save(tmp_path / "test" / f"{i}.png")
+    config = DataConfig(source=f"folder:{tmp_path}", holdout=0.2)
+    source = open_source(config)
+    assert (source.train.size, source.validation.size) == (10, 3)  # for pre-training
+    labelled = labelled_source(source, config.holdout)
+    assert (labelled.train.size, labelled.validation.labels.tolist()) == (8, [0, 1])
+    assert f"validation: 20% of each class of the training images, because {tmp_path}/test/0.png" in capsys.readouterr().err
+    (tmp_path / "test").rename(tmp_path / "unused")
+    alone = open_source(config)
+    assert alone.validation.names == labelled.validation.names
+    assert labelled_source(alone, config.holdout) is alone
+
+
+def test_classes_are_matched_in_either_form_of_unicode(tmp_path):
+    for split, form in (("train", "NFD"), ("val", "NFC")):
+        write_folder(tmp_path, classes=("ant", unicodedata.normalize(form, "b\u00e9e")), splits=(split,))
+    source = open_source(DataConfig(source=f"folder:{tmp_path}"))
+    assert source.classes == ("ant", "be\u0301e")  # as the training folder has it
+    assert source.train.labels.tolist() == source.validation.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert class_names(source) == source.classes
+
+
+def test_splits_one_folder_down_are_pointed_out(tmp_path, capsys):
+    write_folder(tmp_path / "dataset")
+    source = open_source(DataConfig(source=f"folder:{tmp_path}"))
+    said = capsys.readouterr().err
+    assert f"Did you mean --data=folder:{tmp_path}/dataset?" in said
+    assert "dataset/train/ant into dataset" in said and source.classes == ("dataset",)
+
+
+def test_classes_are_described_in_one_line(tmp_path):
+    write_folder(tmp_path, images=2, classes=("ant", "bee"))
+    assert describe_classes(open_source(DataConfig(source=f"folder:{tmp_path}"))) == "classes: ant (2), bee (2)"
+    write_folder(tmp_path, images=1, classes=[f"z{i}" for i in range(8)])
+    assert describe_classes(open_source(DataConfig(source=f"folder:{tmp_path}"))).endswith("z5 (1), ... (10 in all)")
+    picture(1).save(tmp_path / "train" / "a.png")
+    assert "classes: none, 13 images" in describe_classes(open_source(DataConfig(source=f"folder:{tmp_path}")))
 
 
 @pytest.mark.parametrize("empty", ["train", "validation"])

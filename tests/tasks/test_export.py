@@ -112,7 +112,7 @@ def test_saved_model_has_no_python_operations(exported):
     ops = {node.op for function in graph.library.function for node in function.node_def}
     assert "DecodeAndCropJpeg" in ops and not [op for op in ops if "PyFunc" in op]
     served = tf.saved_model.load(exported["saved_model"]).signatures["serve_jpeg"]
-    with pytest.raises(tf.errors.InvalidArgumentError, match="not a JPEG, PNG or 24-bit BMP of"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not a JPEG, PNG, 24-bit BMP or still WebP of"):
         served(encoded=tf.constant([b"GIF89a" + bytes(60)]))
 
 
@@ -148,6 +148,7 @@ def test_model_card_describes_the_run(finetuned, exported):
     assert f"labelled images: {finetuned.result['labels']}" in card
     assert re.search(r"- start: .*pretrained\d*, step 20\n", card)
     assert '"image_size": 16' in card
+    assert "- JPEG: RGB, grey or CMYK, turned upright by its EXIF orientation" in card
 
 
 def test_files_of_an_earlier_export_are_replaced_or_removed(finetuned, tmp_path, monkeypatch):

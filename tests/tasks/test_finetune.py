@@ -3,6 +3,7 @@ import shutil
 import numpy as np
 import pytest
 from commands import TINY, command, refused, succeed
+from PIL import Image
 from tiny import tiny_config
 
 from pf_keras.config import DataConfig
@@ -10,6 +11,7 @@ from pf_keras.data.labels import labelled_subset
 from pf_keras.data.sources import open_source
 from pf_keras.models import build_classifier, build_pretrainer
 from pf_keras.models.classifier import Classifier
+from pf_keras.tasks.finetune import warn_if_nothing_learned
 from pf_keras.training.checkpoint import latest_checkpoint, save_checkpoint
 from pf_keras.training.identity import RunIdentity, find_run, start_run
 from pf_keras.training.metrics_log import MetricsLog
@@ -162,6 +164,42 @@ def test_list_of_some_classes_is_reported_and_of_one_class_refused(pretrained, t
     assert f"{len(few)} labelled images of 2 of 10 classes" in done.err
 
 
+def blank_photos(folder):
+    """Two classes of blank images, 10 and 5, and a flat folder of validation images. Nothing can be learned from them."""
+    for name, count in (("train/ant", 10), ("train/bee", 5), ("test", 3)):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (20, 20)).save(folder / name / f"{i}.png")
+    return folder
+
+
+def test_flat_validation_folder_is_replaced_by_a_hold_out_and_a_run_that_learned_nothing_says_so(tmp_path):
+    flags = ("--mode=finetune", "--init=scratch", f"--workdir={tmp_path / 'run'}", *TINY, "--config.finetune.epochs=1",
+             "--config.finetune.batch=4", "--config.data.holdout=0.4", "--config.run.eval_batch=8",
+             f"--data=folder:{blank_photos(tmp_path / 'photos')}")  # fmt: skip
+    done = command(*flags)
+    assert done.code == 0 and (done.result["labels"], done.result["images"]) == (9, 6), done.err
+    assert "classes: ant (10), bee (5)\n" in done.err
+    assert f"validation: 40% of each class of the training images, because {tmp_path}/photos/test/0.png is not" in done.err
+    assert "learned nothing that counts" in done.err and "always answering ant gives 66.7%" in done.err
+    assert command(*flags).result["top1"] == done.result["top1"]
+
+
+def test_images_without_a_class_are_named(tmp_path):
+    photos, flags = blank_photos(tmp_path / "photos"), ("--mode=finetune", "--init=scratch", *TINY)
+    flags += (f"--workdir={tmp_path / 'run'}", f"--data=folder:{photos}")
+    (photos / "train" / "wasp").mkdir()
+    assert_refused(flags, "The class wasp has no image to train on")
+    (photos / "test" / "0.png").rename(photos / "train" / "stray.png")
+    assert_refused(flags, f"{photos}/train/stray.png is not in a class folder", "--data=csv:FILE")
+
+
+def test_run_better_than_the_largest_class_has_no_warning(capsys):
+    for top1, warned in ((0.5, True), (0.75, True), (0.76, False)):
+        warn_if_nothing_learned(top1, np.array([1, 1, 1, 0]), ["ant", "bee"])
+        assert ("always answering bee gives 75.0%" in capsys.readouterr().err) is warned
+
+
 def test_bad_input_is_one_line(pretrained, finetuned, tmp_path):
     new, init = ("--mode=finetune", f"--workdir={tmp_path / 'new'}"), f"--init={pretrained.workdir}"
     unknown, listed = tmp_path / "unknown.txt", tmp_path / "listed.txt"
@@ -170,7 +208,7 @@ def test_bad_input_is_one_line(pretrained, finetuned, tmp_path):
     assert_refused(new, "--init")
     assert_refused((*new, "--init=/no/such/run"), "/no/such/run")
     assert_refused((*new, f"--init={finetuned.workdir}"), "--mode=finetune")
-    assert_refused((*new, init, "--label_fraction=0.001"), "0.001", "class 9")
+    assert_refused((*new, init, "--label_fraction=0"), "label fraction is 0.0")
     assert_refused((*new, init, "--label_fraction=2"), "2")
     assert_refused((*new, init, "--label_fraction=0.1,0.2"), "--label_fraction", "one")
     assert_refused((*new, init, f"--label_list={unknown}"), "no-such.png")

@@ -49,6 +49,32 @@ def test_unlabelled_images_can_be_pretrained_on(tmp_path):
     assert result["validation_images"] == 2
 
 
+SHORT = ("--config.pretrain.steps=2", "--config.pretrain.batch=8", "--config.run.eval_batch=8")
+
+
+def test_classes_that_do_not_agree_and_strays_can_be_pretrained_on(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("train/ant", "train/bee/2019", "train", "val/wasp", "val"):
+        (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+        for i in range(4):
+            Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype="uint8")).save(tmp_path / "photos" / name / f"{i}.png")
+    done = command("--mode=pretrain", f"--workdir={tmp_path / 'run'}", f"--data=folder:{tmp_path / 'photos'}", *TINY, *SHORT)
+    assert done.code == 0 and done.result["validation_images"] == 8, done.err
+    assert "classes: none, 12 images without labels" in done.err and "learned nothing" not in done.err
+
+
+def test_run_on_blank_images_says_that_it_learned_nothing(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("L", (30, 20), 255).save(tmp_path / "scans" / name / f"{i}.png")
+    done = command("--mode=pretrain", f"--workdir={tmp_path / 'run'}", f"--data=folder:{tmp_path / 'scans'}", *TINY, *SHORT)
+    assert done.code == 0 and done.result["loss_ratio"] is None, done.err
+    assert "classes: a (4), b (4)\n" in done.err
+    last = done.err.splitlines()[-1]
+    assert last.startswith("WARNING: this run learned nothing. The targets of all 2 validation images have a single"), last
+
+
 def test_warm_up_longer_than_the_training_is_a_warning(tmp_path):
     done = command("--mode=pretrain", f"--workdir={tmp_path}", *TINY, "--config.pretrain.steps=2", "--config.pretrain.batch=8",
                    "--config.pretrain.warmup_steps=2")

@@ -8,6 +8,7 @@ import pkgutil
 import shutil
 import subprocess
 import sys
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -163,24 +164,70 @@ def test_hidden_files_and_other_folders_are_reported(helpers, tmp_path):
     helpers.write(root / "train/.thumbnails/0.jpg", helpers.image("small"))
     helpers.write(root / "val/cat/.thumbnails/0.jpg", helpers.image("small"))
     helpers.write(root / "more/cat/0.jpg", helpers.image("more"))
+    helpers.write(root / "train/cat/@eaDir/0.jpg", helpers.image("small"))
+    helpers.write(root / "train/cat/notes.txt", b"notes")
     arguments = ("--source=folder", f"--input={root}", f"--output={tmp_path / 'o'}", "--train_shards=2")
-    done = helpers.command("build", *arguments)
-    helpers.fails(done, "3 files are corrupt or not images", "train/.DS_Store: it is hidden", "train/.th", "cat/.thumbnails")
-    done = helpers.command("build", *arguments, "--skip_bad")
-    assert done.returncode == 0 and f"ignoring more in {root}" in done.stderr, done.stderr
+    done = helpers.build(*arguments)
+    assert f"ignoring more in {root}" in done.stderr and "skipped: 3 hidden, 1 .txt, 1 @eaDir" in done.stderr, done.stderr
     manifest = json.loads((tmp_path / "o" / "manifest.json").read_text())
     assert manifest["images"] == 12 and [entry["synset"] for entry in manifest["classes"]] == ["cat", "dog's"]
 
 
-def test_hidden_files_among_unlabelled_images_are_reported_once(helpers, tmp_path):
+def test_hidden_files_among_unlabelled_images_are_skipped_and_counted(helpers, tmp_path):
     for name in ("0.jpg", "1.jpg", ".hidden.jpg", ".thumbnails/0.jpg"):
         helpers.write(tmp_path / "in" / "train" / name, helpers.image(name))
     arguments = ("--source=folder", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'o'}", "--train_shards=1")
-    helpers.fails(helpers.command("build", *arguments), "2 files are corrupt or not images")
-    helpers.build(*arguments, "--skip_bad")
+    done = helpers.build(*arguments)
     assert sorted(row["image/filename"] for row in helpers.records(tmp_path / "o", "train")) == [b"0.jpg", b"1.jpg"]
-    lines = (tmp_path / "o" / "bad.txt").read_text().splitlines()
-    assert lines == ["train/.hidden.jpg\tit is hidden", "train/.thumbnails\tit is hidden"]
+    assert done.stderr.count("skipped: 2 hidden") == 1 and not (tmp_path / "o" / "bad.txt").exists()
+
+
+def test_class_folders_without_splits_are_labelled(helpers, tmp_path):
+    for label in ("cat", "dog"):
+        for i in range(20):
+            helpers.write(tmp_path / "in" / label / f"{i}.jpg", helpers.image(f"{label}{i}", size=(9, 9)))
+    helpers.build("--source=folder", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'o'}")
+    assert [path.name for path in (tmp_path / "o").glob("*-of-*")] == ["train-00000-of-00001"]
+    rows = helpers.records(tmp_path / "o", "train")
+    assert {(row["image/filename"].split(b"/")[0], row["image/class/label"]) for row in rows} == {(b"cat", 1), (b"dog", 2)}
+    assert len(rows) == 40
+
+
+def test_splits_are_recognised_in_any_case_and_classes_in_either_form_of_unicode(helpers, tmp_path):
+    for split, form in (("Train", "NFC"), ("DEV", "NFD")):
+        for label in ("café", "tea"):
+            folder = tmp_path / "in" / split / unicodedata.normalize(form, label)
+            helpers.write(folder / "0.jpg", helpers.image(split + label, size=(9, 9)))
+    helpers.build("--source=folder", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'o'}")
+    for split in ("train", "validation"):
+        assert sorted(row["image/class/label"] for row in helpers.records(tmp_path / "o", split)) == [1, 2]
+    helpers.write(tmp_path / "in" / "val" / "tea" / "0.jpg", helpers.image("another", size=(9, 9)))
+    done = helpers.command("build", "--source=folder", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'p'}")
+    helpers.fails(done, "several validation folders, DEV and val")
+
+
+@pytest.mark.parametrize("images, size, resized, shards", [
+    (0, 0, False, 1),
+    (40, 4_000_000, False, 1),
+    (40, 400_000_000, False, 4),
+    (400, 4_000_000_000, False, 40),
+    (400, 4_000_000_000, True, 1),
+    (2001, 1_000_000, False, 3),
+    (1_281_167, 147_000_000_000, False, 1024),
+])  # fmt: skip
+def test_shards_have_about_a_thousand_images_or_100_mb(images, size, resized, shards):
+    from tfrecords import build
+
+    assert build._shards(images, size, resized) == shards
+
+
+def test_build_without_a_number_of_shards_keeps_that_of_the_build_it_resumes(helpers, tmp_path):
+    root = folder(helpers, tmp_path / "in", ("train",))
+    arguments = ("--source=folder", f"--input={root}", f"--output={tmp_path / 'o'}")
+    helpers.build(*arguments, "--train_shards=3")
+    before = helpers.hashes(tmp_path / "o")
+    helpers.build(*arguments)
+    assert helpers.hashes(tmp_path / "o") == before and len(before) == 4
 
 
 def test_link_loops_and_names_that_end_in_a_space_are_skipped(helpers, tmp_path):

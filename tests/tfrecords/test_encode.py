@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from tfrecords import encode
@@ -59,7 +59,7 @@ def test_cmyk_becomes_rgb_with_the_colours_of_tensorflow(helpers):
     assert abs(reference - ours).mean() < 2
 
 
-@pytest.mark.parametrize("format", ["BMP", "GIF", "WEBP"])
+@pytest.mark.parametrize("format", ["BMP", "GIF", "WEBP", "TIFF", "PPM"])
 def test_other_formats_become_rgb_jpeg(helpers, format):
     prepared = prepare(helpers.image(3, format=format), f"a.{format.lower()}")
     assert (opened(prepared).format, opened(prepared).mode, prepared.oddities[0]) == ("JPEG", "RGB", encode.OTHER)
@@ -91,17 +91,38 @@ def test_16_bit_grey_keeps_its_high_8_bits(name, shorter):
     assert np.abs(pixels.mean(axis=1) - expected).max() < 6 and encode.GREY in prepared.oddities
 
 
-def test_exif_orientation_is_ignored_and_counted(helpers):
+def test_exif_orientation_is_applied_and_counted(helpers):
     exif = Image.Exif()
     exif[0x0112] = 6
-    data = helpers.image(4, size=(400, 300), exif=exif)
+    data = helpers.image(4, size=(400, 300), exif=exif, quality=95)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     prepared = prepare(data, "a.jpg")
-    assert (prepared.encoded, prepared.width, prepared.oddities) == (data, 400, (encode.ROTATED,))
+    assert (prepared.width, prepared.height, prepared.oddities) == (300, 400, (encode.TURNED,))
+    assert encode.TURNED == "exif_orientation_applied" and not opened(prepared).getexif()
+    assert np.abs(np.asarray(opened(prepared), int) - np.asarray(upright, int)).max() < 8  # quality 100
     small = prepare(data, "a.jpg", 64, 90)
-    assert (small.width, small.height, set(small.oddities)) == (85, 64, {encode.ROTATED, encode.RESIZED})
+    assert (small.width, small.height, set(small.oddities)) == (64, 85, {encode.TURNED, encode.RESIZED})
     assert not opened(small).getexif()
     exif[0x0112] = 1
-    assert prepare(helpers.image(4, exif=exif), "a.jpg").oddities == ()
+    data = helpers.image(4, exif=exif)
+    prepared = prepare(data, "a.jpg")
+    assert (prepared.encoded, prepared.oddities) == (data, ())
+
+
+def test_transparent_png_is_stored_on_white(helpers):
+    data = helpers.image(4, mode="RGBA", format="PNG")
+    prepared = prepare(data, "a.png")
+    picture = Image.open(io.BytesIO(data))
+    expected = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    assert (prepared.format, prepared.channels, prepared.oddities) == ("PNG", 3, (encode.TRANSPARENT,))
+    np.testing.assert_array_equal(opened(prepared), expected)
+    prepared = prepare(data, "a.jpg")
+    assert (prepared.format, prepared.oddities) == ("JPEG", (encode.TRANSPARENT, encode.NAMED))
+    assert np.abs(np.asarray(opened(prepared), int) - np.asarray(expected, int)).max() < 12
+
+
+def test_settings_of_a_build_name_the_rules_of_reading():
+    assert encode.encoder().endswith("reading rules 2")  # so that a build of other rules is not continued
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -156,7 +177,7 @@ def bomb_jpeg(helpers, width, height):
 
 @pytest.mark.parametrize("width, height", [(9460, 9460), (30000, 30000), (65000, 65000)])
 def test_decompression_bombs_are_refused_by_their_header(helpers, monkeypatch, width, height):
-    monkeypatch.setattr("tfrecords.encode._decode", lambda image: pytest.fail("decoded"))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: pytest.fail("decoded"))
     for data in (bomb_png(width, height), bomb_jpeg(helpers, width, height)):
         with pytest.raises(CorruptImage, match=r"header declares .* pixels.*89,478,485"):
             prepare(data, "a.JPEG", 256, 90)

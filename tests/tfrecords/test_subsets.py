@@ -29,8 +29,15 @@ def test_lists_are_nested_and_contain_the_published_list(helpers, labelled, tmp_
     assert {"dog/dog1.jpg", "dog/dog2.jpg", "cat/cat7.jpg"} < set(with_list) and len(with_list) == 12
 
 
+def test_small_fraction_keeps_one_image_of_each_class(helpers, labelled, tmp_path):
+    done = helpers.command("subsets", labelled, "--fraction=0.001", f"--output={tmp_path}")
+    assert done.returncode == 0 and "2 of 60 images" in done.stdout and "one image of each is kept" in done.stderr
+    names = (tmp_path / "train_0.1pct_seed0.txt").read_text().splitlines()
+    assert [name.split("/")[0] for name in names] == ["cat", "dog"]
+
+
 def test_wrong_fractions_lists_and_directories_are_an_error(helpers, labelled, tmp_path):
-    helpers.fails(helpers.command("subsets", labelled, "--fraction=0.001"), "of class 1")
+    helpers.fails(helpers.command("subsets", labelled, "--fraction=0"), "label fraction is 0")
     helpers.fails(helpers.command("subsets", labelled, "--fraction=ten"), "'ten'")
     wrong = helpers.write(tmp_path / "wrong.txt", b"n.jpg\nm.jpg\n")
     done = helpers.command("subsets", labelled, "--fraction=0.1", f"--include={wrong}")

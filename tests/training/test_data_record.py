@@ -168,3 +168,41 @@ def test_follower_leaves_out_what_the_run_leaves_out(photos, tmp_path):
     os.remove(photos / "train" / "class1" / "empty.png")
     chief, follower = (open_run_data(w, config.data) for w in (workdir, follower_workdir(workdir.path)))
     assert names_of(chief) == names_of(follower) == names_of(data)
+
+
+def labels_of(data):
+    return {name: split.labels.tolist() for name, split in data.source.splits().items()}
+
+
+def test_first_label_that_a_run_found_is_used_for_other_data(tmp_path, capsys):
+    """The other data lack the first class, so they alone would give another label."""
+    from tests.data.test_corrupt import write_shards
+
+    own = write_shards(tmp_path / "own", label=lambda number: number % 3).override({"data.first_label": "-1"})
+    other = write_shards(tmp_path / "other", label=lambda number: 1 + number % 2).override({"data.first_label": "-1"})
+    workdir, data = Workdir(tmp_path / "run"), open_run_data(Workdir(tmp_path / "run"), own.data)
+    assert labels_of(data)["train"] == [0, 1, 2] * 2
+    start_run(workdir, RunIdentity("finetune", own), data)
+    assert json.loads(workdir.data_file.read_text())["first_label"] == 0
+    assert labels_of(open_other_data(other.data))["validation"] == [0, 1] * 3
+    capsys.readouterr()
+    assert labels_of(open_other_data(other.data, workdir=workdir))["validation"] == [1, 2] * 3
+    assert labels_of(open_run_data(workdir, own.data))["train"] == [0, 1, 2] * 2
+    said = capsys.readouterr().err
+    assert said.count("labels begin at 0, as this run found") == 2 and "seem" not in said
+    told = other.override({"data.first_label": "1"})
+    assert labels_of(open_other_data(told.data, workdir=workdir))["validation"] == [0, 1] * 3
+
+
+@pytest.mark.parametrize("reads_labels", [True, False])
+def test_first_label_is_recorded_only_where_it_was_found(tmp_path, reads_labels):
+    from tests.data.test_corrupt import write_shards
+
+    config = write_shards(tmp_path / "shards")  # with data.first_label=1
+    if not reads_labels:
+        config = config.override({"data.first_label": "-1"})
+    workdir = Workdir(tmp_path / "run")
+    data = open_run_data(workdir, config.data, labels=reads_labels)
+    assert set(labels_of(data)["train"]) == ({0, 1} if reads_labels else {-1})
+    start_run(workdir, RunIdentity("pretrain", config), data)
+    assert set(json.loads(workdir.data_file.read_text())) == {"splits"}

@@ -1,0 +1,191 @@
+"""Lists the image files below a folder. `folder:` and `tfrecords.build` list with this code, locally and on URLs.
+
+A name says little about a file: every file is a candidate, and what is no image is found when it is read. Only files of kinds
+that are never images, and what systems and programs leave in folders, are skipped. What was skipped is counted by kind.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pf_keras import filesystem as fs
+from pf_keras.errors import UserError
+
+_NEVER_IMAGES = frozenset(
+    # texts and tables, programs, archives and arrays, documents, sound and video, catalogues, half-finished downloads; last:
+    # raw files of cameras and layered files, which nothing here can read
+    "txt csv tsv json jsonl xml yaml yml toml md rst log htm html css js ini cfg sh bat py pyc ipynb m c h cpp exe dll lnk url "
+    "zip tar gz tgz bz2 xz 7z rar npy npz mat pkl pt pth h5 hdf5 parquet arrow tfrecord tfrecords sqlite db "
+    "pdf doc docx xls xlsx ppt pptx odt mp3 wav m4a mp4 mov avi mkv m4v webm 3gp mts "
+    "xmp aae thm lrcat lrprev modd moff nfo sha1 sha256 md5 part crdownload tmp bak "
+    "dng cr2 cr3 nef arw raf orf rw2 psd xcf ai svg eps".split()
+)
+_NEVER_IMAGE_NAMES = frozenset("readme license licence copying authors changelog makefile".split())
+_SYSTEM_FOLDERS = frozenset(
+    "@eadir #recycle @recycle $recycle.bin lost+found #snapshot __macosx".split() + ["system volume information"]
+)
+HIDDEN, WORKDIR, LISTED_ALREADY, IRREGULAR = "hidden", "workdirs of runs", "folders listed already", "not regular files"
+
+
+@dataclass
+class Listing:
+    """What is below a folder.
+
+    Args:
+        images: `(path, bytes)` of each file that may be an image, in a fixed order.
+        skipped: how many entries were skipped, by kind, such as `{".txt": 3, "hidden": 1}`. A skipped folder counts once.
+        folders: the names of the folders directly in the folder, sorted, without those that are skipped.
+        workdirs: the paths of the workdirs of runs that were skipped.
+    """
+
+    images: list[tuple[str, int]] = field(default_factory=list)
+    skipped: Counter = field(default_factory=Counter)
+    folders: list[str] = field(default_factory=list)
+    workdirs: list[str] = field(default_factory=list)
+
+
+def list_images(root: str | os.PathLike) -> Listing:
+    """List every file below `root` that may be an image.
+
+    Raises:
+        UserError: a folder cannot be entered.
+    """
+    listing = Listing()
+    for path, size in walk(os.fspath(root), listing):
+        if size is None:
+            listing.skipped[IRREGULAR] += 1
+        else:
+            listing.images.append((path, size))
+    return listing
+
+
+def describe_skipped(skipped: Counter) -> str:
+    """What was skipped as a part of a sentence, such as "3 .txt, 1 hidden"."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items(), key=lambda item: (-item[1], item[0])))
+
+
+def walk(root: str, listing: Listing) -> Iterator[tuple[str, int | None]]:
+    """Go through the files below `root` as `list_images` does, but keep none of them in memory.
+
+    A folder's own files come first, then its folders, both sorted by name. Links to folders come last, because what they
+    lead to may be below `root` under its own name; every folder is read once.
+
+    Args:
+        root: a folder, or a URL.
+        listing: receives everything but `images`.
+
+    Yields:
+        `(path, bytes)`. The size is None for what is not a regular file: reading a pipe would wait forever.
+    """
+    seen, links = set(), []
+
+    def visit(folder):
+        if not fs.is_remote(folder):
+            status = _stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                listing.skipped[LISTED_ALREADY] += 1
+                return
+            seen.add((status.st_dev, status.st_ino))
+        skipped = Counter()
+        files, folders, is_workdir = scan(folder, skipped)
+        if folder == root:
+            listing.folders = [name for name, _ in folders]
+        elif is_workdir:  # its figures are no photographs
+            listing.skipped[WORKDIR] += 1
+            listing.workdirs.append(folder)
+            return
+        listing.skipped.update(skipped)
+        prefix = fs.join(folder, "")
+        for name, size in files:
+            yield prefix + name, size
+        del files  # a folder may have a million
+        for name, is_link in folders:
+            if is_link:
+                links.append(prefix + name)
+            else:
+                yield from visit(prefix + name)
+
+    yield from visit(root)
+    while links:
+        yield from visit(links.pop(0))
+
+
+def scan(folder: str, skipped: Counter) -> tuple[list[tuple[str, int | None]], list[tuple[str, bool]], bool]:
+    """One folder alone.
+
+    Args:
+        folder: a path or a URL.
+        skipped: receives what is skipped.
+
+    Returns:
+        `(name, bytes)` of the files, `(name, whether it is a link)` of the folders, both sorted, and whether the folder is the
+        workdir of a run.
+
+    Raises:
+        UserError: the folder cannot be entered.
+    """
+    files, folders, has_config = [], [], False
+    try:
+        for name, is_folder, is_link, size in _entries(folder):
+            has_config = has_config or name == "config.json"
+            kind = _kind_to_skip(name, is_folder)
+            if kind:
+                skipped[kind] += 1
+            elif is_folder:
+                folders.append((name, is_link))
+            else:
+                files.append((name, size))
+    except OSError as error:
+        raise _no_entry(folder, error) from error
+    names = (name for name, _ in folders)
+    return sorted(files, key=lambda file: file[0]), sorted(folders), has_config and "figures" in names
+
+
+def _entries(folder: str) -> Iterator[tuple[str, bool, bool, int | None]]:
+    """Yield `(name, is_folder, is_link, bytes)`. The size is None for what is not a regular file."""
+    if fs.is_remote(folder):
+        yield from ((name, is_folder, False, size) for name, is_folder, size in fs.entries(folder))
+        return
+    with os.scandir(folder) as found:
+        for entry in found:
+            try:
+                is_folder = entry.is_dir()
+                size = entry.stat().st_size if not is_folder and entry.is_file() else None
+            except OSError:  # a circle of links, or a file that has just been removed
+                is_folder, size = False, None
+            yield entry.name, is_folder, is_folder and entry.is_symlink(), size
+
+
+def _kind_to_skip(name: str, is_folder: bool) -> str:
+    """The kind of an entry that is skipped, or an empty string."""
+    lower = name.lower()
+    if is_folder:
+        if lower in _SYSTEM_FOLDERS:
+            return name
+        if lower.endswith(".lrdata"):  # the thumbnails of Lightroom
+            return ".lrdata"
+        return HIDDEN if name.startswith(".") else ""
+    if name.startswith("."):
+        return HIDDEN
+    stem, dot, suffix = lower.rpartition(".")
+    if not dot:
+        return name if lower in _NEVER_IMAGE_NAMES else ""
+    return f".{suffix}" if suffix in _NEVER_IMAGES else ""
+
+
+def _stat(folder: str) -> os.stat_result:
+    try:
+        return os.stat(folder)
+    except OSError as error:
+        raise _no_entry(folder, error) from error
+
+
+def _no_entry(folder: str, error: OSError) -> UserError:
+    reason = error.strerror or error
+    return UserError(f"The folder {as_text(folder)} cannot be read: {reason}. Change its permissions, or move it away.")
+
+
+def as_text(name: str) -> str:
+    """A file name, which may be any bytes, as text that can be printed."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
