@@ -58,8 +58,9 @@ def converted(data: bytes) -> bytes:
         pillow_heif.register_heif_opener()
     out = io.BytesIO()
     try:
-        image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-        if image.mode == "I" and image.format == "PPM":  # 16 bits
+        opened = Image.open(io.BytesIO(data))
+        image = ImageOps.exif_transpose(opened)
+        if image.mode == "I" and opened.format == "PPM":  # 16 bits
             image = image.convert("I;16")
         elif image.mode in ("I", "F"):
             raise ValueError(f"pixels of {image.mode}")

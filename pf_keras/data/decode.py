@@ -39,6 +39,7 @@ def decode_and_crop(encoded, window: Window, size: int, options: ReadOptions = D
     Raises:
         InvalidArgumentError: the image is damaged, too large, or of another format.
     """
+    encoded = tf.convert_to_tensor(encoded)
 
     def jpeg():
         return _cut_jpeg(encoded, window, size, options)

@@ -227,7 +227,8 @@ def open_image(data: bytes, max_pixels: int | None = MAX_PIXELS) -> tuple[str, I
     if kind == "a git-lfs pointer":
         raise CorruptImage("it is a git-lfs pointer, not an image; run `git lfs pull`")
     if kind not in READS:
-        raise CorruptImage(f"it is {kind}, not an image of the formats {NAMES}" if kind != "unknown" else f"not one of {NAMES}")
+        what = "not a readable image" if kind == "unknown" else f"it is {kind}, not an image"
+        raise CorruptImage(f"{what} of the formats {NAMES}")
     if kind == "webp":  # Pillow takes memory for its canvas when it opens it
         _check_pixels(*_webp_size(data), max_pixels)
     try:

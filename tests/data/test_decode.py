@@ -95,7 +95,7 @@ BOMBS = [
 def test_image_that_declares_too_many_pixels_is_refused_by_its_header(bomb):
     encoded = getattr(made, bomb)()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(tf.errors.InvalidArgumentError, match="its header declares .*pixels, more than the 89,478,485"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="its header declares.*pixels, more than the 89,478,485"):
         cut(encoded, (0, 0, 1, 1), 8)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024  # KiB
     assert len(encoded) < 30 * 2**20
