@@ -5,7 +5,7 @@
 
 If a build is stopped, the same command resumes it. After a finished build it checks the shards and makes missing or
 damaged ones again. EXIF orientation is ignored: pixels are stored as they are in the file. With --runner= an Apache
-Beam pipeline makes the shards; Beam's own options follow. Exit codes: 0 done, 2 an error in one line on standard error.
+Beam pipeline makes the shards; Beam's own options follow. Exit codes: 0 done, 2 an error in one line on standard error, 130 interrupted.
 """
 
 import argparse
@@ -111,10 +111,10 @@ def _build(options: argparse.Namespace, beam_options: list[str], index: Index) -
     notes = _collect(notes, images, options.skip_bad)
     source = {"kind": options.source, "files": files}
     result = manifest.finish(options.output, settings, source, classes, index, notes)
-    odd = ", ".join(f"{key} {number}" for key, number in result["odd"].items() if number) or "none"
+    odd = ", ".join(f"{key} {number}" for key, number in result["odd"].items() if number)
     parts = ", ".join(f"{split} {values['images']}" for split, values in result["splits"].items())
     size = f"{result['images']} images ({parts}), {len(notes)} shards, {result['bytes']} bytes"
-    print(f"{options.output}: {size}; odd: {odd}")
+    print(f"{options.output}: {size}" + (f"; of them {odd}" if odd else ""))
 
 
 def _tasks(
