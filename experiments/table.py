@@ -40,8 +40,8 @@ def main(arguments: list[str]) -> None:
     pretrained = command("--mode=pretrain", *start, f"--workdir={runs}/pretrain")
 
     def sweep(fraction, count):
-        flags = (f"--init={runs}/pretrain", f"--label_fraction={fraction}", f"--seeds={options.seeds}")
-        return command("--mode=sweep", f"--config.finetune.epochs={count}", *start, *flags, f"--workdir={runs}/sweep-{fraction}")
+        flags = (*start, f"--init={runs}/pretrain", f"--label_fraction={fraction}", f"--seeds={options.seeds}")
+        return command("--mode=sweep", f"--config.finetune.epochs={count}", *flags, f"--workdir={runs}/sweep-{fraction}")
 
     with side_by_side(options.at_once) as pool:
         swept = pool.map(sweep, fractions, epochs)
@@ -72,7 +72,8 @@ def table(fractions: Sequence[str], sweeps: dict[str, dict], probed: dict, ceili
     from pf_keras.tasks.sweep import mean_and_sd
 
     lines = ["| labels | from scratch | pre-trained, fine-tuned | gain | pre-trained, linear probe | kNN |", "|---" * 6 + "|"]
-    notes = [f"Top-1 on {probed['images']} validation images, mean ± standard deviation over {sweeps[fractions[0]]['seeds']} seeds."]
+    seeds = sweeps[fractions[0]]["seeds"]
+    notes = [f"Top-1 on {probed['images']} validation images, mean ± standard deviation over {seeds} seeds."]
     for fraction in fractions:
         found, number = sweeps[fraction], float(fraction)
         scratch, pretrained = (mean_and_sd(found, f"{start}_top1") for start in ("scratch", "pretrained"))

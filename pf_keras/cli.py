@@ -54,7 +54,9 @@ flags.DEFINE_string(
     "label_fraction", "1", "The fraction of each class's training images that keep their labels. evaluate takes several."
 )
 flags.DEFINE_string("label_list", "", "finetune, sweep: a file with the names of the training images that keep their labels.")
-flags.DEFINE_string("seeds", "0,1,2", "sweep: the seeds of the final runs. The points of the grid use the first sweep.point_seeds of them.")
+flags.DEFINE_string(
+    "seeds", "0,1,2", "sweep: the seeds of the final runs. The points of the grid use the first sweep.point_seeds of them."
+)
 flags.DEFINE_string("tpu", "", "The name of a Cloud TPU, local (on a TPU VM) or grpc://ADDRESS. Default: GPUs, else the CPU.")
 flags.DEFINE_string("topology", "v3-32", "plan: the TPU slice, such as v3-32, v4-8, v5litepod-4, v5p-8 or v6e-4.")
 flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's checkpoints. Default: the newest.")

@@ -210,6 +210,7 @@ def test_a_run_in_the_default_workdir_keeps_its_config(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pf_keras.tasks.plan.has_compiler", lambda: False)  # it would compile for minutes
+    monkeypatch.setattr("pf_keras.tasks.plan.check_pretraining", lambda config: [])  # nor trace for seconds
     first = command("--mode=plan", *TINY, "--topology=v3-8", "--config.run.seed=7")
     assert first.code == 0, first.err
     again = command("--mode=plan", "--topology=v3-8")

@@ -5,7 +5,8 @@
 
 If a build is stopped, the same command resumes it. After a finished build it checks the shards and makes missing or
 damaged ones again. EXIF orientation is ignored: pixels are stored as they are in the file. With --runner= an Apache
-Beam pipeline makes the shards; Beam's own options follow. Exit codes: 0 done, 2 an error in one line on standard error, 130 interrupted.
+Beam pipeline makes the shards; Beam's own options follow. Exit codes: 0 done, 2 an error in one line on standard
+error, 130 interrupted.
 """
 
 import argparse

@@ -68,7 +68,7 @@ class RunIdentity:
         return facts + [d for d in differing_fields(self.config, other.config) if d.split(":")[0] not in free]
 
     def require_same_model(self, path: object, config: Config, *names: str, free: Collection[str] = NOT_IN_WEIGHTS) -> None:
-        """Check that `config` has the model of this run. Another model may have the same weight shapes but compute something else.
+        """Check that `config` has the model of this run. Another model may have equal weight shapes but compute something else.
 
         Args:
             path: this run's workdir, for the message.
