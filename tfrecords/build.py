@@ -179,6 +179,9 @@ def _work_directory(output: str) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"Another build is writing into {output}. Wait for it.") from None
+            if not os.path.exists(lock.name) or not os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name)):
+                # The other build removed the lock file after it was opened here, so that this lock protects nothing.
+                raise UserError(f"Another build into {output} has just ended. Run the same command again.")
             for left in Path(work).glob("*.partial"):
                 left.unlink()
         try:

@@ -60,5 +60,5 @@ for line in sys.stdin:
     began = time.perf_counter()
     for _ in range(int(line)):
         loss = step(model, optimizer)
-    float(loss)
+    float(loss.detach())
     print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)

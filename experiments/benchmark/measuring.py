@@ -61,18 +61,22 @@ def _ratios(seconds: Seconds, name: str, reference: str) -> list[float]:
     return [a / b for a, b in zip(seconds[name], seconds[reference], strict=True)]
 
 
-def in_process(module: str, arguments: dict) -> dict:
-    """Run `experiments.benchmark.MODULE`, which calls `answer`, in another process. Returns what its function returns.
+def run_module(module: str, *arguments: str) -> str:
+    """Run `python -m MODULE`. Returns its standard output.
 
     Raises:
         UserError: it failed; the message has the last line of its errors.
     """
-    line = [sys.executable, "-m", f"experiments.benchmark.{module}", json.dumps(arguments)]
-    done = subprocess.run(line, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"Measuring {module} failed with exit code {done.returncode}: {last}")
-    return json.loads(done.stdout.splitlines()[-1])
+        raise UserError(f"python -m {module} failed with exit code {done.returncode}: {last}")
+    return done.stdout
+
+
+def in_process(module: str, arguments: dict) -> dict:
+    """Run `experiments.benchmark.MODULE`, which calls `answer`, in another process. Returns what its function returns."""
+    return json.loads(run_module(f"experiments.benchmark.{module}", json.dumps(arguments)).splitlines()[-1])
 
 
 def answer(measure: Callable[..., dict]) -> None:

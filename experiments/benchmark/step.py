@@ -100,11 +100,13 @@ def without_kernels(loop: Callable[[], float]) -> Callable[[], float]:
 
 def updates(model: keras.Model) -> Callable[[], None]:
     """A function that applies gradients to the weights of a model, as a step does."""
-    def update(*gradients):
+    gradients = [ops.ones(v.shape) for v in model.trainable_variables]
+
+    def update():
         model.optimizer.apply(gradients)
         return ops.convert_to_tensor(model.optimizer.iterations)
 
-    return graph(update, *(np.ones(v.shape, "float32") for v in model.trainable_variables))
+    return graph(update)
 
 
 def fit_rows(config: Config, devices: Devices, options: argparse.Namespace, rounds: int) -> list[Row]:

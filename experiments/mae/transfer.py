@@ -181,9 +181,6 @@ def pretrain(images: np.ndarray, minutes: float) -> dict[str, Any]:
     rng, began = np.random.default_rng(0), time.monotonic()
     for steps, indices in enumerate(batches(len(images), PRETRAIN_BATCH, 0)):
         seconds = time.monotonic() - began
-        if steps and steps % 200 == 0:
-            speed = f"{PRETRAIN_BATCH * steps / seconds:.0f} images/s"
-            print(f"step {steps}  loss {float(loss.detach()):.4f}  {speed}  {seconds / 60:.1f} minutes", flush=True)
         if seconds > 60 * minutes:
             return {"model": model.state_dict(), "steps": steps, "seconds": seconds}
         set_rate(optimizer, PRETRAIN_RATE, seconds / (60 * minutes))
@@ -191,6 +188,9 @@ def pretrain(images: np.ndarray, minutes: float) -> dict[str, Any]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if steps % 200 == 199:
+            speed = f"{PRETRAIN_BATCH * steps / seconds:.0f} images/s"
+            print(f"step {steps + 1}  loss {float(loss.detach()):.4f}  {speed}  {seconds / 60:.1f} minutes", flush=True)
 
 
 def build_vit(classes: int, weights: Weights | None) -> torch.nn.Module:

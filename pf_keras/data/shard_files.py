@@ -13,6 +13,10 @@ MANIFEST = "manifest.json"
 FORMAT = "pf_keras tfrecords 1"  # of a manifest
 WORK = ".build"  # folder in the output of a build for unfinished work; the build removes it at its end
 SETTINGS = "settings.json"  # in WORK: the settings of a build that has begun
+_MANIFEST_KEYS = {
+    "format": str, "images": int, "bytes": int, "source": dict, "settings": dict, "splits": dict, "odd": dict, "classes": list,
+    "shards": list,
+}  # fmt: skip
 _SHARD = re.compile(rf"({'|'.join((TRAIN, *VALIDATION_NAMES))})-(\d{{5}})-of-(\d{{5}})(\.tfrecords?)?")
 _THREADS = 16  # counting records waits for disk or network most of the time
 
@@ -94,8 +98,12 @@ def read_manifest(directory: str) -> dict | None:
     if not fs.exists(path):
         return None
     manifest = fs.read_json(path)
-    if manifest.get("format") != FORMAT:
-        raise UserError(f"{path} is not a manifest of tfrecords.build. Restore it from a copy, or build into a new directory.")
+    damaged = [key for key, kind in _MANIFEST_KEYS.items() if not isinstance(manifest.get(key), kind)]
+    if damaged or manifest["format"] != FORMAT:
+        raise UserError(
+            f"{path} is damaged or not a manifest of tfrecords.build{f' ({damaged[0]} is missing)' if damaged else ''}. Restore "
+            "it from a copy, or build into a new directory."
+        )
     return manifest
 
 
