@@ -19,9 +19,8 @@ DIVERTED = "import os, sys; from pf_keras.quiet import native_log, native_output
 
 def run(code, **environment):
     kept = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
-    return subprocess.run(
-        [sys.executable, "-c", DIVERTED + code], cwd=ROOT, capture_output=True, text=True, timeout=120, env={**kept, **environment}
-    )
+    line = [sys.executable, "-c", DIVERTED + code]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**kept, **environment})
 
 
 def test_native_output_does_not_reach_the_terminal_but_python_output_does():

@@ -100,10 +100,7 @@ def read_manifest(directory: str) -> dict | None:
     manifest = fs.read_json(path)
     damaged = [key for key, kind in _MANIFEST_KEYS.items() if not isinstance(manifest.get(key), kind)]
     if damaged or manifest["format"] != FORMAT:
-        raise UserError(
-            f"{path} is damaged or not a manifest of tfrecords.build{f' ({damaged[0]} is missing)' if damaged else ''}. Restore "
-            "it from a copy, or build into a new directory."
-        )
+        raise UserError(f"{path} is damaged or not a manifest of tfrecords.build. Restore it, or build into a new directory.")
     return manifest
 
 

@@ -7,8 +7,6 @@ With keras-tuner's KERASTUNER_TUNER_ID, _ORACLE_IP and _ORACLE_PORT set, several
 share the grid. The chief hands out the points and writes the table.
 """
 
-import csv
-import io
 import os
 import statistics
 from collections.abc import Sequence
@@ -205,9 +203,10 @@ class Sweep:
         except NonFiniteLoss as error:
             result = {"top1": 0.0, "top5": 0.0, "images": scored.size, "steps": 0, "error": str(error)}
         self.require_start_step(init_step(workdir))  # the pre-training may have saved another checkpoint in between
-        workdir.write_result({**result, "labels": train.size})
+        result["labels"] = train.size
+        workdir.write_result(result)
         self.runs += 1
-        return workdir.read_json(workdir.result_file)
+        return result
 
     def require_start_step(self, step: int | None) -> None:
         """Raises UserError where `step` of the pre-training is not the step that earlier runs started from."""
@@ -253,11 +252,7 @@ def mean_and_sd(row: dict, name: str) -> str:
 
 def write_tables(workdir: Workdir, rows: Sequence[dict]) -> None:
     """Write `table.csv` with all values and `table.md` to read."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    workdir.write_text(workdir.path / "table.csv", text.getvalue())
+    workdir.write_csv(workdir.path / "table.csv", [list(rows[0]), *(row.values() for row in rows)])
     lines = [
         "| start | labels | batch | learning rate | held-out top-1 | top-1 | top-5 | seeds |",
         "|---|---|---|---|---|---|---|---|",

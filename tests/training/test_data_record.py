@@ -9,9 +9,8 @@ from PIL import Image, ImageOps
 from pf_keras.config import Config
 from pf_keras.errors import UserError
 from pf_keras.training.data_record import open_other_data, open_run_data
-from pf_keras.training.follower import follower_workdir
 from pf_keras.training.identity import RunIdentity, start_run
-from pf_keras.training.workdir import Workdir
+from pf_keras.training.workdir import Workdir, open_workdir
 from tests.data import images_made as made
 
 
@@ -115,6 +114,19 @@ def test_inverted_copies_with_the_same_names_are_refused(folder_run, photos, tmp
         begin(workdir.path, other)
 
 
+def test_inverted_copies_of_the_same_sizes_are_refused(tmp_path):
+    """Bitmaps are as long as their inverted copies."""
+    for i in range(12):
+        image = Image.new("RGB", (20, 20), (20 * i, 0, 0))
+        for place, copy in (("own", image), ("inverted", ImageOps.invert(image))):
+            (tmp_path / place).mkdir(exist_ok=True)
+            copy.save(tmp_path / place / f"{i}.bmp")
+    config = config_of(tmp_path / "own")
+    workdir, _ = begin(tmp_path / "run", config)
+    with pytest.raises(UserError, match="does not hold the data of the run"):
+        begin(workdir.path, config_of(tmp_path / "inverted"))
+
+
 def test_data_with_one_other_name_are_refused(folder_run, photos, tmp_path):
     config, workdir, data = folder_run
     copy = (photos / "train").rename(tmp_path / "copy")
@@ -166,5 +178,5 @@ def test_follower_leaves_out_what_the_run_leaves_out(photos, tmp_path):
     workdir, data = begin(tmp_path / "run", config)
     (photos / "train" / "class1" / "page.jpg").write_bytes(made.jpeg())  # repaired meanwhile
     os.remove(photos / "train" / "class1" / "empty.png")
-    chief, follower = (open_run_data(w, config.data) for w in (workdir, follower_workdir(workdir.path)))
+    chief, follower = (open_run_data(w, config.data) for w in (workdir, open_workdir(workdir.path, chief=False)))
     assert names_of(chief) == names_of(follower) == names_of(data)
