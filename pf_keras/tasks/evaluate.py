@@ -43,7 +43,7 @@ def run(request: Request) -> dict:
             result = score_classifier(workdir, earlier, config, devices, data.source, folder)
     result |= {
         "bad_images": len(data.corrupt),
-        "data": request.other_data or config.data.source,
+        "data": data.place or earlier.config.data.source,  # the run's own data go by its name for them, also if they moved
         "changed": differing_fields(earlier.config, config),
     }
     workdir.write_json(folder / "result.json", result)

@@ -28,6 +28,7 @@ from pf_keras.training.callbacks import NonFiniteLoss
 from pf_keras.training.data_record import open_run_data, record_labels
 from pf_keras.training.devices import open_devices, workers_of_a_step
 from pf_keras.training.identity import RunIdentity, check_same_run, start_run
+from pf_keras.training.lock import unlock
 from pf_keras.training.weights import check_init, init_step
 from pf_keras.training.workdir import Workdir
 
@@ -134,7 +135,7 @@ class Sweep:
         class Tuner(BaseTuner):
             def on_search_begin(self):
                 self.oracle.get_space()  # a worker waits here for its chief, which has written the sweep's config by then
-                check_same_run(sweep.workdir, sweep.identity)
+                sweep.check_worker()
 
             def run_trial(self, trial):
                 values = trial.hyperparameters.values
@@ -205,8 +206,16 @@ class Sweep:
         self.require_start_step(init_step(workdir))  # the pre-training may have saved another checkpoint in between
         result["labels"] = train.size
         workdir.write_result(result)
+        unlock(workdir.path)  # a sweep has many runs
         self.runs += 1
         return result
+
+    def check_worker(self) -> None:
+        """Raises UserError if this process does not see the chief's sweep in the workdir, or has other settings or data."""
+        known = check_same_run(self.workdir, self.identity)
+        if known is None:
+            raise UserError(f"There is no sweep in {self.workdir.path}. All workers must see the --workdir of the chief.")
+        self.data.check(self.workdir, known.config.data.source, self.config.data.source)
 
     def require_start_step(self, step: int | None) -> None:
         """Raises UserError where `step` of the pre-training is not the step that earlier runs started from."""

@@ -1,8 +1,8 @@
 """The data of a run, and the record of them in its workdir.
 
-`data.json` has the number of images of each split and a digest of their names, their sizes and the content of a few. Where
-the data of a run moved, `--config.data.source=NEW` names the new place, and the digest must be the recorded one. `bad.jsonl`
-lists the corrupt images that the run leaves out.
+`data.json` has the number of images of each split and a digest of their names, their sizes and the content of a few. Where the
+data of a run moved, `--config.data.source=NEW` names the new place, and the digest must be the recorded one. `bad.jsonl` lists
+the corrupt images that the run leaves out.
 """
 
 import json
@@ -14,6 +14,7 @@ from pf_keras.data.corrupt import find_corrupt, leave_out
 from pf_keras.data.selection import as_line
 from pf_keras.data.sources import Source, open_source
 from pf_keras.errors import UserError, reading
+from pf_keras.filesystem import same_path
 from pf_keras.training.workdir import Workdir
 
 
@@ -26,12 +27,14 @@ class RunData:
         corrupt: the images that were left out, as dicts of `split`, `name` and `reason`.
         digests: of the splits, corrupt images included: `{name: {"images": n, "digest": hex}}`.
         searched: whether every image was read to find the corrupt ones.
+        place: the source of other data than the run's own.
     """
 
     source: Source
     corrupt: list[dict]
     digests: dict[str, dict]
     searched: bool = False
+    place: str = ""
 
     def check(self, workdir: Workdir, before: str, now: str) -> bool:
         """Check that these are the data recorded in the workdir. Warns if data at the same place have changed.
@@ -42,25 +45,31 @@ class RunData:
             now: the present `data.source`.
 
         Returns:
-            Whether data are recorded there. Version 0.1 recorded the names of images alone, which are not compared.
+            Whether digests are recorded there. Version 0.1 recorded other ones, and how many images there were.
 
         Raises:
             UserError: the source is another, and so are the data.
         """
-        recorded = workdir.read_json(workdir.data_file).get("splits") if workdir.data_file.exists() else None
-        if recorded == self.digests or (recorded is None and before == now):
-            return recorded is not None
-        if recorded is None:
+        content = _record_of(workdir)
+        recorded = content.get("splits", content.get("began", {}))
+        if recorded == self.digests:
+            return True
+        if "splits" not in content and before != now:
             raise UserError(
-                f"The run in {workdir.path} was made by version 0.1, which did not record the names and sizes of its images. "
+                f"The run in {workdir.path} was made by version 0.1, which did not record the sizes of its images. "
                 f"Keep them at data.source={before}, or start a new run."
             )
+        # Version 0.1 did not count corrupt images, so that its numbers say nothing where some are left out.
+        same = "splits" not in content and (not recorded or workdir.corrupt_file.exists())
         changed = "; ".join(
-            f"{name}: {recorded.get(name, {}).get('images', 0)} images then, {split['images']} now"
-            + (", with other names or sizes" if recorded.get(name, {}).get("images") == split["images"] else "")
+            f"{name}: {then} images then, {split['images']} now"
+            + (", with other names, sizes or content" if then == split["images"] else "")
             for name, split in self.digests.items()
-            if recorded.get(name) != split
+            if (then := recorded.get(name, {}).get("images", 0)) != split["images"]
+            or ("splits" in content and recorded.get(name) != split)
         )
+        if same or not changed:
+            return "splits" in content
         if before != now:
             raise UserError(
                 f"{now} does not hold the data of the run in {workdir.path} ({changed}). If you moved the data of {before}, "
@@ -70,7 +79,7 @@ class RunData:
             f"warning: the data in {now} changed since this run began ({changed}): validation images may have been trained on",
             file=sys.stderr,
         )
-        return True
+        return "splits" in content
 
     def record(self, workdir: Workdir, before: str | None, now: str) -> None:
         """Write `data.json` and `bad.jsonl`, or check these data where the workdir has a record already.
@@ -83,17 +92,20 @@ class RunData:
         Raises:
             UserError: as `check`.
         """
-        if before is None or not self.check(workdir, before, now):
-            workdir.write_json(workdir.data_file, {"splits": self.digests})
-        if self.searched and not workdir.corrupt_file.exists():
+        known = before is not None and self.check(workdir, before, now)
+        content = _record_of(workdir) if known else {"splits": self.digests}
+        if self.searched:
             workdir.write_text(workdir.corrupt_file, "".join(json.dumps(image) + "\n" for image in self.corrupt))
+            content["searched"] = self.digests
+        if self.searched or not known:
+            workdir.write_json(workdir.data_file, content)
 
 
 def open_run_data(workdir: Workdir, config: DataConfig) -> RunData:
     """Open the run's own data.
 
-    When a run resumes, the saved list of corrupt images is reused, so that the order of examples does not change. A new run
-    with `data.max_bad_fraction` above 0 reads every image once to make the list.
+    With `data.max_bad_fraction` above 0 a new run reads every image once to list the corrupt ones. As long as the data do not
+    change, the list is reused when the run resumes, so that the order of examples does not change.
 
     Args:
         workdir: may be empty still.
@@ -102,14 +114,15 @@ def open_run_data(workdir: Workdir, config: DataConfig) -> RunData:
     Raises:
         UserError: the data cannot be opened, or too many images are corrupt.
     """
-    with reading(workdir.path):
-        saved = workdir.corrupt_file.read_text().splitlines() if workdir.corrupt_file.exists() else None
     source = open_source(config)
     digests = source.digests()
     if source.validation_note:
         print(f"validation: {source.validation_note}, {source.validation.size} images", file=sys.stderr)
-    searched = saved is None and config.max_bad_fraction > 0
-    corrupt = find_corrupt(source) if searched else [json.loads(line) for line in saved or ()]
+    with reading(workdir.path):
+        saved = workdir.corrupt_file.exists() and _record_of(workdir).get("searched", digests) == digests
+        lines = workdir.corrupt_file.read_text().splitlines() if saved else []
+    searched = not saved and config.max_bad_fraction > 0
+    corrupt = find_corrupt(source) if searched else [json.loads(line) for line in lines]
     return RunData(leave_out(source, corrupt, config.max_bad_fraction), corrupt, digests, searched)
 
 
@@ -122,10 +135,10 @@ def open_earlier_data(
         workdir: of the run.
         earlier: its data when it was trained.
         config: its data now, perhaps moved.
-        other: a source to use in place of them, or empty.
+        other: a source to use in place of them, or empty. If it names the place of the run's own data, those are used.
         evaluation_only: as for `open_other_data`.
     """
-    if other not in ("", config.source):  # --data may repeat the run's own source
+    if other and not same_source(other, config.source):
         return open_other_data(replace(config, source=other), evaluation_only)
     data = open_run_data(workdir, config)
     data.check(workdir, earlier.source, config.source)
@@ -142,7 +155,14 @@ def open_other_data(config: DataConfig, evaluation_only: bool = False) -> RunDat
     source = open_source(config, evaluation_only)
     print(f"data: {config.source}, {source.validation_note or 'its validation split'}", file=sys.stderr)
     corrupt = find_corrupt(source) if config.max_bad_fraction > 0 else []
-    return RunData(leave_out(source, corrupt, config.max_bad_fraction), corrupt, {})
+    return RunData(leave_out(source, corrupt, config.max_bad_fraction), corrupt, {}, place=config.source)
+
+
+def same_source(one: str, other: str) -> bool:
+    """Whether two `data.source` name the same place."""
+    kind, _, place = one.partition(":")
+    other_kind, _, other_place = other.partition(":")
+    return kind == other_kind and (place == other_place or same_path(place, other_place))
 
 
 def record_labels(workdir: Workdir, split) -> None:
@@ -154,3 +174,7 @@ def record_labels(workdir: Workdir, split) -> None:
         gone, new = len(before - now), len(now - before)
         print(f"warning: the labelled images changed since this run began: {gone} are gone, {new} are new", file=sys.stderr)
     workdir.write_text(file, text)
+
+
+def _record_of(workdir: Workdir) -> dict:
+    return workdir.read_json(workdir.data_file) if workdir.data_file.exists() else {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pf_keras.config import Config, differing_fields
 from pf_keras.errors import UserError, reading
-from pf_keras.filesystem import is_remote
+from pf_keras.filesystem import same_path
 from pf_keras.training.data_record import RunData
 from pf_keras.training.lock import lock
 from pf_keras.training.workdir import Workdir
@@ -107,8 +107,8 @@ def check_same_run(workdir: Workdir, run: RunIdentity) -> RunIdentity | None:
     free = (*CHANGEABLE, "run.precision") if precision else CHANGEABLE
     fields = [d for d in differing_fields(known.config, run.config) if d.split(":")[0] not in free]
     same = {"label_list"}  # its path may change: the fact `label_list_sha256` says what it holds
-    starts = [one.facts.get("init", "") for one in (known, run)]
-    if len({p.rstrip("/") if is_remote(p) else os.path.realpath(os.path.expanduser(p)) for p in starts}) == 1:
+    starts = [one.facts.get("init", "scratch") for one in (known, run)]
+    if "scratch" not in starts and same_path(*starts):
         same.add("init")
     facts = [
         f"{name}: {known.facts[name]} -> {new}"
