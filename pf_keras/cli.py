@@ -143,7 +143,7 @@ def read_flags(argv: list[str]) -> dict[str, str]:
         print(f"{__doc__}\nThe modes:\n{modes}\n\nThe flags:\n{FLAGS.module_help(sys.modules[__name__])}")
         sys.exit(0)
     for flag in FLAGS.get_flags_for_module(sys.modules[__name__]):
-        flag.unparse()  # in a notebook, a command must not keep the flags of the one before
+        flag.unparse()  # in a notebook, a command must not keep the flags of an earlier command
     unknown = FLAGS(rest)[1:]
     if unknown:
         raise flags.Error(f"{unknown[0]!r} is not a flag. Write --NAME=VALUE; --help lists the flags.")

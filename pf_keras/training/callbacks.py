@@ -13,7 +13,7 @@ import keras
 from pf_keras.config import RunConfig
 from pf_keras.errors import Stopped, UserError
 from pf_keras.training.checkpoint import latest_checkpoint, save_checkpoint
-from pf_keras.training.execution import any_worker, check_same_step, has_workers
+from pf_keras.training.execution import any_worker, has_workers
 from pf_keras.training.learning_rate import learning_rate_at
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.resume import Start
@@ -199,7 +199,6 @@ class SaveCheckpoints(RunCallback):
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         self.workers = has_workers(model)  # asked once: under JAX, reading `self.model` at a step costs milliseconds
-        check_same_step(model, self.step)
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal to stop."""

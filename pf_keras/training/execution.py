@@ -57,7 +57,7 @@ def any_worker(model: keras.Model, *flags: object) -> tuple:
     return tuple(_mean(model, [float(bool(flag)) for flag in flags]) > 0)
 
 
-def check_same_step(model: keras.Model, step: int) -> None:
+def check_start(model: keras.Model, step: int) -> None:
     """Raises UserError where the workers that train `model` do not all start at `step`."""
     if has_workers(model) and tuple(_mean(model, [step, step**2])) != (step, step**2):
         raise UserError(f"This worker starts at step {step}, others at another step. All workers must see the same --workdir.")

@@ -27,17 +27,16 @@ def lock(workdir: os.PathLike) -> None:
         return
     with writing(workdir):
         file = open(os.path.join(workdir, ".lock"), "a+")  # noqa: SIM115 - the open file is the lock
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        file.seek(0)
-        owner = file.read().strip() or "another process"
-        raise UserError(f"{owner} is already running in {workdir}. Wait for it, or choose another --workdir.") from None
-    except OSError as error:
-        print(f"{workdir} cannot be locked ({error.strerror}): do not start a second run there", file=sys.stderr)
-        return
-    _held[place] = file
-    with writing(workdir):
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise UserError(f"{owner} is already running in {workdir}. Wait for it, or choose another --workdir.") from None
+        except OSError as error:
+            print(f"{workdir} cannot be locked ({error.strerror}): do not start a second run there", file=sys.stderr)
+            return
+        _held[place] = file
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

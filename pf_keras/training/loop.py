@@ -8,6 +8,7 @@ import keras
 from pf_keras.config import RunConfig
 from pf_keras.signals import handling
 from pf_keras.training.callbacks import Guard, Log, RunCallback, SaveCheckpoints
+from pf_keras.training.execution import check_start
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.resume import resume
 from pf_keras.training.workdir import Workdir
@@ -39,6 +40,7 @@ def train(
     """
     log_every = run_config.log_every
     start = resume(model, workdir, log_every)
+    check_start(model, start.step)
     metrics = MetricsLog(workdir)
     metrics.forget_after(start.step)
     guard, log = Guard(workdir), Log(workdir, metrics, steps, batch)
