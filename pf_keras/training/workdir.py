@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager
 from etils import epath
 
 from pf_keras.errors import UserError, writing
-from pf_keras.training.checkpoint import latest_checkpoint
 
 
 class Workdir:
@@ -94,6 +93,8 @@ def open_workdir(path: str, chief: bool) -> Workdir:
     run = Workdir(path)
     if chief:
         return run
+    from pf_keras.training.checkpoint import latest_checkpoint  # it imports Keras, which readers of a workdir do without
+
     scratch = Workdir(tempfile.mkdtemp(prefix="follower-"))
     atexit.register(shutil.rmtree, scratch.path, ignore_errors=True)
     for file in (run.config_file, run.data_file, run.corrupt_file):

@@ -98,5 +98,7 @@ def test_a_script_shows_the_progress_of_its_commands_but_no_native_output():
         "    raise UserError('The disk is full.')\n"
         "commands.run_script(main)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=commands.ROOT, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    line = [sys.executable, "-c", script]
+    done = subprocess.run(line, cwd=commands.ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 2 and done.stderr.splitlines() == ["progress", "[run-1] progress", "error: The disk is full."]
