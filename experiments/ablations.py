@@ -13,7 +13,7 @@ import statistics
 import sys
 from argparse import Namespace
 
-from experiments.commands import ROOT, commands, probes, run_script, script_parser, side_by_side
+from experiments.commands import ROOT, command, probes, run_script, script_parser, side_by_side
 from pf_keras.training.identity import earlier_run
 
 CHANGES = {
@@ -38,57 +38,48 @@ CHANGES = {
 
 def main(arguments: list[str]) -> None:
     """Measure the rows, and write and print the table."""
-    parser = script_parser("experiments.ablations", __doc__)
+    parser = script_parser("experiments.ablations", __doc__, seeds="0,1")
     parser.add_argument("--only", default=",".join(CHANGES), help="the rows to measure, by name")
     parser.add_argument("--label_fraction", default="0.01", help="the fraction of the labels for fine-tuning and probes")
-    parser.add_argument("--seeds", default="0,1", help="the seeds of fine-tuning")
     options, rest = parser.parse_known_args(arguments)
     names = options.only.split(",")
     if unknown := [name for name in names if name not in CHANGES]:
         parser.error(f"--only names rows that do not exist: {', '.join(unknown)}. Use {', '.join(CHANGES)}.")
 
+    lines = [
+        f"| change | MFLOPs per image | images/s | loss ratio | fine-tuned, {options.label_fraction} of the labels "
+        "| linear probe | kNN | untrained, linear probe |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     with side_by_side(options.at_once) as pool:
-        rows = {name: pool.submit(measure, name, options, rest) for name in names}
-        lines = [
-            f"| change | MFLOPs per image | images/s | loss ratio | fine-tuned, {options.label_fraction} of the labels "
-            "| linear probe | kNN | untrained, linear probe |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for name, row in rows.items():
-            lines.append(f"| {name} | {row.result()} |")
+        for cells in pool.map(lambda name: measure(name, options, rest), names):
+            lines.append(f"| {' | '.join(cells)} |")
             (ROOT / options.runs / "ablations.md").write_text("\n".join(lines) + "\n")
-    print("\n" + "\n".join(lines))
+    print("", *lines, sep="\n")
 
 
-def measure(name: str, options: Namespace, rest: list[str]) -> str:
-    """Run the commands of a row. Returns the cells of the table after the name."""
+def measure(name: str, options: Namespace, rest: list[str]) -> list[str]:
+    """Run the commands of a row. Returns its cells."""
     from pf_keras.tpu.flops import pretrain_flops
 
     folder = options.runs / name.replace(" ", "-").replace("%", "")
     start = (f"--config={options.config}", f"--data={options.data}", *rest, *CHANGES[name])
-    fraction = f"{float(options.label_fraction):g}"
-    (pretrained,) = commands(("--mode=pretrain", *start, f"--workdir={folder}/pretrain"))
+    pretrained = command("--mode=pretrain", *start, f"--workdir={folder}/pretrain")
     probed = probes(f"{folder}/pretrain", options.label_fraction, pretrained["steps"])
-    scores = []
-    for seed in options.seeds.split(","):
-        (tuned,) = commands(
-            (
-                "--mode=finetune", *start, f"--init={folder}/pretrain", f"--label_fraction={options.label_fraction}",
-                f"--seed={seed}", f"--workdir={folder}/finetune-{seed}",
-            )
-        )  # fmt: skip
-        scores.append(tuned["top1"])
-    _, run = earlier_run(ROOT / folder / "pretrain", "pretrain")
+    tuning = ("--mode=finetune", *start, f"--init={folder}/pretrain", f"--label_fraction={options.label_fraction}")
+    seeds = options.seeds.split(",")
+    scores = [command(*tuning, f"--seed={seed}", f"--workdir={folder}/finetune-{seed}")["top1"] for seed in seeds]
     deviation = f" ± {statistics.stdev(scores):.1%}" if len(scores) > 1 else ""
-    return " | ".join(
-        (
-            f"{pretrain_flops(run.config) / 1e6:.0f}",
-            f"{pretrained['images_per_second']:.0f}",
-            "none" if pretrained["loss_ratio"] is None else f"{pretrained['loss_ratio']:.3f}",
-            f"{statistics.fmean(scores):.1%}{deviation}",
-            *(f"{probed[f'{probe}_{fraction}']:.1%}" for probe in ("pretrained_linear", "pretrained_knn", "untrained_linear")),
-        )
-    )
+    _, run = earlier_run(ROOT / folder / "pretrain", "pretrain")
+    kinds = ("pretrained_linear", "pretrained_knn", "untrained_linear")
+    return [
+        name,
+        f"{pretrain_flops(run.config) / 1e6:.0f}",
+        f"{pretrained['images_per_second']:.0f}",
+        "none" if pretrained["loss_ratio"] is None else f"{pretrained['loss_ratio']:.3f}",
+        f"{statistics.fmean(scores):.1%}{deviation}",
+        *(f"{probed[f'{kind}_{float(options.label_fraction):g}']:.1%}" for kind in kinds),
+    ]
 
 
 if __name__ == "__main__":

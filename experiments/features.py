@@ -12,7 +12,6 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,19 +36,18 @@ def main(arguments: list[str]) -> None:
     from pf_keras.data.corrupt import naming_corrupt_images
     from pf_keras.training.data_record import open_other_data
 
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.features", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m experiments.features", description=__doc__, formatter_class=layout)
     parser.add_argument("--data", required=True, help="the images")
     parser.add_argument("--runs", required=True, help="pre-training workdirs, or files of features")
     parser.add_argument("--labels", default="", help="files with the names of the labelled images")
     options = parser.parse_args(arguments)
     runs = options.runs.split(",")
-    workdirs = [run for run in runs if not run.endswith(".npz")]
-    if not workdirs:
+    workdir = next((run for run in runs if not run.endswith(".npz")), None)
+    if workdir is None:
         parser.error("--runs has no workdir, whose config says how images are read. Name one or more.")
 
-    config = config_of(workdirs[0], options.data)
+    config = config_of(workdir, options.data)
     source = open_other_data(config.data).source
     with naming_corrupt_images(source):
         print_tables(runs, config, source, [file for file in options.labels.split(",") if file])
@@ -69,16 +67,20 @@ def print_tables(runs: Sequence[str], config: Config, source: "Source", files: S
     # The last batch is padded.
     measured = {name: np.concatenate([part[name] for part in parts])[: source.validation.size] for name in parts[0]}
 
-    statistics_rows = [f"| R2 | {' | '.join(measured)} |", "|---" * (len(measured) + 1) + "|"]
-    class_rows = [f"| linear probe, kNN | {' | '.join(f'{subset.size} labels' for subset in subsets)} |"]
-    class_rows.append("|---" * (len(subsets) + 1) + "|")
+    statistics_rows, class_rows = [["R2", *measured]], [["linear probe, kNN", *(f"{subset.size} labels" for subset in subsets)]]
     for run in runs:
         read = reader(run, config.data.source)
         validation = read(source.validation, "test")
-        statistics_rows.append(f"| {run} | {' | '.join(f'{r2(validation, values):.2f}' for values in measured.values())} |")
+        statistics_rows.append([run, *(f"{r2(validation, values):.2f}" for values in measured.values())])
         scores = [fit_probes(read(subset, "train"), subset.labels, validation, source.validation.labels) for subset in subsets]
-        class_rows.append(f"| {run} | {' | '.join(f'{linear:.1%}, {knn:.1%}' for linear, knn in scores)} |")
-    print("\n".join(statistics_rows + (["", *class_rows] if subsets else [])))
+        class_rows.append([run, *(f"{linear:.1%}, {knn:.1%}" for linear, knn in scores)])
+    print(as_table(statistics_rows) + ("\n\n" + as_table(class_rows) if subsets else ""))
+
+
+def as_table(rows: Sequence[Sequence[str]]) -> str:
+    """The rows as a table. The first is the heading."""
+    heading, *others = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([heading, "|---" * len(rows[0]) + "|", *others])
 
 
 def reader(run: str, data: str) -> "Callable[[Split, str], np.ndarray]":
@@ -93,7 +95,7 @@ def reader(run: str, data: str) -> "Callable[[Split, str], np.ndarray]":
         UserError if the file has no features of an image.
     """
     if run.endswith(".npz"):
-        kept = np.load(Path(run))
+        kept = np.load(run)
 
         def look_up(split, part):
             place = {name: i for i, name in enumerate(kept[f"{part}_names"].tolist())}

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.commands import ROOT, commands, probes, run_script, script_parser, side_by_side
+from experiments.commands import ROOT, command, probes, run_script, script_parser, side_by_side
 from pf_keras.figures import new_figure, save_figure
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.workdir import Workdir
@@ -27,46 +27,37 @@ from pf_keras.training.workdir import Workdir
 
 def main(arguments: list[str]) -> None:
     """Run the commands, and write and print the table."""
-    parser = script_parser("experiments.table", __doc__)
+    parser = script_parser("experiments.table", __doc__, seeds="0,1,2")
     parser.add_argument("--fractions", default="0.01,0.1,0.2", help="the fractions of the labels")
     parser.add_argument("--epochs", default="60,20,20", help="the epochs of fine-tuning, one number for each fraction")
     parser.add_argument("--ceiling_epochs", type=int, default=20, help="the epochs of training from scratch with all labels")
-    parser.add_argument("--seeds", default="0,1,2", help="the seeds of the winners")
     options, rest = parser.parse_known_args(arguments)
     fractions, epochs = options.fractions.split(","), options.epochs.split(",")
     if len(fractions) != len(epochs):
         parser.error(f"--epochs has {len(epochs)} values for {len(fractions)} --fractions. Give one value for each fraction.")
-    start = (f"--config={options.config}", f"--data={options.data}", *rest)
+    runs, start = options.runs, (f"--config={options.config}", f"--data={options.data}", *rest)
 
-    (pretrained,) = commands(("--mode=pretrain", *start, f"--workdir={options.runs}/pretrain"))
+    pretrained = command("--mode=pretrain", *start, f"--workdir={runs}/pretrain")
 
     def sweep(fraction, count):
-        (result,) = commands(
-            (
-                "--mode=sweep", f"--config.finetune.epochs={count}", *start, f"--init={options.runs}/pretrain",
-                f"--label_fraction={fraction}", f"--seeds={options.seeds}", f"--workdir={options.runs}/sweep-{fraction}",
-            )
-        )  # fmt: skip
-        return result
+        flags = (*start, f"--init={runs}/pretrain", f"--label_fraction={fraction}", f"--seeds={options.seeds}")
+        return command("--mode=sweep", f"--config.finetune.epochs={count}", *flags, f"--workdir={runs}/sweep-{fraction}")
 
     with side_by_side(options.at_once) as pool:
         swept = pool.map(sweep, fractions, epochs)
-        probed = pool.submit(probes, f"{options.runs}/pretrain", options.fractions, pretrained["steps"])
+        probed = pool.submit(probes, f"{runs}/pretrain", options.fractions, pretrained["steps"])
         sweeps, probed = dict(zip(fractions, swept, strict=True)), probed.result()
-    ceiling = None
+    ceiling, best = None, sweeps[fractions[-1]]
     if options.ceiling_epochs:
-        best = sweeps[fractions[-1]]
-        (ceiling,) = commands(
-            (
-                "--mode=finetune", f"--config.finetune.epochs={options.ceiling_epochs}", *start, "--init=scratch",
-                f"--workdir={options.runs}/all-labels", f"--config.finetune.batch={best['scratch_batch']}",
-                f"--config.finetune.learning_rate={best['scratch_learning_rate']}",
-            )
+        ceiling = command(
+            "--mode=finetune", f"--config.finetune.epochs={options.ceiling_epochs}", *start, "--init=scratch",
+            f"--workdir={runs}/all-labels", f"--config.finetune.batch={best['scratch_batch']}",
+            f"--config.finetune.learning_rate={best['scratch_learning_rate']}",
         )  # fmt: skip
     lines = table(fractions, sweeps, probed, ceiling)
-    (ROOT / options.runs / "table.md").write_text("\n".join(lines) + "\n")
-    draw_curves(ROOT / options.runs, fractions, ROOT / options.runs / "curves.png")
-    print("\n" + "\n".join(lines) + f"\n\n{options.runs}/table.md, {options.runs}/curves.png")
+    (ROOT / runs / "table.md").write_text("\n".join(lines) + "\n")
+    draw_curves(ROOT / runs, fractions, ROOT / runs / "curves.png")
+    print("", *lines, "", f"{runs}/table.md, {runs}/curves.png", sep="\n")
 
 
 def table(fractions: Sequence[str], sweeps: dict[str, dict], probed: dict, ceiling: dict | None) -> list[str]:
@@ -80,27 +71,21 @@ def table(fractions: Sequence[str], sweeps: dict[str, dict], probed: dict, ceili
     """
     from pf_keras.tasks.sweep import mean_and_sd
 
-    lines = [
-        "| labels | from scratch | pre-trained, fine-tuned | gain | pre-trained, linear probe | kNN |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = ["| labels | from scratch | pre-trained, fine-tuned | gain | pre-trained, linear probe | kNN |", "|---" * 6 + "|"]
+    seeds = sweeps[fractions[0]]["seeds"]
+    notes = [f"Top-1 on {probed['images']} validation images, mean ± standard deviation over {seeds} seeds."]
     for fraction in fractions:
-        found, number = sweeps[fraction], f"{float(fraction):g}"
+        found, number = sweeps[fraction], float(fraction)
         scratch, pretrained = (mean_and_sd(found, f"{start}_top1") for start in ("scratch", "pretrained"))
         gain = 100 * (found["pretrained_top1_mean"] - found["scratch_top1_mean"])
-        linear, knn = (probed[f"pretrained_{probe}_{number}"] for probe in ("linear", "knn"))
-        lines.append(
-            f"| {float(fraction):.0%} ({found['labels']}) | {scratch} | {pretrained} | {gain:+.1f} | {linear:.1%} | {knn:.1%} |"
-        )
-    seeds = sweeps[fractions[0]]["seeds"]
-    lines += ["", f"Top-1 on {probed['images']} validation images, mean ± standard deviation over {seeds} seeds."]
-    for fraction in fractions:
+        linear, knn = (f"{probed[f'pretrained_{probe}_{number:g}']:.1%}" for probe in ("linear", "knn"))
+        lines.append(f"| {number:.0%} ({found['labels']}) | {scratch} | {pretrained} | {gain:+.1f} | {linear} | {knn} |")
         for start, name in (("scratch", "from scratch"), ("pretrained", "pre-trained")):
-            if diverged := sweeps[fraction][f"{start}_diverged"]:
-                lines += ["", f"{float(fraction):.0%} of the labels, {name}: {diverged} of the seeds diverged and count as 0."]
+            if diverged := found[f"{start}_diverged"]:
+                notes.append(f"{number:.0%} of the labels, {name}: {diverged} of the seeds diverged and count as 0.")
     if ceiling:
-        lines += ["", f"All {ceiling['labels']} labels from scratch, {ceiling['steps']} steps: {ceiling['top1']:.1%}"]
-    return lines
+        notes.append(f"All {ceiling['labels']} labels from scratch, {ceiling['steps']} steps: {ceiling['top1']:.1%}")
+    return lines + [line for note in notes for line in ("", note)]
 
 
 def draw_curves(runs: Path, fractions: Sequence[str], path: Path) -> None:
@@ -113,8 +98,7 @@ def draw_curves(runs: Path, fractions: Sequence[str], path: Path) -> None:
                 lines = MetricsLog(Workdir(seed)).lines()
                 steps, accuracy = [line["step"] for line in lines], [line["accuracy"] for line in lines]
                 panel.plot(steps, accuracy, color=colour, alpha=0.7, label=None if number else start)
-        panel.set_title(f"{float(fraction):.0%} of the labels")
-        panel.set_xlabel("step")
+        panel.set(title=f"{float(fraction):.0%} of the labels", xlabel="step")
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("training accuracy")
     panels[0].legend()

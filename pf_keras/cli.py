@@ -18,6 +18,7 @@ from absl import flags
 from pf_keras.errors import Stopped, UserError
 from pf_keras.quiet import native_output_diverted
 from pf_keras.signals import stopping
+from pf_keras.training.lock import unlock
 
 # Nothing slow is imported before the flags are read, so that --help answers at once.
 MODES = {
@@ -100,6 +101,8 @@ def main(argv: list[str] | None = None) -> int:
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return 128 + stopped.signal
+    finally:
+        unlock()
     print(json.dumps(result))
     return 0
 
@@ -141,6 +144,8 @@ def read_flags(argv: list[str]) -> dict[str, str]:
         modes = "\n".join(f"    {mode:<12} {does}" for mode, does in MODES.items())
         print(f"{__doc__}\nThe modes:\n{modes}\n\nThe flags:\n{FLAGS.module_help(sys.modules[__name__])}")
         sys.exit(0)
+    for flag in FLAGS.get_flags_for_module(sys.modules[__name__]):
+        flag.unparse()  # in a notebook, a command must not keep the flags of an earlier command
     unknown = FLAGS(rest)[1:]
     if unknown:
         raise flags.Error(f"{unknown[0]!r} is not a flag. Write --NAME=VALUE; --help lists the flags.")

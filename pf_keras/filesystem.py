@@ -8,12 +8,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 from pf_keras.errors import UserError
 
 ReadAt = Callable[[int, int], bytes]  # (offset, count) -> the bytes there, fewer at the end of the file
+SAMPLED_FILES, SAMPLED_BYTES = 16, 1 << 16  # how much of a dataset's content its digest reads
 _MAX_TEXT = 64 << 20  # bytes; ImageNet's lists and tables have a few million
 
 
@@ -28,6 +29,13 @@ def _gfile():
     except ImportError as error:
         raise UserError(f"Paths with :// need TensorFlow, which failed to import ({error}). Use a local path.") from None
     return tf.io.gfile
+
+
+def same_path(one: str, other: str) -> bool:
+    """Whether two paths lead to the same place. URLs may differ in a slash at the end."""
+    if is_remote(one) or is_remote(other):
+        return one.rstrip("/") == other.rstrip("/")
+    return os.path.realpath(os.path.expanduser(one)) == os.path.realpath(os.path.expanduser(other))
 
 
 def join(directory: str, *names: str) -> str:
@@ -141,6 +149,20 @@ def read_json(path: str) -> dict:
     except ValueError as error:
         raise UserError(f"{path} is not a JSON object ({error}), so it is damaged. Restore it or make it again.") from None
     return value
+
+
+def sampled_content(paths: Sequence[str]) -> list[str]:
+    """The sha256, in hex, of the middle of a few of these files, evenly spread. Empty for a file that cannot be read."""
+    count = min(len(paths), SAMPLED_FILES)
+
+    def digest(path: str) -> str:
+        try:
+            with random_access(path) as (read, size):
+                return hashlib.sha256(read(max(0, (size - SAMPLED_BYTES) // 2), SAMPLED_BYTES)).hexdigest()
+        except OSError:
+            return ""
+
+    return [digest(paths[i * len(paths) // count]) for i in range(count)]
 
 
 @contextlib.contextmanager

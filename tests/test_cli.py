@@ -210,6 +210,7 @@ def test_a_run_in_the_default_workdir_keeps_its_config(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pf_keras.tasks.plan.has_compiler", lambda: False)  # it would compile for minutes
+    monkeypatch.setattr("pf_keras.tasks.plan.check_pretraining", lambda config: [])  # nor trace for seconds
     first = command("--mode=plan", *TINY, "--topology=v3-8", "--config.run.seed=7")
     assert first.code == 0, first.err
     again = command("--mode=plan", "--topology=v3-8")
@@ -272,3 +273,11 @@ def test_a_terminal_shows_a_progress_bar_and_no_native_messages(tmp_path):
     assert "4/4" in text and "loss=" in text and "images/s=" in text and "step 2/4" not in text, text
     for noise in ("oneDNN", "absl", "E0000", "I0000", "Warning"):
         assert noise not in text, text
+
+
+def test_a_second_command_in_one_process_does_not_keep_the_flags_of_the_first(tmp_path, capsys):
+    from pf_keras.cli import main
+
+    assert main(["pf-keras", "--mode=plan", "--seed=7", "--topology=nothing", f"--workdir={tmp_path}"]) == 2
+    assert main(["pf-keras", "--mode=export", f"--workdir={tmp_path}"]) == 2
+    assert "There is no run in" in capsys.readouterr().err.splitlines()[-1]

@@ -5,7 +5,8 @@
 
 If a build is stopped, the same command resumes it. After a finished build it checks the shards and makes missing or
 damaged ones again. EXIF orientation is ignored: pixels are stored as they are in the file. With --runner= an Apache
-Beam pipeline makes the shards; Beam's own options follow. Exit codes: 0 done, 2 an error in one line on standard error.
+Beam pipeline makes the shards; Beam's own options follow. Exit codes: 0 done, 2 an error in one line on standard
+error, 130 interrupted.
 """
 
 import argparse
@@ -118,10 +119,10 @@ def _build(options: argparse.Namespace, beam_options: list[str], index: Index) -
     notes = _collect(notes, images, options.skip_bad)
     source = {"kind": options.source, "files": files}
     result = manifest.finish(options.output, settings, source, classes, index, notes)
-    odd = ", ".join(f"{key} {number}" for key, number in result["odd"].items() if number) or "none"
+    odd = ", ".join(f"{key} {number}" for key, number in result["odd"].items() if number)
     parts = ", ".join(f"{split} {values['images']}" for split, values in result["splits"].items())
     size = f"{result['images']} images ({parts}), {len(notes)} shards, {result['bytes']} bytes"
-    print(f"{options.output}: {size}; odd: {odd}")
+    print(f"{options.output}: {size}" + (f"; of them {odd}" if odd else ""))
 
 
 def _choose_shards(options: argparse.Namespace, index: Index) -> None:
@@ -205,6 +206,9 @@ def _work_directory(output: str) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"Another build is writing into {output}. Wait for it.") from None
+            if not os.path.exists(lock.name) or not os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name)):
+                # The other build removed the lock file after it was opened here, so that this lock protects nothing.
+                raise UserError(f"Another build into {output} has just ended. Run the same command again.")
             for left in Path(work).glob("*.partial"):
                 left.unlink()
         try:

@@ -11,9 +11,13 @@ import statistics
 import sys
 from dataclasses import replace
 
-from experiments.benchmark.process import answer, in_process
-from experiments.benchmark.report import Row
+from experiments.benchmark.measuring import Row, answer, in_process
+from experiments.benchmark.models import bare_loop, compiled_pretrainer, random_batch
 from experiments.commands import ROOT
+from pf_keras.config import load_config
+from pf_keras.figures import new_figure, save_figure
+from pf_keras.tpu.flops import pretrain_flops
+from pf_keras.training.devices import open_devices
 
 BASE = {"image_size": 224, "mask_ratio": 0.6, "batch": 16, "depth": 6, "replicas": 1}
 POINTS = {
@@ -29,12 +33,10 @@ PICTURE = ROOT / "docs" / "images" / "growth.png"
 
 def run(options: argparse.Namespace) -> list[Row]:
     """The rows of the benchmark `growth`. Draws them to `PICTURE`, unless `options.quick`."""
-    points = {name: values[::2] if options.quick else values for name, values in POINTS.items()}
-    base, measured = measured_at(**BASE), {}
-    for name, values in points.items():
-        for value in values:
+    base, measured, rows = measured_at(**BASE), {}, []
+    for name, values in POINTS.items():
+        for value in values[::2] if options.quick else values:
             measured[name, value] = base if value == BASE[name] else measured_at(**{**BASE, name: value})
-    rows = []
     for (name, value), found in measured.items():
         flops, time = found["flops"] / base["flops"], found["seconds"] / base["seconds"]
         note = f"{flops:.2f} x the FLOPs; memory {found['mib']} MiB, {found['mib'] / base['mib']:.2f} x"
@@ -54,11 +56,6 @@ def measured_at(**point: float) -> dict:
 def measure(image_size: int, mask_ratio: float, batch: int, depth: int, replicas: int) -> dict:
     """The figures of one point, measured in this process."""
     import tensorflow as tf
-
-    from experiments.benchmark.models import bare_loop, compiled_pretrainer, random_batch
-    from pf_keras.config import load_config
-    from pf_keras.tpu.flops import pretrain_flops
-    from pf_keras.training.devices import open_devices
 
     if replicas > 1:
         # Replicas wait for each other within a step, and each needs a thread for that.
@@ -81,14 +78,11 @@ def measure(image_size: int, mask_ratio: float, batch: int, depth: int, replicas
 
 def draw(measured: dict[tuple[str, float], dict], base: dict) -> None:
     """Draw a panel for each setting: time, memory and FLOPs as multiples of the base. `measured` is by setting and value."""
-    from pf_keras.figures import new_figure, save_figure
-
     figure, panels = new_figure(1, len(POINTS), 15, 3.2)
     for place, name in zip(panels, POINTS, strict=True):
-        values = [value for n, value in measured if n == name]
-        found = [measured[name, value] for value in values]
         for key, label, style in (("seconds", "time", "o-"), ("mib", "memory", "s-"), ("flops", "FLOPs", "k--")):
-            place.plot(values, [f[key] / base[key] for f in found], style, label=label, markersize=4)
+            multiples = [measured[name, value][key] / base[key] for value in POINTS[name]]
+            place.plot(POINTS[name], multiples, style, label=label, markersize=4)
         place.set_xlabel(name.replace("_", " "))
         place.grid(alpha=0.3)
     panels[0].set_ylabel("multiple of the base")

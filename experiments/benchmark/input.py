@@ -10,12 +10,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.benchmark.measuring import Row, answer, in_process, ratio, spread, take_turns
 from experiments.benchmark.photographs import collect, make_records
-from experiments.benchmark.process import answer, in_process
-from experiments.benchmark.report import Row
 from pf_keras.config import Config, DataConfig
 from pf_keras.processes import cores
 
@@ -30,7 +30,6 @@ LARGE = (1024, 1250)  # the shards of a set as large as ImageNet, and the record
 
 def run(options: argparse.Namespace) -> list[Row]:
     """The rows of the benchmark `input`. With `options.quick`, runs fewer turns and skips the large set."""
-    rounds = 3 if options.quick else 7
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         print(f"making {IMAGES} records, twice", file=sys.stderr)
@@ -38,82 +37,70 @@ def run(options: argparse.Namespace) -> list[Row]:
         shards = f"--train_shards={SHARDS}"
         originals = make_records(folder / "images", folder / "originals", shards)
         small = make_records(folder / "images", folder / "small", shards, "--resize_shorter=256", "--quality=90")
+        arguments = {"rounds": 3 if options.quick else 7, "originals": str(originals), "small": str(small)}
         measured = {}
         for count in sorted({1, cores()}):
             print(f"measuring with {count} core{'s' * (count > 1)}", file=sys.stderr)
-            arguments = {"count": count, "rounds": rounds, "originals": str(originals), "small": str(small)}
-            measured[count] = in_process("input", arguments)
-        kilobytes = [sum(f.stat().st_size for f in Path(p).iterdir()) / IMAGES / 1e3 for p in (originals, small)]
+            measured[count] = in_process("input", {"count": count, **arguments})
+        kilobytes = [sum(f.stat().st_size for f in place.iterdir()) / IMAGES / 1e3 for place in (originals, small)]
         return [*rows(measured, kilobytes), *([] if options.quick else large_rows(folder))]
 
 
 def rows(measured: dict[int, dict], kilobytes: Sequence[float]) -> list[Row]:
-    """The rows, from the figures `measured` with each number of cores, and the size of an original and of a small image."""
-    count = max(measured)
-    one, all_ = measured[1], measured[count]
-    found = [
-        Row(f"full pipeline / decoding alone, {n} core{'s' * (n > 1)}", m["full"], "x", 0.85, high=True,
-            note=f"{m['decoding_rate']:.0f} images/s decoded alone; time ratio {m['full_spread']}")
-        for n, m in measured.items()
-    ]  # fmt: skip
+    """The rows, from what `measure` found with each number of cores, and the size of an original and of a small image."""
+    found, rates = [], {}
+    for count, both in measured.items():
+        seconds = both["seconds"]
+        rates[count] = {name: BATCHES["timed"] * BATCH / statistics.median(taken) for name, taken in seconds.items()}
+        note = f"{rates[count]['decoding']:.0f} images/s decoded alone; time ratio {spread(seconds, 'full', 'decoding')}"
+        name = f"full pipeline / decoding alone, {count} core{'s' * (count > 1)}"
+        found.append(Row(name, 1 / ratio(seconds, "full", "decoding"), "x", 0.85, high=True, note=note))
+    memory, one = both["memory"], rates[1]["full"]
     if count > 1:
-        found.append(Row(f"throughput, {count} cores / 1 core", all_["full_rate"] / one["full_rate"], "x",
-                         note=f"{all_['full_rate']:.0f} / {one['full_rate']:.0f} images/s"))  # fmt: skip
+        found.append(Row(f"throughput, {count} cores / 1 core", rates[count]["full"] / one, "x",
+                         note=f"{rates[count]['full']:.0f} / {one:.0f} images/s"))  # fmt: skip
     return [
         *found,
-        Row("extra time for noise and shuffling, fraction", all_["plain_time"] - 1, "", 0.10, note=all_["plain_spread"]),
-        Row("256 px records / originals, throughput", all_["small"], "x",
+        Row("extra time for noise and shuffling, fraction", ratio(seconds, "full", "plain") - 1, "", 0.10,
+            note=spread(seconds, "full", "plain")),
+        Row("256 px records / originals, throughput", 1 / ratio(seconds, "small", "full"), "x",
             note=f"{kilobytes[1]:.0f} / {kilobytes[0]:.0f} kB per image"),
-        Row("peak memory", all_["peak_mib"], "MiB", note=f"grew by {all_['later_mib']} MiB in the second half"),
+        Row("peak memory", memory[-1], "MiB", note=f"grew by {memory[-1] - memory[len(memory) // 2]} MiB in the second half"),
     ]  # fmt: skip
 
 
 def measure(count: int, rounds: int, originals: str, small: str) -> dict:
-    """The figures of this process with `count` cores, from the records of `originals` and of `small` images."""
+    """The `seconds` of each pipeline and the peak `memory` in MiB after each turn, in this process with `count` cores.
+    `originals` and `small` are records.
+    """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])  # before TensorFlow counts them
-    from experiments.benchmark.turns import ratio, spread, take_turns
     from pf_keras.data.pipeline import training_batches
     from pf_keras.data.sources import open_source
     from pf_keras.noise import pretrain_noise
 
     config = Config(data=DataConfig(source=f"tfrecord:{originals}", shuffle_buffer=512))
     split = {place: open_source(replace(config.data, source=f"tfrecord:{place}")).train for place in (originals, small)}
-    noise = pretrain_noise(config)
+    noise, memory = pretrain_noise(config), []
     pipelines = {
         "decoding": decoding_alone(split[originals], config),
         "full": training_batches(split[originals], config, BATCH, noise),
         "plain": training_batches(InOrder(split[originals]), config, BATCH, {}),
         "small": training_batches(split[small], config, BATCH, noise),
     }
-    memory = []
 
     def timed(batches):
-        def work():
-            iterator = iter(batches)
-            for _ in range(BATCHES["start"]):
-                next(iterator)
-            began = time.perf_counter()
-            for _ in range(BATCHES["timed"]):
-                next(iterator)
-            taken = time.perf_counter() - began
-            memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-            return taken
+        iterator = iter(batches)
+        for _ in range(BATCHES["start"]):
+            next(iterator)
+        began = time.perf_counter()
+        for _ in range(BATCHES["timed"]):
+            next(iterator)
+        taken = time.perf_counter() - began
+        memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        return taken
 
-        return work
-
-    seconds = take_turns({name: timed(batches) for name, batches in pipelines.items()}, rounds)
-    images = BATCHES["timed"] * BATCH
-    return {
-        "full": 1 / ratio(seconds, "full", "decoding"),
-        "full_spread": spread(seconds, "full", "decoding"),
-        "plain_time": ratio(seconds, "full", "plain"),
-        "plain_spread": spread(seconds, "full", "plain"),
-        "small": 1 / ratio(seconds, "small", "full"),
-        "full_rate": images / statistics.median(seconds["full"]),
-        "decoding_rate": images / statistics.median(seconds["decoding"]),
-        "peak_mib": memory[-1],
-        "later_mib": memory[-1] - memory[len(memory) // 2],
-    }
+    works = {name: partial(timed, batches) for name, batches in pipelines.items()}
+    return {"seconds": take_turns(works, rounds), "memory": memory}
 
 
 class InOrder:
@@ -174,19 +161,14 @@ def large_rows(folder: Path) -> list[Row]:
 def large_set(place: Path) -> Path:
     """Make a set of `LARGE` shards of small images, which are all links to one shard. Returns its folder."""
     shards, records = LARGE
-    images = place / "images"
-    collect("", images, 8)
-    for path in list((images / "train" / "any").iterdir()):
-        for number in range(1, -(-records // 8)):
-            os.link(path, path.with_name(f"{path.stem}-{number}.jpg"))
-    for path in sorted((images / "train" / "any").iterdir())[records:]:
-        path.unlink()
-    make_records(images, place / "one", "--train_shards=1", "--resize_shorter=32")
+    collect("", place / "few", 8)
+    collect(str(place / "few"), place / "images", records)
+    make_records(place / "images", place / "one", "--train_shards=1", "--resize_shorter=32")
     output = place / "records"
     output.mkdir()
-    name, manifest = "train-{:05d}-of-{:05d}", json.loads((place / "one" / "manifest.json").read_text())
+    manifest = json.loads((place / "one" / "manifest.json").read_text())
     shard = next(s for s in manifest["shards"] if s["records"])
-    manifest["shards"] = [{**shard, "file": name.format(i, shards)} for i in range(shards)]
+    manifest["shards"] = [{**shard, "file": f"train-{number:05d}-of-{shards:05d}"} for number in range(shards)]
     for entry in manifest["shards"]:
         os.link(place / "one" / shard["file"], output / entry["file"])
     (output / "manifest.json").write_text(json.dumps(manifest))

@@ -11,26 +11,22 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.mae.clone import open_clone
+from experiments.mae.clone import add_clone
 
 request = json.loads(sys.argv[1])
-(models_mae,) = open_clone(request["clone"], "models_mae")
+add_clone(request["clone"])
 
 
 def build(depth: int) -> torch.nn.Module:
     """The model: ViT-L at paper size, else a ViT of our width with `depth` blocks."""
+    import models_mae
+
     if request["paper"]:
         return models_mae.mae_vit_large_patch16()
-    return models_mae.MaskedAutoencoderViT(
-        img_size=request["image_size"],
-        patch_size=request["patch_size"],
-        embed_dim=request["width"],
-        depth=depth,
-        num_heads=request["heads"],
-        decoder_embed_dim=request["width"] // 2,
-        decoder_depth=2,
-        decoder_num_heads=request["heads"] // 2,
-    )
+    width, heads = request["width"], request["heads"]
+    size = {"img_size": request["image_size"], "patch_size": request["patch_size"], "embed_dim": width, "num_heads": heads}
+    decoder = {"decoder_embed_dim": width // 2, "decoder_num_heads": heads // 2, "decoder_depth": 2}
+    return models_mae.MaskedAutoencoderViT(**size, depth=depth, **decoder)
 
 
 def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
@@ -64,5 +60,5 @@ for line in sys.stdin:
     began = time.perf_counter()
     for _ in range(int(line)):
         loss = step(model, optimizer)
-    float(loss)
+    float(loss.detach())
     print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)

@@ -2,19 +2,18 @@
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+import keras
 import numpy as np
+import tensorflow as tf
+from keras import ops, tree
 
 from pf_keras.config import Config, load_config
 from pf_keras.data.dataset_options import as_written
-
-if TYPE_CHECKING:
-    import keras
-
-    from pf_keras.training.devices import Devices
-
-BATCH = {"small": 128, "middle": 16, "paper": 2}  # a CPU needs tenths of a second to seconds for a step
+from pf_keras.models import build_pretrainer
+from pf_keras.noise import pretrain_noise
+from pf_keras.training.devices import Devices
+from pf_keras.training.optimizer import build_optimizer
 
 
 def config_of(size: str) -> Config:
@@ -24,8 +23,6 @@ def config_of(size: str) -> Config:
 
 def random_batch(config: Config, images: int) -> dict[str, np.ndarray]:
     """A random pre-training batch: uint8 `image` `(images, H, W, 3)`, and the float32 noise by name."""
-    from pf_keras.noise import pretrain_noise
-
     rng = np.random.default_rng(0)
     side = config.model.image_size
     return {
@@ -34,21 +31,16 @@ def random_batch(config: Config, images: int) -> dict[str, np.ndarray]:
     }
 
 
-def compiled_pretrainer(config: Config, devices: "Devices") -> "keras.Model":
+def compiled_pretrainer(config: Config, devices: Devices) -> keras.Model:
     """The pre-training model with its optimizer, as in `--mode=pretrain`."""
-    from pf_keras.models import build_pretrainer
-    from pf_keras.training.optimizer import build_optimizer
-
     model = build_pretrainer(config)
     optimizer = build_optimizer(model, config.pretrain, config.pretrain.steps, config.pretrain.warmup_steps)
     devices.compile(model, optimizer=optimizer)
     return model
 
 
-def endless(devices: "Devices", batch: dict[str, np.ndarray]):
+def endless(devices: Devices, batch: dict[str, np.ndarray]):
     """A dataset that repeats one batch, spread over the devices. It costs no time."""
-    import tensorflow as tf
-
     def batches(host, hosts, replicas):
         part = {name: tf.constant(value[: len(value) // replicas]) for name, value in batch.items()}
         return as_written(tf.data.Dataset.from_tensors(part).repeat())
@@ -56,7 +48,7 @@ def endless(devices: "Devices", batch: dict[str, np.ndarray]):
     return devices.distribute(batches)
 
 
-def bare_loop(model: "keras.Model", devices: "Devices", batch: dict[str, np.ndarray], steps: int) -> Callable[[], float]:
+def bare_loop(model: keras.Model, devices: Devices, batch: dict[str, np.ndarray], steps: int) -> Callable[[], float]:
     """A function that runs so many steps, calls nothing but the train function of `fit`, and returns the seconds."""
 
     def loop():
@@ -73,9 +65,6 @@ def bare_loop(model: "keras.Model", devices: "Devices", batch: dict[str, np.ndar
 
 def graph(function: Callable, *arguments) -> Callable[[], None]:
     """A function that runs `function` on the arguments, compiled, and waits for its result."""
-    import tensorflow as tf
-    from keras import ops, tree
-
     arguments, compiled = tree.map_structure(ops.convert_to_tensor, arguments), tf.function(function)
 
     def call():
@@ -84,16 +73,13 @@ def graph(function: Callable, *arguments) -> Callable[[], None]:
     return call
 
 
-def with_gradients(model: "keras.Model", function: Callable) -> Callable:
+def with_gradients(model: keras.Model, function: Callable) -> Callable:
     """A function of the same arguments that computes the gradients of its mean square for the model's weights. It returns the
     sum of each gradient.
     """
-    import tensorflow as tf
-
     def call(*arguments):
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(tf.square(function(*arguments)))
-        gradients = tape.gradient(loss, model.trainable_variables)
-        return [tf.reduce_sum(g) for g in gradients if g is not None]
+        return [tf.reduce_sum(g) for g in tape.gradient(loss, model.trainable_variables) if g is not None]
 
     return call

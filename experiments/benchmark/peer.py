@@ -8,19 +8,20 @@ At other sizes it is a ViT of our width, with as many blocks as equal FLOPs need
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
 import sys
-import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from experiments.benchmark.measuring import Row, ratio, spread, take_turns
 from experiments.benchmark.models import bare_loop, compiled_pretrainer, config_of, random_batch
-from experiments.benchmark.report import Row
-from experiments.benchmark.turns import spread, take_turns
 from experiments.commands import ROOT
-from pf_keras.config import Config
 from pf_keras.errors import UserError
+from pf_keras.tpu.flops import pretrain_flops
+from pf_keras.training.devices import open_devices
 
 STEPS, ROUNDS = {"small": 10, "middle": 3, "paper": 1}, 7
 
@@ -31,9 +32,6 @@ def run(options: argparse.Namespace) -> list[Row]:
     Raises:
         UserError: there is no clone, MAE does not run, or this machine computes on something else than a CPU.
     """
-    from pf_keras.tpu.flops import pretrain_flops
-    from pf_keras.training.devices import open_devices
-
     if not (Path(options.mae) / "models_mae.py").is_file():
         raise UserError(f"--mae={options.mae} is not a clone of facebookresearch/mae. Clone that repository first.")
     config, images, steps = config_of(options.size), options.batch, STEPS[options.size]
@@ -43,67 +41,32 @@ def run(options: argparse.Namespace) -> list[Row]:
     model = compiled_pretrainer(config, devices)
     ours = bare_loop(model, devices, random_batch(config, images), steps)
     flops = pretrain_flops(config) * images
-    with Peer(options, config, images, flops) as peer:
-        seconds = take_turns({"ours": ours, "mae": lambda: peer.run(steps)}, ROUNDS)
-    rates = {name: step * steps / statistics.median(seconds[name]) for name, step in (("ours", flops), ("mae", peer.flops))}
-    quotient = statistics.median(
-        (flops / ours) / (peer.flops / mae) for ours, mae in zip(seconds["ours"], seconds["mae"], strict=True)
-    )
-    note = f"{options.size}, batch {images}: {rates['ours'] / 1e9:.0f} / {rates['mae'] / 1e9:.0f} GFLOP/s; "
-    note += f"times {spread(seconds, 'ours', 'mae')}"
-    size = f"MAE: width {peer.width}, {peer.depth} blocks, {peer.parameters / 1e6:.1f}M parameters, torch {peer.torch}"
+    request = {name: getattr(config.model, name) for name in ("image_size", "patch_size", "width", "heads")}
+    request |= {"clone": str(Path(options.mae).resolve()), "paper": options.size == "paper", "images": images, "flops": flops}
+    with mae_process(options.mae_python or sys.executable, request) as ask:
+        mae = ask()
+        seconds = take_turns({"ours": ours, "mae": lambda: ask(f"{steps}\n")["seconds"]}, ROUNDS)
+    rates = [step * steps / statistics.median(seconds[name]) for name, step in (("ours", flops), ("mae", mae["flops"]))]
+    note = f"{options.size}, batch {images}: {rates[0] / 1e9:.0f} / {rates[1] / 1e9:.0f} GFLOP/s; "
+    size = f"MAE: width {mae['width']}, {mae['depth']} blocks, {mae['parameters'] / 1e6:.1f}M parameters, torch {mae['torch']}"
     return [
-        Row("our FLOP/s / MAE's", quotient, "x", 1.0, high=True, note=note),
-        Row("our FLOPs of a step / MAE's", flops / peer.flops, "x", note=size),
-    ]
+        Row("our FLOP/s / MAE's", flops / mae["flops"] * ratio(seconds, "mae", "ours"), "x", 1.0, high=True,
+            note=note + f"times {spread(seconds, 'ours', 'mae')}"),
+        Row("our FLOPs of a step / MAE's", flops / mae["flops"], "x", note=size),
+    ]  # fmt: skip
 
 
-class Peer:
-    """MAE in its own process. A context manager, with the attributes `flops`, `depth`, `width`, `parameters` and `torch`.
+@contextlib.contextmanager
+def mae_process(python: str, request: dict) -> Iterator[Callable[..., dict]]:
+    """Start `mae_steps` with `request`. Gives a function that sends a line, or nothing, and returns the next answer."""
+    line, pipe = [python, "-m", "experiments.benchmark.mae_steps", json.dumps(request)], subprocess.PIPE
+    with subprocess.Popen(line, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=sys.stderr, text=True) as process:
 
-    Args:
-        options: the options of the command line.
-        config: the config of our model.
-        images: the images of a step.
-        flops: the FLOPs of our step.
-    """
+        def ask(text=""):
+            process.stdin.write(text)
+            process.stdin.flush()
+            if found := process.stdout.readline():
+                return json.loads(found)
+            raise UserError("MAE failed, see above. Use --mae_python=PYTHON, a Python with torch, torchvision and timm.")
 
-    def __init__(self, options: argparse.Namespace, config: Config, images: int, flops: float):
-        self.python = options.mae_python or sys.executable
-        self.request = {
-            "clone": str(Path(options.mae).resolve()),
-            "paper": options.size == "paper",
-            "image_size": config.model.image_size,
-            "patch_size": config.model.patch_size,
-            "width": config.model.width,
-            "heads": config.model.heads,
-            "images": images,
-            "flops": flops,
-        }
-
-    def __enter__(self) -> "Peer":
-        line = [self.python, "-m", "experiments.benchmark.mae_steps", json.dumps(self.request)]
-        self.errors, pipe = tempfile.TemporaryFile("w+"), subprocess.PIPE
-        self.process = subprocess.Popen(line, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=self.errors, text=True)
-        for name, value in self._answer().items():
-            setattr(self, name, value)
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-        self.errors.close()
-
-    def run(self, steps: int) -> float:
-        """Run so many steps. Returns the seconds."""
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-        return self._answer()["seconds"]
-
-    def _answer(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            self.errors.seek(0)
-            last = (self.errors.read().strip().splitlines() or ["no message"])[-1]
-            raise UserError(f"MAE failed: {last}. Use --mae_python=PYTHON, a Python with torch, torchvision and timm.")
-        return json.loads(line)
+        yield ask

@@ -3,13 +3,12 @@
 import io
 import itertools
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from experiments.benchmark.measuring import run_module
 from pf_keras.errors import UserError
 
 SIDES = (500, 375)  # pixels, like most of ImageNet's images
@@ -57,13 +56,6 @@ def windows() -> Iterator[bytes]:
 
 
 def make_records(folder: Path, output: Path, *options: str) -> Path:
-    """Run `python -m tfrecords.build` on a folder of images, as a user would. Returns `output`.
-
-    Raises:
-        UserError: it failed.
-    """
-    line = [sys.executable, "-m", "tfrecords.build", "--source=folder", f"--input={folder}", f"--output={output}", *options]
-    done = subprocess.run(line, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{' '.join(line)} failed: {done.stderr.strip().splitlines()[-1]}")
+    """Run `python -m tfrecords.build` on a folder of images, as a user would. Returns `output`."""
+    run_module("tfrecords.build", "--source=folder", f"--input={folder}", f"--output={output}", *options)
     return output

@@ -7,33 +7,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from functools import partial
 
-from experiments.benchmark.report import Row
+from experiments.benchmark.measuring import Row
 from pf_keras.errors import UserError
-
-LIMIT = 300  # seconds
 
 
 def run(options: argparse.Namespace) -> list[Row]:
     """The rows of the benchmark `start`."""
     rounds = 2 if options.quick else 5
-    help_, imports, first = ([work() for _ in range(rounds)] for work in (print_help, import_tensorflow, first_step))
-    return [
-        Row("main.py --help", statistics.median(help_), "s", 1.5, note=_range(help_)),
-        Row("command to the end of the first step on digits", statistics.median(first), "s", 20, note=_range(first)),
-        Row("of it importing TensorFlow", statistics.median(imports), "s", note=_range(imports)),
-    ]
+    found = []
+    for name, work, aim in (
+        ("main.py --help", partial(run_python, "main.py", "--help"), 1.5),
+        ("command to the end of the first step on digits", first_step, 20),
+        ("of it importing TensorFlow", partial(run_python, "-c", "import tensorflow"), None),
+    ):
+        seconds = [work() for _ in range(rounds)]
+        note = f"{min(seconds):.2f} to {max(seconds):.2f} s in {rounds} runs"
+        found.append(Row(name, statistics.median(seconds), "s", aim, note=note))
+    return found
 
 
-def print_help() -> float:
-    """Run `--help`. Returns the seconds."""
-    return _seconds("main.py", "--help")
-
-
-def import_tensorflow() -> float:
-    """Import TensorFlow. Returns the seconds."""
-    return _seconds("-c", "import tensorflow")
+def run_python(*words: str) -> float:
+    """Run Python with these arguments. Returns the seconds."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began
 
 
 def first_step() -> float:
@@ -53,15 +52,5 @@ def first_step() -> float:
             raise UserError(f"A pre-training ended before its first step. Run it to see why: {' '.join(line)}")
         taken = time.perf_counter() - began
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=LIMIT)
+        process.communicate(timeout=300)
         return taken
-
-
-def _seconds(*words: str) -> float:
-    began = time.perf_counter()
-    subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - began
-
-
-def _range(seconds: Sequence[float]) -> str:
-    return f"{min(seconds):.2f} to {max(seconds):.2f} s in {len(seconds)} runs"

@@ -2,7 +2,7 @@
 
 import argparse
 import contextlib
-import os
+import io
 import statistics
 import tempfile
 import time
@@ -10,28 +10,20 @@ import unittest.mock
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
+import keras
 import numpy as np
+from keras import ops
 
-from experiments.benchmark.models import (
-    bare_loop,
-    compiled_pretrainer,
-    config_of,
-    endless,
-    graph,
-    random_batch,
-    with_gradients,
-)
-from experiments.benchmark.report import Row
-from experiments.benchmark.turns import ratio, spread, take_turns
-from pf_keras.config import Config
-from pf_keras.training.callbacks import RunCallback
-
-if TYPE_CHECKING:
-    import keras
-
-    from pf_keras.training.devices import Devices
+from experiments.benchmark.measuring import Row, ratio, spread, take_turns
+from experiments.benchmark.models import bare_loop, compiled_pretrainer, config_of, endless, graph, random_batch, with_gradients
+from pf_keras.config import AugmentConfig, Config
+from pf_keras.patches.augment import augment_patches, scale_pixels
+from pf_keras.tpu.flops import forward_flops
+from pf_keras.training.checkpoint import save_checkpoint
+from pf_keras.training.devices import Devices, open_devices
+from pf_keras.training.loop import train
+from pf_keras.training.workdir import Workdir
 
 LOG_EVERY = {"small": 10, "middle": 5, "paper": 2}
 STEPS = {"small": 50, "middle": 20, "paper": 6}  # per turn; the first log interval is not timed
@@ -41,20 +33,14 @@ SAVE_EVERY = 600  # seconds: the default of run.checkpoint_every
 
 def run(options: argparse.Namespace) -> list[Row]:
     """The rows of the benchmark `step`, for the model of `options.size`."""
-    from pf_keras.training.devices import open_devices
-
     config = config_of(options.size)
     devices = open_devices(config.run.precision)
     rounds = 3 if options.quick else ROUNDS[options.size]
     return [*part_rows(config, devices, options, rounds), *fit_rows(config, devices, options, rounds)]
 
 
-def part_rows(config: Config, devices: "Devices", options: argparse.Namespace, rounds: int) -> list[Row]:
+def part_rows(config: Config, devices: Devices, options: argparse.Namespace, rounds: int) -> list[Row]:
     """Compares the parts of a step, forward and backward, with the step, and the encoder with one that sees all patches."""
-    from pf_keras.config import AugmentConfig
-    from pf_keras.patches.augment import augment_patches, scale_pixels
-    from pf_keras.tpu.flops import forward_flops
-
     model, batch = compiled_pretrainer(config, devices), random_batch(config, options.batch)
     everywhere = AugmentConfig(jitter_size=max(1, config.model.patch_size - 1))  # even if the config has no augmentation
     backbone = model.backbone
@@ -112,45 +98,19 @@ def without_kernels(loop: Callable[[], float]) -> Callable[[], float]:
     return loop
 
 
-def updates(model: "keras.Model") -> Callable[[], None]:
+def updates(model: keras.Model) -> Callable[[], None]:
     """A function that applies gradients to the weights of a model, as a step does."""
-    import tensorflow as tf
+    gradients = [ops.ones(v.shape) for v in model.trainable_variables]
 
-    gradients = [tf.ones(v.shape) for v in model.trainable_variables]
-    apply = tf.function(lambda: model.optimizer.apply(gradients))
+    def update():
+        model.optimizer.apply(gradients)
+        return ops.convert_to_tensor(model.optimizer.iterations)
 
-    def call():
-        apply()
-        model.optimizer.iterations.numpy()
-
-    return call
+    return graph(update)
 
 
-class Clock(RunCallback):
-    """Measures the `seconds` between the ends of two log intervals.
-
-    Args:
-        first: the step that ends the first interval.
-        last: the step that ends the second interval.
-    """
-
-    def __init__(self, first: int, last: int):
-        super().__init__()
-        self.first, self.last = first, last
-
-    def on_epoch_end(self, epoch, logs=None) -> None:
-        if self.step == self.first:
-            self.began = time.perf_counter()
-        if self.step == self.last:
-            self.seconds = time.perf_counter() - self.began
-
-
-def fit_rows(config: Config, devices: "Devices", options: argparse.Namespace, rounds: int) -> list[Row]:
+def fit_rows(config: Config, devices: Devices, options: argparse.Namespace, rounds: int) -> list[Row]:
     """Compares `train`, which is `Model.fit` with every callback, with a loop over the same compiled step."""
-    from pf_keras.training.checkpoint import save_checkpoint
-    from pf_keras.training.loop import train
-    from pf_keras.training.workdir import Workdir
-
     images, interval, steps = options.batch, LOG_EVERY[options.size], STEPS[options.size]
     run = replace(config.run, log_every=interval, checkpoint_every="60min")
     model = compiled_pretrainer(config, devices)
@@ -164,22 +124,18 @@ def fit_rows(config: Config, devices: "Devices", options: argparse.Namespace, ro
 
     def by_fit():
         # Run one interval more than is timed, because the last step also saves. Saving is measured below.
-        clock = Clock(interval, steps)
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            open(os.devnull, "w") as nowhere,
-            contextlib.redirect_stderr(nowhere),
-        ):
+        ends = []
+        clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: ends.append(time.perf_counter()))
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
             workdir = Workdir(folder)
             workdir.folder("figures")
             train(model, lambda step: endless(devices, batch), steps + interval, images, workdir, run, [clock])
-        return clock.seconds
+        return ends[-2] - ends[0]
 
     loop = bare_loop(model, devices, batch, steps - interval)
     seconds = take_turns({"fit": by_fit, "loop": loop}, rounds)
     with tempfile.TemporaryDirectory() as folder:
-        saving = take_turns({"save": lambda: save_checkpoint(folder, 1, model)}, 3)["save"]
-    save = statistics.median(saving)
+        save = statistics.median(take_turns({"save": lambda: save_checkpoint(folder, 1, model)}, 3)["save"])
     return [
         Row("bare loop / fit with callbacks", ratio(seconds, "loop", "fit"), "x", 0.95, high=True,
             note=f"{steps - interval} steps of {images} images, logged every {interval}; {spread(seconds, 'loop', 'fit')}"),

@@ -1,9 +1,7 @@
-"""Imports the unchanged modules of a clone of facebookresearch/mae under current versions of timm and NumPy."""
+"""Makes the unchanged modules of a clone of facebookresearch/mae run under current versions of timm and NumPy."""
 
-import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import timm.models.vision_transformer as vision_transformer
@@ -16,9 +14,8 @@ class Block(vision_transformer.Block):
         super().__init__(*arguments, **options)
 
 
-def open_clone(folder: str | Path, *modules: str) -> list[ModuleType]:
-    """Import the named modules of the clone in `folder`."""
+def add_clone(folder: str | Path) -> None:
+    """Make the modules of the clone in `folder` importable, such as `models_mae`."""
     vision_transformer.Block = Block
     np.float = float  # the clone uses this name, which NumPy removed
     sys.path.insert(0, str(folder))
-    return [importlib.import_module(name) for name in modules]

@@ -4,14 +4,13 @@
         --labels=runs/cifar10/sweep-0.01/labels.txt,runs/cifar10/sweep-0.1/labels.txt --epochs=60,20
 
 CIFAR has train/<class>/ and test/<class>/. The label lists come from our sweeps. Pre-training runs for --minutes on all cores.
-With --images_per_second it runs the steps that an idle machine would do in that time. Then, for each list and each start
-(pre-trained, scratch), it compares a grid of learning rates and layer decays on 5,000 training images outside the list, and
-runs the winner with every seed on the test images.
+Then, for each list and each start (pre-trained, scratch), it compares a grid of learning rates and layer decays on 5,000
+training images outside the list, and runs the winner with every seed on the test images.
 
 Crops and mirroring in fine-tuning, its batch size, epochs, warm-up and label smoothing are ours. Masking, normalised pixels,
 weight decay, layer-wise learning rates and stochastic depth are MAE's. The learning rate, batch size and warm-up of
 pre-training are not tuned. Writes the mean of the patch vectors of every image to RUNS/features.npz, for experiments.features.
-Run it again with the same --runs to resume.
+Run it again with the same --runs to reuse a finished pre-training and the scores that are there.
 """
 
 import argparse
@@ -24,127 +23,98 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from timm.optim import param_groups_weight_decay
 from torch.nn import functional
 
-from experiments.mae.clone import open_clone
+from experiments.mae.clone import add_clone
 
 MEAN, SD = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
-SIZE = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "num_heads": 4}
-WARM_UP = 1 / 12  # fraction of the steps of fine-tuning, as in our runs
-PRETRAIN_CROP = 0.4
-# The options on which everything in RUNS depends.
-SETTINGS = (
-    "images", "minutes", "images_per_second", "depth", "pretrain_rate", "pretrain_batch", "pretrain_warmup", "batch", "crop",
-    "compare",
-)  # fmt: skip
+SIZE = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "num_heads": 4, "depth": 4}
+PRETRAIN_RATE, PRETRAIN_BATCH, PRETRAIN_CROP = 1e-3, 128, 0.4
+BATCH, CROP = 32, 0.75  # of fine-tuning
+WARM_UP = 1 / 12  # a fraction of the steps, as in our runs; MAE's own pre-training has 1/20
+COMPARE = 5000  # training images outside the list, to compare settings on
 
+Weights = dict[str, torch.Tensor]
 Examples = tuple[np.ndarray, np.ndarray]  # images uint8 (K, 3, S, S), and classes int (K,)
 
 
 def main() -> None:
     """Pre-train, write the features, then fine-tune and print a score for each label list and start."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.mae.transfer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m experiments.mae.transfer", description=__doc__, formatter_class=layout)
     parser.add_argument("--clone", required=True, help="a clone of facebookresearch/mae")
     parser.add_argument("--images", required=True, type=Path, help="the folder with train/ and test/")
     parser.add_argument("--labels", required=True, help="files with the names of the labelled images")
     parser.add_argument("--epochs", required=True, help="the epochs of fine-tuning, one number for each file of --labels")
     parser.add_argument("--runs", required=True, type=Path, help="the folder for the results")
     parser.add_argument("--minutes", required=True, type=float, help="the minutes of pre-training")
-    parser.add_argument("--images_per_second", type=float, help="the throughput on an idle machine, if this one is busy")
-    parser.add_argument("--depth", type=int, default=4, help="the blocks of the encoder")
-    parser.add_argument("--pretrain_rate", type=float, default=1e-3, help="the learning rate of pre-training")
-    parser.add_argument("--pretrain_batch", type=int, default=128, help="the batch size of pre-training")
-    parser.add_argument("--pretrain_warmup", type=float, default=1 / 12, help="a fraction of the steps; MAE's recipe has 1/20")
-    parser.add_argument("--batch", type=int, default=32, help="the batch size of fine-tuning")
-    parser.add_argument("--crop", type=float, default=0.75, help="the least fraction of an image in fine-tuning's crops")
-    parser.add_argument("--compare", type=int, default=5000, help="training images outside the list, to compare settings on")
     parser.add_argument("--starts", default="pretrained,scratch", help="where fine-tuning starts from")
-    parser.add_argument("--rates", type=numbers, default=[4e-4, 1e-3, 2e-3], help="the learning rates to compare")
-    parser.add_argument("--layer_decays", type=numbers, default=[0.75], help="the layer decays to compare; scratch has 1")
+    parser.add_argument("--rates", default="4e-4,1e-3,2e-3", help="the learning rates to compare")
+    parser.add_argument("--layer_decays", default="0.75", help="the layer decays to compare; scratch has 1")
     parser.add_argument("--seeds", default="0,1,2", help="the seeds of the winner")
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
-    settings = {name: getattr(options, name) for name in SETTINGS} | {"images": str(options.images)}
+    settings = {"images": str(options.images), "minutes": options.minutes}  # everything in RUNS depends on them
     if (before := kept(options.runs / "settings.json", lambda: settings)) != settings:
         parser.error(f"{options.runs} was made with other settings ({before}). Use another --runs, or the original values.")
-    mae, vit, decay = open_clone(options.clone, "models_mae", "models_vit", "util.lr_decay")
+    add_clone(options.clone)
 
     folders = sorted(folder.name for folder in (options.images / "train").iterdir() if folder.is_dir())
-    options.classes = len(folders)
     names, images, classes = read(options.images / "train", folders)
-    weights = kept(options.runs / "pretrained.pt", lambda: pretrain(mae, images, options))
-    minutes = f"{weights['seconds'] / 60:.0f} minutes"
-    print(f"pre-trained: {weights['steps']} steps of {options.pretrain_batch} images in {minutes}", flush=True)
+    test_names, *test = read(options.images / "test", folders)
+    pretrained = kept(options.runs / "pretrained.pt", lambda: pretrain(images, options.minutes))
+    minutes = f"{pretrained['seconds'] / 60:.0f} minutes"
+    print(f"pre-trained: {pretrained['steps']} steps of {PRETRAIN_BATCH} images in {minutes}", flush=True)
+    build = partial(build_vit, len(folders))
+    train_features, test_features = (frozen_features(build(pretrained["model"]), part) for part in (images, test[0]))
+    np.savez(options.runs / "features.npz", train_names=names, train_features=train_features,
+             test_names=test_names, test_features=test_features)  # fmt: skip
 
-    test_names, test_images, test_classes = read(options.images / "test", folders)
-    test = (test_images, test_classes)
-    if not (features_file := options.runs / "features.npz").exists():
-        found = {"train_names": names, "test_names": test_names}
-        for part, shown in (("train", images), ("test", test_images)):
-            found[f"{part}_features"] = frozen_features(build_vit(vit, weights["model"], options), shown)
-        write(features_file, lambda aside: savez(aside, found))
-    seeds = [int(seed) for seed in options.seeds.split(",")]
     for file, epochs in zip(options.labels.split(","), options.epochs.split(","), strict=True):
         wanted = sorted(set(Path(file).read_text().split("\n")) - {""})
         listed = np.isin(names, wanted)
         if listed.sum() != len(wanted):
             parser.error(f"--images has only {listed.sum()} of the {len(wanted)} names in {file}. Use labels.txt of our sweep.")
         digest = hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:8]
-        others = np.random.default_rng(0).permutation(np.flatnonzero(~listed))[: options.compare]
+        others = np.random.default_rng(0).permutation(np.flatnonzero(~listed))[:COMPARE]
         labelled, compare = ((images[i], classes[i]) for i in (listed, others))
         for start in options.starts.split(","):
-            row = f"{listed.sum()}-{digest}-{start}-{epochs}-epochs"
-
-            def tune(examples, scored, point, seed, start=start, epochs=float(epochs)):
-                return finetune(vit, decay, weights["model"] if start == "pretrained" else None, examples, scored,
-                                *point, seed, epochs, options)  # fmt: skip
-
-            def part(name, work, row=row):
-                return kept(options.runs / f"{row}-{name}.json", work)
-
-            layer_decays = options.layer_decays if start == "pretrained" else [1.0]
-            grid = {point: part("grid-{:g}-{:g}".format(*point), partial(tune, labelled, compare, point, 0))
-                    for point in product(options.rates, layer_decays)}  # fmt: skip
-            rate, layer_decay = point = max(grid, key=grid.get)
-            scores = [part(f"final-{rate:g}-{layer_decay:g}-{seed}", partial(tune, labelled, test, point, seed))
-                      for seed in seeds]  # fmt: skip
+            weights, layer_decays = (pretrained["model"], options.layer_decays) if start == "pretrained" else (None, "1")
+            tune = partial(finetune, build, weights, labelled, float(epochs))
+            row, grid, scores = f"{len(wanted)}-{digest}-{start}-{epochs}-epochs", {}, []
+            for point in product(numbers(options.rates), numbers(layer_decays)):
+                file = options.runs / "{}-grid-{:g}-{:g}.json".format(row, *point)
+                grid[point] = kept(file, partial(tune, compare, *point, seed=0))
+            rate, layer_decay = max(grid, key=grid.get)
+            for seed in options.seeds.split(","):
+                file = options.runs / f"{row}-final-{rate:g}-{layer_decay:g}-{seed}.json"
+                scores.append(kept(file, partial(tune, test, rate, layer_decay, seed=int(seed))))
             mean, sd = statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else 0.0
-            print(f"{listed.sum()} labels, {start}, learning rate {rate:g}, layer_decay {layer_decay:g}: {mean:.1%} ± {sd:.1%}"
-                  f" on {len(test_classes)} test images", flush=True)  # fmt: skip
+            print(f"{len(wanted)} labels, {start}, learning rate {rate:g}, layer_decay {layer_decay:g}: {mean:.1%} ± {sd:.1%}"
+                  f" on {len(test_names)} test images", flush=True)  # fmt: skip
 
 
 def numbers(text: str) -> list[float]:
-    """An argparse type: numbers separated by commas."""
+    """Numbers separated by commas."""
     return [float(number) for number in text.split(",")]
 
 
 def kept(file: Path, work: Callable[[], Any]) -> Any:
-    """The result of `work()`, read from `file` if an earlier run wrote it there."""
+    """The result of `work()`, read from `file` if an earlier run wrote it there. The file is written whole or not at all."""
     if not file.exists():
-        found = work()
-        write(file, partial(torch.save, found) if file.suffix == ".pt" else lambda aside: aside.write_text(json.dumps(found)))
+        found, aside = work(), file.with_suffix(".writing")
+        if file.suffix == ".pt":
+            torch.save(found, aside)
+        else:
+            aside.write_text(json.dumps(found))
+        aside.replace(file)
     return torch.load(file) if file.suffix == ".pt" else json.loads(file.read_text())
-
-
-def write(file: Path, save: Callable[[Path], Any]) -> None:
-    """Write a file whole or not at all: `save` writes a temporary file, which is then renamed."""
-    aside = file.with_suffix(".writing")
-    save(aside)
-    aside.replace(file)
-
-
-def savez(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays to exactly this path. NumPy would add a suffix to a name."""
-    with path.open("wb") as file:
-        np.savez(file, **arrays)
 
 
 def read(folder: Path, folders: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -171,9 +141,8 @@ def crops(images: np.ndarray, rng: np.random.Generator, least: float) -> torch.T
     side, shape = np.sqrt(rng.uniform(least, 1, count)), np.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3), count) / 2)
     width, height = np.minimum(side * shape, 1), np.minimum(side / shape, 1)
     x, y = rng.uniform(-1, 1, count) * (1 - width), rng.uniform(-1, 1, count) * (1 - height)
-    width = width * rng.choice([-1, 1], count)
-    zero = np.zeros(count)
-    theta = np.stack([np.stack([width, zero, x], 1), np.stack([zero, height, y], 1)], 1)
+    width, zero = width * rng.choice([-1, 1], count), np.zeros(count)
+    theta = np.array([[width, zero, x], [zero, height, y]]).transpose(2, 0, 1)
     pixels = normalize(images)
     grid = functional.affine_grid(torch.from_numpy(theta).float(), list(pixels.shape), align_corners=False)
     return functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
@@ -189,75 +158,47 @@ def batches(count: int, batch: int, seed: int) -> Iterator[np.ndarray]:
         order = order[batch:]
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float, done: float, warm_up: float) -> None:
-    """Set the learning rate: linear warm-up, then cosine. Each group is scaled as in MAE's lr_sched.
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, done: float) -> None:
+    """Set the learning rate as MAE does, when the fraction `done` of the run is done. `rate` is the highest one."""
+    from util.lr_sched import adjust_learning_rate
 
-    Args:
-        optimizer: the optimizer.
-        rate: the highest learning rate.
-        done: the fraction of the run that is done.
-        warm_up: the fraction of the run that warms up.
-    """
-    now = rate * (done / warm_up if done < warm_up else (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up))) / 2)
-    for group in optimizer.param_groups:
-        group["lr"] = now * group.get("lr_scale", 1)
+    whole = argparse.Namespace(lr=rate, min_lr=0.0, warmup_epochs=WARM_UP, epochs=1)
+    adjust_learning_rate(optimizer, done, whole)
 
 
-def pretrain(mae: ModuleType, images: np.ndarray, options: argparse.Namespace) -> dict[str, Any]:
-    """Pre-train for `options.minutes`. The time used, or the steps if the throughput is given, drives the learning rate.
-
-    Args:
-        mae: the clone's `models_mae`.
-        images: uint8 `(K, 3, S, S)`.
-        options: the options of the command line.
+def pretrain(images: np.ndarray, minutes: float) -> dict[str, Any]:
+    """Pre-train on images uint8 `(K, 3, S, S)` for so many minutes. The time that has passed drives the learning rate.
 
     Returns:
-        The state of the `model`, its `parameters`, and the `steps` and `seconds` of training.
+        The state of the `model`, and the `steps` and `seconds` of training.
     """
+    from models_mae import MaskedAutoencoderViT
+
     torch.manual_seed(0)
-    model = mae.MaskedAutoencoderViT(
-        **SIZE, depth=options.depth, decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=4, norm_pix_loss=True
-    )
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.95)
-    )
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"MAE with {parameters / 1e6:.2f}M parameters", flush=True)
-    steps, seconds, total, unfinished = 0, 0.0, 60 * options.minutes, options.runs / "pretraining.pt"
-    if unfinished.exists():  # a resumed run draws other crops than an uninterrupted one
-        saved = torch.load(unfinished)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        steps, seconds = saved["steps"], saved["seconds"]
-    rng, began, batch = np.random.default_rng(steps), time.monotonic() - seconds, options.pretrain_batch
-    for indices in batches(len(images), batch, steps):
+    model = MaskedAutoencoderViT(**SIZE, decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=4, norm_pix_loss=True)
+    optimizer = torch.optim.AdamW(param_groups_weight_decay(model, 0.05), betas=(0.9, 0.95))
+    print(f"MAE with {sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters", flush=True)
+    rng, began = np.random.default_rng(0), time.monotonic()
+    for steps, indices in enumerate(batches(len(images), PRETRAIN_BATCH, 0)):
         seconds = time.monotonic() - began
-        spent = batch * steps / options.images_per_second if options.images_per_second else seconds
-        if spent > total:
-            break
-        set_rate(optimizer, options.pretrain_rate, spent / total, options.pretrain_warmup)
+        if seconds > 60 * minutes:
+            return {"model": model.state_dict(), "steps": steps, "seconds": seconds}
+        set_rate(optimizer, PRETRAIN_RATE, seconds / (60 * minutes))
         loss, _, _ = model(crops(images[indices], rng, PRETRAIN_CROP), mask_ratio=0.75)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        steps += 1
-        if steps % 200 == 0:
-            speed = f"{batch * steps / seconds:.0f} images/s"
-            print(f"step {steps}  loss {float(loss.detach()):.4f}  {speed}  {seconds / 60:.1f} minutes", flush=True)
-        if steps % 2000 == 0:
-            saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "steps": steps, "seconds": seconds}
-            write(unfinished, partial(torch.save, saved))
-    return {"model": model.state_dict(), "steps": steps, "seconds": seconds, "parameters": parameters}
+        if steps % 200 == 199:
+            speed = f"{PRETRAIN_BATCH * steps / seconds:.0f} images/s"
+            print(f"step {steps + 1}  loss {float(loss.detach()):.4f}  {speed}  {seconds / 60:.1f} minutes", flush=True)
 
 
-def build_vit(vit: ModuleType, weights: dict[str, torch.Tensor] | None, options: argparse.Namespace) -> torch.nn.Module:
-    """MAE's classifier, from the clone's `models_vit`. Its encoder has the pre-trained `weights`, unless they are None."""
-    model = vit.VisionTransformer(
-        **SIZE, depth=options.depth, mlp_ratio=4, qkv_bias=True, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-        global_pool=True, num_classes=options.classes, drop_path_rate=0.1,
-    )  # fmt: skip
+def build_vit(classes: int, weights: Weights | None) -> torch.nn.Module:
+    """MAE's classifier. Its encoder has the pre-trained `weights`, unless they are None."""
+    from models_vit import VisionTransformer
+
+    model = VisionTransformer(**SIZE, mlp_ratio=4, qkv_bias=True, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+                              global_pool=True, num_classes=classes, drop_path_rate=0.1)  # fmt: skip
     if weights is not None:
         left = model.load_state_dict(weights, strict=False).missing_keys
         assert set(left) == {"head.weight", "head.bias", "fc_norm.weight", "fc_norm.bias"}, left
@@ -265,66 +206,59 @@ def build_vit(vit: ModuleType, weights: dict[str, torch.Tensor] | None, options:
     return model
 
 
+def in_parts(function: Callable[[torch.Tensor], torch.Tensor], images: np.ndarray) -> np.ndarray:
+    """A function of normalised images `(B, 3, S, S)`, computed for images uint8 `(K, 3, S, S)` in batches of about 500."""
+    with torch.inference_mode():
+        return np.concatenate([function(normalize(p)).numpy() for p in np.array_split(images, max(1, len(images) // 500))])
+
+
 def frozen_features(model: torch.nn.Module, images: np.ndarray) -> np.ndarray:
     """The mean of the patch vectors after the last block, float32 `(K, D)`, of images uint8 `(K, 3, S, S)`."""
     model.eval()
     model.fc_norm = torch.nn.Identity()  # the classifier normalises the mean with weights that are not trained yet
-    with torch.inference_mode():
-        parts = np.array_split(images, max(1, len(images) // 500))
-        return np.concatenate([model.forward_features(normalize(part)).numpy() for part in parts])
+    return in_parts(model.forward_features, images)
 
 
 def finetune(
-    vit: ModuleType,
-    decay: ModuleType,
-    weights: dict[str, torch.Tensor] | None,
-    examples: Examples,
-    scored: Examples,
-    rate: float,
-    layer_decay: float,
-    seed: int,
-    epochs: float,
-    options: argparse.Namespace,
-) -> float:
+    build: Callable, weights: Weights | None, examples: Examples, epochs: float,
+    scored: Examples, rate: float, layer_decay: float, seed: int,
+) -> float:  # fmt: skip
     """Fine-tune a classifier and score it.
 
     Args:
-        vit: the clone's `models_vit`.
-        decay: the clone's `util.lr_decay`.
+        build: makes the classifier from the weights.
         weights: the pre-trained weights, or None to train from scratch.
         examples: the labelled images to train on.
+        epochs: the passes over `examples`.
         scored: the images to score.
         rate: the highest learning rate.
         layer_decay: the factor of the learning rate from a block to the block before it.
         seed: the seed of weights, order and crops.
-        epochs: the passes over `examples`.
-        options: the options of the command line.
 
     Returns:
         The top-1 accuracy on `scored`.
     """
+    from util.lr_decay import param_groups_lrd
+
     torch.manual_seed(seed)
-    images, classes = examples
-    model = build_vit(vit, weights, options)
-    groups = decay.param_groups_lrd(model, 0.05, ["pos_embed", "cls_token"], layer_decay)
-    optimizer = torch.optim.AdamW(groups, lr=rate)
-    steps, rng = max(1, round(epochs * len(images) / options.batch)), np.random.default_rng(seed)
+    (images, classes), model = examples, build(weights)
+    optimizer = torch.optim.AdamW(param_groups_lrd(model, 0.05, ["pos_embed", "cls_token"], layer_decay), lr=rate)
+    steps, rng = max(1, round(epochs * len(images) / BATCH)), np.random.default_rng(seed)
     model.train()
-    for step, indices in zip(range(steps), batches(len(images), options.batch, seed), strict=False):
-        set_rate(optimizer, rate, step / steps, WARM_UP)
-        logits = model.head(model.forward_features(crops(images[indices], rng, options.crop)))
+    for step, indices in zip(range(steps), batches(len(images), BATCH, seed), strict=False):
+        set_rate(optimizer, rate, step / steps)
+        logits = model.head(model.forward_features(crops(images[indices], rng, CROP)))
         loss = functional.cross_entropy(logits, torch.from_numpy(classes[indices]), label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     model.eval()
-    with torch.inference_mode():
-        found = [model.head(model.forward_features(normalize(part))).argmax(1).numpy()
-                 for part in np.array_split(scored[0], max(1, len(scored[0]) // 500))]  # fmt: skip
-    top1 = float((np.concatenate(found) == scored[1]).mean())
-    print(f"{len(images)} labels, {'scratch' if weights is None else 'pretrained'}, learning rate {rate:g}, "
-          f"layer_decay {layer_decay:g}, seed {seed}: {top1:.1%}", flush=True)  # fmt: skip
+    found = in_parts(lambda pixels: model.head(model.forward_features(pixels)).argmax(1), scored[0])
+    top1 = float((found == scored[1]).mean())
+    start = "scratch" if weights is None else "pretrained"
+    settings = f"learning rate {rate:g}, layer_decay {layer_decay:g}, seed {seed}"
+    print(f"{len(images)} labels, {start}, {settings}: {top1:.1%}", flush=True)
     return top1
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pf_keras.filesystem import sampled_content
+
 if TYPE_CHECKING:
     import tensorflow as tf
 
@@ -68,8 +70,9 @@ class Images:
         return self.subset(i for i, name in enumerate(self.names) if name not in names)
 
     def digest(self) -> str:
-        """The sha256, in hex, of the names and the sizes in bytes of all images."""
-        return hashlib.sha256(json.dumps([self.names, self.sizes]).encode()).hexdigest()
+        """The sha256, in hex, of the names and sizes of all images and of the content of a few."""
+        content = sampled_content([os.fsdecode(path) for path in self.values]) if self.paths else []
+        return hashlib.sha256(json.dumps([self.names, self.sizes, *content]).encode()).hexdigest()
 
     def keys(
         self, start: int = 0, seed: int = 0, shuffle: bool = True, batch: int = 1, host: int = 0, hosts: int = 1

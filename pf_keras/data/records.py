@@ -84,11 +84,12 @@ class Records:
         return sum(self.counts) if self.wanted is None else len(self.wanted)
 
     def digest(self) -> str:
-        """The sha256, in hex, of the names, record counts and sizes in bytes of all files, and of their sha256 if known."""
+        """The sha256, in hex, of the names, record counts and sizes of all files, and of the content of a few."""
         with ThreadPoolExecutor(SIZE_THREADS) as threads:
             sizes = list(threads.map(fs.size, self.files))
         wanted = None if self.wanted is None else self.wanted.tolist()
-        facts = [[_without_folder(file) for file in self.files], self.counts, sizes, self.sha256, wanted]
+        content = self.sha256 or fs.sampled_content(self.files)  # a manifest knows the content of all
+        facts = [[_without_folder(file) for file in self.files], self.counts, sizes, content, wanted]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def sample(self, count: int) -> "Records":

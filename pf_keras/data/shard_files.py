@@ -16,6 +16,10 @@ MANIFEST = "manifest.json"
 FORMAT = "pf_keras tfrecords 1"  # of a manifest
 WORK = ".build"  # folder in the output of a build for unfinished work; the build removes it at its end
 SETTINGS = "settings.json"  # in WORK: the settings of a build that has begun
+_MANIFEST_KEYS = {
+    "format": str, "images": int, "bytes": int, "source": dict, "settings": dict, "splits": dict, "odd": dict, "classes": list,
+    "shards": list,
+}  # fmt: skip
 _SHARD = re.compile(rf"({'|'.join((TRAIN, *VALIDATION_NAMES))})-(\d{{5}})-of-(\d{{5}})(\.tfrec(?:ords?)?)?")
 _TFDS_INFO = "dataset_info.json"  # beside the files of a prepared TFDS dataset
 _MAX_ENTRIES = 256  # that are looked at in a directory without shards, to say what it holds
@@ -150,8 +154,9 @@ def read_manifest(directory: str) -> dict | None:
     if not fs.exists(path):
         return None
     manifest = fs.read_json(path)
-    if manifest.get("format") != FORMAT:
-        raise UserError(f"{path} is not a manifest of tfrecords.build. Restore it from a copy, or build into a new directory.")
+    damaged = [key for key, kind in _MANIFEST_KEYS.items() if not isinstance(manifest.get(key), kind)]
+    if damaged or manifest["format"] != FORMAT:
+        raise UserError(f"{path} is damaged or not a manifest of tfrecords.build. Restore it, or build into a new directory.")
     return manifest
 
 

@@ -3,11 +3,8 @@
 The same probes of raw pixels and of the untrained network show how much of a score is due to the pre-training.
 """
 
-import csv
-import io
 import sys
 from collections.abc import Sequence
-from functools import partial
 
 import keras
 import numpy as np
@@ -18,6 +15,7 @@ from pf_keras.data.labels import class_names, labelled_subset, require_classes, 
 from pf_keras.data.pipeline import evaluation_batches
 from pf_keras.data.records import Split
 from pf_keras.data.sources import Source
+from pf_keras.evaluation.scores import predict_logits
 from pf_keras.models import Embedder, build_backbone
 from pf_keras.training.checkpoint import Checkpoint
 from pf_keras.training.devices import Devices
@@ -58,18 +56,16 @@ def probe(
     untrained, _ = embedder(config, devices)
     extractors = {"pretrained": pretrained, "untrained": untrained, "pixels": None}
     result = {"steps": checkpoint.step, "images": source.validation.size}
-    rows = io.StringIO()
-    table = csv.writer(rows, lineterminator="\n")
-    table.writerow(["features", "label_fraction", "labels", "linear", "knn"])
+    rows = [["features", "label_fraction", "labels", "linear", "knn"]]
     for kind, model in extractors.items():
         validation = features(model, source.validation, config, devices)
         for fraction, subset in subsets.items():
             train = features(model, subset, config, devices)
             linear, knn = fit_probes(train, subset.labels, validation, source.validation.labels)
             print(f"{kind}, {subset.size} labels: linear {linear:.4f}, kNN {knn:.4f}", file=sys.stderr)
-            table.writerow([kind, fraction, subset.size, f"{linear:.4f}", f"{knn:.4f}"])
+            rows.append([kind, fraction, subset.size, f"{linear:.4f}", f"{knn:.4f}"])
             result |= {f"{kind}_linear_{fraction:g}": linear, f"{kind}_knn_{fraction:g}": knn}
-    workdir.write_text(folder / "probes.csv", rows.getvalue())
+    workdir.write_csv(folder / "probes.csv", rows)
     return result
 
 
@@ -86,7 +82,7 @@ def embedder(config: Config, devices: Devices, init: str = "") -> tuple[keras.Mo
         model = Embedder(build_backbone(config.model))
         model.build()
         checkpoint = load_backbone(model, init, config) if init else None
-        model.compile(jit_compile=devices.jit_compile)
+        devices.compile(model)
     return model, checkpoint
 
 
@@ -102,12 +98,11 @@ def features(model: keras.Model | None, split: Split, config: Config, devices: D
     Returns:
         float32 `(n, D)`. Pixels are in [0, 1].
     """
-    batches = partial(evaluation_batches, split, config, config.run.eval_batch)
     if model is not None:
-        return np.asarray(model.predict(devices.distribute(batches), verbose=0))[: split.size]
+        return predict_logits(model, split, config, devices)
     import tensorflow as tf
 
-    batches = batches()
+    batches = evaluation_batches(split, config, config.run.eval_batch)
     small = batches.map(lambda x: tf.image.resize(tf.cast(x["image"], tf.float32), (PIXELS, PIXELS), antialias=True))
     pixels = np.concatenate([batch.numpy() for batch in small])[: split.size]
     return pixels.reshape(split.size, -1) / 255.0

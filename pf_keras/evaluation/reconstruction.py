@@ -1,6 +1,7 @@
-"""Pictures of what a pre-trained model decodes."""
+"""What a pre-trained model decodes: its scores and pictures."""
 
 import os
+from collections.abc import Iterable
 
 import keras
 import numpy as np
@@ -9,8 +10,8 @@ from keras import ops
 from pf_keras.config import Config
 from pf_keras.data.pipeline import evaluation_batches
 from pf_keras.data.records import Split
-from pf_keras.errors import writing
 from pf_keras.figures import draw_reconstruction
+from pf_keras.models import PretrainScores
 from pf_keras.noise import Shapes
 from pf_keras.patches.grid import assemble_patches, extract_patches
 from pf_keras.training.callbacks import RunCallback
@@ -20,17 +21,37 @@ EXAMPLES = 6
 INTERVALS = 20  # log intervals between two pictures for TensorBoard
 
 
+def score_pretrainer(scorer: PretrainScores, batches: Iterable, size: int) -> dict[str, float | None]:
+    """Score what a pre-trainer decodes, without augmentation and label smoothing.
+
+    Args:
+        scorer: of the pre-trainer, compiled.
+        batches: the images to score on, with noise, distributed over the devices.
+        size: the number of images. What follows them fills up the last batch.
+
+    Returns:
+        `loss`, the cross-entropy in nats per target pixel and channel. `marginal_entropy`, the loss of a predictor that knows
+        only how often each level occurs in these targets. `loss_ratio`, the first divided by the second, or None where all
+        targets have one level.
+    """
+    outputs = scorer.predict(batches, verbose=0)
+    loss = float(np.mean(outputs["cross_entropy"][:size], dtype="float64"))
+    counts = np.sum(outputs["level_counts"][:size], axis=0, dtype="float64")
+    fractions = counts / counts.sum(axis=1, keepdims=True)  # (channels, 2**bits)
+    entropy = float(-(fractions * np.log(np.where(fractions > 0, fractions, 1))).sum(axis=1).mean())
+    return {"loss": loss, "marginal_entropy": entropy, "loss_ratio": loss / entropy if entropy else None}
+
+
 def examples(split: Split, config: Config, noise: Shapes) -> dict[str, np.ndarray]:
     """A few examples from all over a split, as one evaluation batch with noise of these shapes."""
     shown = split.sample(EXAMPLES)
     return next(evaluation_batches(shown, config, shown.size, noise).as_numpy_iterator())
 
 
-def draw(model: keras.Model, batch: dict[str, np.ndarray], path: os.PathLike) -> str:
-    """Draw what a pre-trainer decodes of a batch of `examples`. Returns the path of the picture as text."""
+def draw(model: keras.Model, batch: dict[str, np.ndarray], path: os.PathLike) -> None:
+    """Draw what a pre-trainer decodes of a batch of `examples`."""
     panels = panels_of(model, batch)
     draw_reconstruction(panels, path, model.target_bits)
-    return str(path)
 
 
 def panels_of(model: keras.Model, batch: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -83,7 +104,7 @@ class Pictures(RunCallback):
 
     def __init__(self, workdir: Workdir, batch: dict[str, np.ndarray], log_every: int):
         super().__init__()
-        self.workdir, self.batch, self.every, self.writer = workdir, batch, INTERVALS * log_every, None
+        self.workdir, self.batch, self.every = workdir, batch, INTERVALS * log_every
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         if self.step % self.every:
@@ -91,9 +112,6 @@ class Pictures(RunCallback):
         import tensorflow as tf
 
         image, hidden, decoded, truth = panels_of(self.model, self.batch)
-        with writing(self.workdir.path):
-            self.writer = self.writer or tf.summary.create_file_writer(str(self.workdir.tensorboard))
-            with self.writer.as_default(step=self.step):
-                tf.summary.image("images", np.concatenate([image, hidden], axis=2), max_outputs=EXAMPLES)
-                tf.summary.image("decoded and true", np.concatenate([decoded, truth], axis=2), EXAMPLES)
-            self.writer.flush()
+        with self.summaries(self.workdir):
+            tf.summary.image("images", np.concatenate([image, hidden], axis=2), max_outputs=EXAMPLES)
+            tf.summary.image("decoded and true", np.concatenate([decoded, truth], axis=2), EXAMPLES)

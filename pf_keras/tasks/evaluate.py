@@ -1,9 +1,6 @@
 """`--mode=evaluate`: score a fine-tuned run, or probe the frozen features of a pre-trained one."""
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from etils import epath
@@ -17,11 +14,11 @@ from pf_keras.evaluation.probes import probe
 from pf_keras.evaluation.scores import predict_logits, top_k
 from pf_keras.figures import draw_confusion
 from pf_keras.request import Request
-from pf_keras.training.data_record import open_other_data, open_run_data
+from pf_keras.training.data_record import open_earlier_data
 from pf_keras.training.devices import Devices, open_devices
 from pf_keras.training.identity import RunIdentity, earlier_run
 from pf_keras.training.weights import load_classifier
-from pf_keras.training.workdir import Workdir
+from pf_keras.training.workdir import Workdir, open_workdir
 
 
 def run(request: Request) -> dict:
@@ -34,20 +31,21 @@ def run(request: Request) -> dict:
         raise UserError("--label_fraction is for evaluating a pre-training, but this is a fine-tuned run. Leave it out.")
     config = request.config
     devices = open_devices(config.run.precision, request.tpu)
-    workdir = devices.workdir(request.workdir)
-    place = request.other_data or config.data.source
-    if place == config.data.source:  # --data may repeat the run's own source
-        data = open_run_data(workdir, config.data)
-        data.check(workdir, earlier.config.data.source, place)
-    else:  # a classifier has seen none of these images, but probes are fitted on their training split
-        data = open_other_data(replace(config.data, source=place), earlier.mode == "finetune", workdir)
+    workdir = open_workdir(request.workdir, devices.chief)
+    # A classifier has seen none of the images of other data, but probes are fitted on their training split.
+    whole = earlier.mode == "finetune"
+    data = open_earlier_data(workdir, earlier.config.data, config.data, request.other_data, evaluation_only=whole)
     folder = workdir.folder("evaluate")
     with naming_corrupt_images(data.source):
         if earlier.mode == "pretrain":
             result = probe(workdir, config, devices, data.source, request.label_fractions, folder)
         else:
             result = score_classifier(workdir, earlier, config, devices, data.source, folder)
-    result |= {"bad_images": len(data.corrupt), "data": place, "changed": differing_fields(earlier.config, config)}
+    result |= {
+        "bad_images": len(data.corrupt),
+        "data": data.place or earlier.config.data.source,  # the run's own data go by its name for them, also if they moved
+        "changed": differing_fields(earlier.config, config),
+    }
     workdir.write_json(folder / "result.json", result)
     return result
 
@@ -73,19 +71,18 @@ def score_classifier(
     require_labels(validation)
     with devices.scope():
         model, classes, checkpoint = load_classifier(workdir, earlier, config)
-        model.compile(jit_compile=devices.jit_compile)
+        devices.compile(model)
     labels = labels_of_head(validation.labels, source.classes, classes)
     logits = predict_logits(model, validation, config, devices)
 
     from sklearn.metrics import confusion_matrix
 
     confusion = confusion_matrix(labels, logits.argmax(1), labels=range(len(classes)))
-    rows = io.StringIO()
-    table = csv.writer(rows, lineterminator="\n")
-    table.writerow(["class", "images", "correct", "accuracy"])
-    for name, images, correct in zip(classes, confusion.sum(1), confusion.diagonal(), strict=True):
-        table.writerow([name, images, correct, f"{correct / images:.4f}" if images else ""])
-    workdir.write_text(folder / "classes.csv", rows.getvalue())
+    rows = [
+        [name, images, correct, f"{correct / images:.4f}" if images else ""]
+        for name, images, correct in zip(classes, confusion.sum(1), confusion.diagonal(), strict=True)
+    ]
+    workdir.write_csv(folder / "classes.csv", [["class", "images", "correct", "accuracy"], *rows])
     draw_confusion(confusion, classes, folder / "confusion.png")
     return {
         "top1": top_k(logits, labels, 1),

@@ -8,7 +8,7 @@ import sys
 import keras
 from etils import epath
 
-from pf_keras.errors import UserError, writing
+from pf_keras.errors import UserError
 from pf_keras.export.model_card import write_card
 from pf_keras.export.onnx import export_onnx
 from pf_keras.export.saved_model import save_classifier, save_pretrainer
@@ -32,7 +32,7 @@ def run(request: Request) -> dict:
         return export_under_tensorflow(request.workdir)
     keras.config.set_dtype_policy("float32")  # the served model is float32, whatever it was trained in
     folder, aside = workdir.folder("export"), workdir.path / "export.writing"
-    with writing(workdir.path):
+    with workdir.writing():
         if aside.exists():  # left by an export that failed
             aside.rmtree()
         aside.mkdir()
@@ -43,7 +43,7 @@ def run(request: Request) -> dict:
     write_card(workdir, earlier, aside / "model_card.md", result)
     result["model_card"] = str(folder / "model_card.md")
     workdir.write_json(aside / "result.json", result)
-    with writing(workdir.path):
+    with workdir.writing():
         for name in FILES:
             target = folder / name
             if target.is_dir():
@@ -74,7 +74,7 @@ def export_under_tensorflow(path: str) -> dict:
 def export_classifier(workdir: Workdir, earlier: RunIdentity, folder: epath.Path) -> tuple[dict, Checkpoint]:
     """Write a classifier into `folder`. Returns what was written, with files as paths, and the checkpoint it came from."""
     model, classes, checkpoint = load_classifier(workdir, earlier)
-    with writing(workdir.path):
+    with workdir.writing():
         save_classifier(model, classes, earlier.config, folder / "saved_model")
         model.save(os.fspath(folder / "model.keras"))
     workdir.write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
@@ -91,7 +91,7 @@ def export_classifier(workdir: Workdir, earlier: RunIdentity, folder: epath.Path
 def export_pretrainer(workdir: Workdir, earlier: RunIdentity, folder: epath.Path) -> tuple[dict, Checkpoint]:
     """Write a pre-trainer into `folder`, its features as ONNX. Returns what `export_classifier` returns."""
     model, checkpoint = load_pretrainer(workdir, earlier)
-    with writing(workdir.path):
+    with workdir.writing():
         save_pretrainer(model, earlier.config, folder / "saved_model")
         model.save(os.fspath(folder / "model.keras"))
     embedder = Embedder(model.backbone, name="embedder")

@@ -35,7 +35,7 @@ from pf_keras.training.loop import train
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.optimizer import build_optimizer
 from pf_keras.training.weights import check_init, init_step, load_backbone, record_init
-from pf_keras.training.workdir import Workdir
+from pf_keras.training.workdir import Workdir, open_workdir
 
 
 def run(request: Request) -> dict:
@@ -43,7 +43,7 @@ def run(request: Request) -> dict:
     config, init, fraction, listed = request.config, request.init, request.label_fraction, request.label_list
     check_init(init, config)
     devices = open_devices(config.run.precision, request.tpu)
-    workdir = devices.workdir(request.workdir)
+    workdir = open_workdir(request.workdir, devices.chief)
     data = open_run_data(workdir, config.data)
     with naming_corrupt_images(data.source):
         require_labels(data.source.train)
@@ -54,12 +54,10 @@ def run(request: Request) -> dict:
         require_labels(validation)
         classes = class_names(source)
         require_classes(classes)
-    steps_of(config, devices, labelled.size)
-    facts = {"init": init, **labels_definition(fraction, listed), "classes": list(classes), **devices.facts()}
-    start_run(workdir, RunIdentity("finetune", config, facts), data)
-    record_labels(workdir, labelled)
-
-    with naming_corrupt_images(data.source):
+        steps_of(config, devices, labelled.size)
+        facts = {"init": init, **labels_definition(fraction, listed), "classes": list(classes), **devices.facts()}
+        start_run(workdir, RunIdentity("finetune", config, facts), data)
+        record_labels(workdir, labelled)
         scores = fit_and_score(config, devices, workdir, labelled, validation, classes, init)
     result = {
         **scores,
@@ -94,13 +92,7 @@ def warn_if_nothing_learned(top1: float, labels: np.ndarray, classes: Sequence[s
 
 
 def fit_and_score(
-    config: Config,
-    devices: Devices,
-    workdir: Workdir,
-    labelled: Split,
-    validation: Split,
-    classes: Sequence[str],
-    init: str,
+    config: Config, devices: Devices, workdir: Workdir, labelled: Split, validation: Split, classes: Sequence[str], init: str
 ) -> dict:
     """Train a classifier and score it.
 
@@ -139,13 +131,8 @@ def fit_and_score(
 
     options = {"crop_scale": settings.crop_scale, "classes": len(classes)}
     training = partial(training_batches, labelled, config, settings.batch, finetune_noise(config), **options)
-    throughput = train(
-        model,
-        lambda step: devices.distribute(partial(training, start_step=step)),
-        steps,
-        settings.batch,
-        workdir,
-        config.run,
+    train(
+        model, lambda step: devices.distribute(partial(training, start_step=step)), steps, settings.batch, workdir, config.run
     )
     logits = predict_logits(model, validation, config, devices)
     draw_loss(MetricsLog(workdir).lines(), workdir.figures / "loss.png")
@@ -155,7 +142,7 @@ def fit_and_score(
         "images": validation.size,
         "steps": steps,
         "parameters": model.count_params(),
-        "images_per_second": throughput,
+        "images_per_second": MetricsLog(workdir).throughput(),
     }
 
 

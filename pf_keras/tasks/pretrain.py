@@ -9,11 +9,10 @@ from pf_keras.config import Config
 from pf_keras.data.corrupt import naming_corrupt_images
 from pf_keras.data.images import Images
 from pf_keras.data.labels import describe_classes
-from pf_keras.data.pipeline import training_batches
-from pf_keras.evaluation.reconstruction import Pictures, draw, examples
-from pf_keras.evaluation.scores import score_pretrainer
+from pf_keras.data.pipeline import evaluation_batches, training_batches
+from pf_keras.evaluation.reconstruction import Pictures, draw, examples, score_pretrainer
 from pf_keras.figures import draw_loss
-from pf_keras.models import build_pretrainer
+from pf_keras.models import PretrainScores, build_pretrainer
 from pf_keras.noise import pretrain_noise
 from pf_keras.request import Request
 from pf_keras.training.data_record import open_run_data
@@ -22,6 +21,7 @@ from pf_keras.training.identity import RunIdentity, start_run
 from pf_keras.training.loop import train
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.optimizer import build_optimizer
+from pf_keras.training.workdir import open_workdir
 
 
 def run(request: Request) -> dict:
@@ -29,25 +29,25 @@ def run(request: Request) -> dict:
     config, settings = request.config, request.config.pretrain
     devices = open_devices(config.run.precision, request.tpu)
     devices.check_run(config.run, settings.steps, pretrain=settings.batch)
-    workdir = devices.workdir(request.workdir)
+    workdir = open_workdir(request.workdir, devices.chief)
     data = open_run_data(workdir, config.data, labels=False)
     if isinstance(data.source.train, Images):  # the labels of records are not read here
         print(describe_classes(data.source), file=sys.stderr)
-    start_run(workdir, RunIdentity("pretrain", config, devices.facts()), data)
-
-    keras.utils.set_random_seed(config.run.seed)
-    with devices.scope():
-        model = build_pretrainer(config)
-        optimizer = build_optimizer(model, settings, settings.steps, settings.warmup_steps)
-        devices.compile(model, config.run.steps_per_execution, optimizer=optimizer)
-    describe(model, config)
-    print(f"training on {devices}", file=sys.stderr)
-
-    noise, scored = pretrain_noise(config), data.source.validation.sample(config.run.score_images)
-    training = partial(training_batches, data.source.train, config, settings.batch, noise)
     with naming_corrupt_images(data.source):
+        start_run(workdir, RunIdentity("pretrain", config, devices.facts()), data)
+
+        keras.utils.set_random_seed(config.run.seed)
+        with devices.scope():
+            model = build_pretrainer(config)
+            optimizer = build_optimizer(model, settings, settings.steps, settings.warmup_steps)
+            devices.compile(model, config.run.steps_per_execution, optimizer=optimizer)
+        describe(model, config)
+        print(f"training on {devices}", file=sys.stderr)
+
+        noise, scored = pretrain_noise(config), data.source.validation.sample(config.run.score_images)
         pictures = Pictures(workdir, examples(scored, config, noise), config.run.log_every)
-        throughput = train(
+        training = partial(training_batches, data.source.train, config, settings.batch, noise)
+        train(
             model,
             lambda step: devices.distribute(partial(training, start_step=step)),
             settings.steps,
@@ -56,7 +56,11 @@ def run(request: Request) -> dict:
             config.run,
             [pictures],
         )
-        scores = score_pretrainer(model, scored, config, noise, devices)
+        with devices.scope():
+            scorer = PretrainScores(model)
+            devices.compile(scorer)
+        validation = devices.distribute(partial(evaluation_batches, scored, config, config.run.eval_batch, noise))
+        scores = score_pretrainer(scorer, validation, scored.size)
 
     draw(model, pictures.batch, workdir.figures / "reconstruction.png")
     draw_loss(MetricsLog(workdir).lines(), workdir.figures / "loss.png", scores["marginal_entropy"])
@@ -64,7 +68,7 @@ def run(request: Request) -> dict:
         "steps": settings.steps,
         **scores,
         "parameters": model.count_params(),
-        "images_per_second": throughput,
+        "images_per_second": MetricsLog(workdir).throughput(),
         "validation_images": scored.size,
         "bad_images": len(data.corrupt),
     }

@@ -7,8 +7,6 @@ With keras-tuner's KERASTUNER_TUNER_ID, _ORACLE_IP and _ORACLE_PORT set, several
 share the grid. The chief hands out the points and writes the table.
 """
 
-import csv
-import io
 import os
 import statistics
 import sys
@@ -39,6 +37,7 @@ from pf_keras.training.callbacks import NonFiniteLoss
 from pf_keras.training.data_record import open_run_data, record_labels
 from pf_keras.training.devices import open_devices, workers_of_a_step
 from pf_keras.training.identity import RunIdentity, check_same_run, start_run
+from pf_keras.training.lock import unlock
 from pf_keras.training.weights import check_init, init_step
 from pf_keras.training.workdir import Workdir
 
@@ -148,7 +147,7 @@ class Sweep:
         class Tuner(BaseTuner):
             def on_search_begin(self):
                 self.oracle.get_space()  # a worker waits here for its chief, which has written the sweep's config by then
-                check_same_run(sweep.workdir, sweep.identity)
+                sweep.check_worker()
 
             def run_trial(self, trial):
                 values = trial.hyperparameters.values
@@ -217,9 +216,18 @@ class Sweep:
         except NonFiniteLoss as error:
             result = {"top1": 0.0, "top5": 0.0, "images": scored.size, "steps": 0, "error": str(error)}
         self.require_start_step(init_step(workdir))  # the pre-training may have saved another checkpoint in between
-        workdir.write_result({**result, "labels": train.size})
+        result["labels"] = train.size
+        workdir.write_result(result)
+        unlock(workdir.path)  # a sweep has many runs
         self.runs += 1
-        return workdir.read_json(workdir.result_file)
+        return result
+
+    def check_worker(self) -> None:
+        """Raises UserError if this process does not see the chief's sweep in the workdir, or has other settings or data."""
+        known = check_same_run(self.workdir, self.identity)
+        if known is None:
+            raise UserError(f"There is no sweep in {self.workdir.path}. All workers must see the --workdir of the chief.")
+        self.data.check(self.workdir, known.config.data.source, self.config.data.source)
 
     def require_start_step(self, step: int | None) -> None:
         """Raises UserError where `step` of the pre-training is not the step that earlier runs started from."""
@@ -265,11 +273,7 @@ def mean_and_sd(row: dict, name: str) -> str:
 
 def write_tables(workdir: Workdir, rows: Sequence[dict]) -> None:
     """Write `table.csv` with all values and `table.md` to read."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    workdir.write_text(workdir.path / "table.csv", text.getvalue())
+    workdir.write_csv(workdir.path / "table.csv", [list(rows[0]), *(row.values() for row in rows)])
     lines = [
         "| start | labels | batch | learning rate | held-out top-1 | top-1 | top-5 | seeds |",
         "|---|---|---|---|---|---|---|---|",

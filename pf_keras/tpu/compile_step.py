@@ -40,7 +40,7 @@ def compile_for(config: Config, slice_: Slice, batch: int) -> dict:
         batch: images per core.
 
     Returns:
-        `fits`, and `peak_hbm_bytes` per core; where it fits also `flops` and `bytes` (read and written) per core and step.
+        `fits`, and `peak_hbm_bytes` per core; where it fits also `flops` per core and step.
 
     Raises:
         UserError: the compiler fails or takes too long.
@@ -111,14 +111,8 @@ def measure(lowered) -> dict:
             raise
         number, unit = (found for found in used.groups() if found is not None)
         return {"fits": False, "peak_hbm_bytes": int(float(number) * UNITS[unit])}
-    cost = program.cost_analysis()
-    memory = program.memory_analysis()
-    return {
-        "fits": True,
-        "peak_hbm_bytes": memory.peak_memory_in_bytes,
-        "flops": cost["flops"],
-        "bytes": cost["bytes accessed"],
-    }
+    peak = program.memory_analysis().peak_memory_in_bytes
+    return {"fits": True, "peak_hbm_bytes": peak, "flops": program.cost_analysis()["flops"]}
 
 
 if __name__ == "__main__":

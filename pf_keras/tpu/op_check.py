@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 from pf_keras.config import Config
 from pf_keras.tpu.compile_step import tpu_precision
@@ -41,10 +42,11 @@ def strategy_without_tpu():
     from tensorflow.python.tpu import device_assignment, tpu_strategy_util, tpu_system_metadata
     from tensorflow.python.tpu import topology as tpu_topology
 
-    places = np.array([[[x, y, 0, core] for x in range(2) for y in range(2) for core in range(2)]], "int32")
-    topology = tpu_topology.Topology(mesh_shape=[2, 2, 1, 2], device_coordinates=places)
+    coordinates = np.array([[[x, y, 0, core] for x in range(2) for y in range(2) for core in range(2)]], "int32")
+    topology = tpu_topology.Topology(mesh_shape=[2, 2, 1, 2], device_coordinates=coordinates)
     prefix = "/job:localhost/replica:0/task:0/device:"
-    devices = [_Device(prefix + "CPU:0", "CPU")] + [_Device(f"{prefix}TPU:{i}", "TPU") for i in range(CORES)]
+    places = [("CPU", 0), *(("TPU", core) for core in range(CORES))]
+    devices = [SimpleNamespace(name=f"{prefix}{kind}:{i}", device_type=kind) for kind, i in places]
     metadata = tpu_system_metadata.TPUSystemMetadata(
         num_cores=CORES, num_hosts=1, num_of_cores_per_host=CORES, topology=topology, devices=devices
     )
@@ -59,12 +61,6 @@ def strategy_without_tpu():
     tpu_strategy_util._INITIALIZED_TPU_SYSTEMS[""] = topology
     assignment = device_assignment.device_assignment(topology, num_replicas=CORES)
     return tf.distribute.TPUStrategy(Resolver(), experimental_device_assignment=assignment)
-
-
-@dataclasses.dataclass
-class _Device:
-    name: str
-    device_type: str
 
 
 def ops_without_kernel(strategy, step: Callable, *batch) -> list[str]:

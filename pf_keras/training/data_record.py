@@ -1,8 +1,8 @@
 """The data of a run, and the record of them in its workdir.
 
-`data.json` has the number of images of each split and a digest of their names and sizes. Where the data of a run moved,
-`--config.data.source=NEW` names the new place, and the digest must be the recorded one. `bad.jsonl` lists the corrupt images
-that the run leaves out.
+`data.json` has the number of images of each split and a digest of their names, their sizes and the content of a few. Where the
+data of a run moved, `--config.data.source=NEW` names the new place, and the digest must be the recorded one. `bad.jsonl` lists
+the corrupt images that the run leaves out.
 
 What a run found to be the label of the first class of its records is in `data.json` too. Other data are read with it, because
 they may lack that class.
@@ -10,7 +10,7 @@ they may lack that class.
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pf_keras.config import DataConfig
 from pf_keras.data.corrupt import find_corrupt, leave_out
@@ -18,6 +18,7 @@ from pf_keras.data.records import FirstLabel, Records
 from pf_keras.data.selection import as_line
 from pf_keras.data.sources import Source, open_source
 from pf_keras.errors import UserError, reading
+from pf_keras.filesystem import same_path
 from pf_keras.training.workdir import Workdir
 
 
@@ -28,16 +29,18 @@ class RunData:
     Args:
         source: the splits, without the corrupt images.
         corrupt: the images that were left out, as dicts of `split`, `name` and `reason`.
-        digests: what `data.json` says of the splits, corrupt images included: `{name: {"images": n, "digest": hex}}`.
+        digests: of the splits, corrupt images included: `{name: {"images": n, "digest": hex}}`.
         searched: whether every image was read to find the corrupt ones.
+        place: the source of other data than the run's own.
     """
 
     source: Source
     corrupt: list[dict]
     digests: dict[str, dict]
     searched: bool = False
+    place: str = ""
 
-    def check(self, workdir: Workdir, before: str, now: str) -> None:
+    def check(self, workdir: Workdir, before: str, now: str) -> bool:
         """Check that these are the data recorded in the workdir. Warns if data at the same place have changed.
 
         Args:
@@ -45,23 +48,32 @@ class RunData:
             before: the `data.source` of that run.
             now: the present `data.source`.
 
+        Returns:
+            Whether digests are recorded there. Version 0.1 recorded other ones, and how many images there were.
+
         Raises:
             UserError: the source is another, and so are the data.
         """
-        recorded = _recorded_digests(workdir)
-        if recorded == self.digests or (recorded is None and before == now):
-            return
-        if recorded is None:
+        content = _record_of(workdir)
+        recorded = content.get("splits", content.get("began", {}))
+        if recorded == self.digests:
+            return True
+        if "splits" not in content and before != now:
             raise UserError(
-                f"The run in {workdir.path} was made by version 0.1, which did not record the names and sizes of its images. "
+                f"The run in {workdir.path} was made by version 0.1, which did not record the sizes of its images. "
                 f"Keep them at data.source={before}, or start a new run."
             )
+        # Version 0.1 did not count corrupt images, so that its numbers say nothing where some are left out.
+        same = "splits" not in content and (not recorded or workdir.corrupt_file.exists())
         changed = "; ".join(
-            f"{name}: {recorded.get(name, {}).get('images', 0)} images then, {split['images']} now"
-            + (", with other names or sizes" if recorded.get(name, {}).get("images") == split["images"] else "")
+            f"{name}: {then} images then, {split['images']} now"
+            + (", with other names, sizes or content" if then == split["images"] else "")
             for name, split in self.digests.items()
-            if recorded.get(name) != split
+            if (then := recorded.get(name, {}).get("images", 0)) != split["images"]
+            or ("splits" in content and recorded.get(name) != split)
         )
+        if same or not changed:
+            return "splits" in content
         if before != now:
             raise UserError(
                 f"{now} does not hold the data of the run in {workdir.path} ({changed}). If you moved the data of {before}, "
@@ -71,22 +83,33 @@ class RunData:
             f"warning: the data in {now} changed since this run began ({changed}): validation images may have been trained on",
             file=sys.stderr,
         )
+        return "splits" in content
 
-    def record(self, workdir: Workdir) -> None:
-        """Write `data.json` and `bad.jsonl`, unless the workdir has them already."""
-        if _recorded_digests(workdir) is None:
-            found = first_label_of(self.source)
-            found = {"first_label": found.value} if found and found.was_found else {}
-            workdir.write_json(workdir.data_file, {"splits": self.digests, **found})
-        if self.searched and not workdir.corrupt_file.exists():
+    def record(self, workdir: Workdir, before: str | None, now: str) -> None:
+        """Write `data.json` and `bad.jsonl`, or check these data where the workdir has a record already.
+
+        Args:
+            workdir: of the run.
+            before: the `data.source` of the run that is there, or None for a new run.
+            now: the present `data.source`.
+
+        Raises:
+            UserError: as `check`.
+        """
+        known = before is not None and self.check(workdir, before, now)
+        content = _record_of(workdir) if known else {"splits": self.digests, **_found_first_label(self.source)}
+        if self.searched:
             workdir.write_text(workdir.corrupt_file, "".join(json.dumps(image) + "\n" for image in self.corrupt))
+            content["searched"] = self.digests
+        if self.searched or not known:
+            workdir.write_json(workdir.data_file, content)
 
 
 def open_run_data(workdir: Workdir, config: DataConfig, labels: bool = True) -> RunData:
     """Open the run's own data.
 
-    When a run resumes, the saved list of corrupt images is reused, so that the order of examples does not change. A new run
-    with `data.max_bad_fraction` above 0 reads every image once to make the list.
+    With `data.max_bad_fraction` above 0 a new run reads every image once to list the corrupt ones. As long as the data do not
+    change, the list is reused when the run resumes, so that the order of examples does not change.
 
     Args:
         workdir: may be empty still.
@@ -96,13 +119,37 @@ def open_run_data(workdir: Workdir, config: DataConfig, labels: bool = True) -> 
     Raises:
         UserError: the data cannot be opened, or too many images are corrupt.
     """
-    with reading(workdir.path):
-        saved = workdir.corrupt_file.read_text().splitlines() if workdir.corrupt_file.exists() else None
     source = open_source(config, labels=labels)
     _use_first_label(source, workdir)
+    digests = source.digests()
     if source.validation_note:
         print(f"validation: {source.validation_note}, {source.validation.size} images", file=sys.stderr)
-    return _leave_out(source, config, saved)
+    with reading(workdir.path):
+        saved = workdir.corrupt_file.exists() and _record_of(workdir).get("searched", digests) == digests
+        lines = workdir.corrupt_file.read_text().splitlines() if saved else []
+    searched = not saved and config.max_bad_fraction > 0
+    corrupt = find_corrupt(source) if searched else [json.loads(line) for line in lines]
+    return RunData(leave_out(source, corrupt, config.max_bad_fraction), corrupt, digests, searched)
+
+
+def open_earlier_data(
+    workdir: Workdir, earlier: DataConfig, config: DataConfig, other: str, evaluation_only: bool = True, labels: bool = True
+) -> RunData:
+    """Open data to evaluate an earlier run on: its own, checked against its record, or other data.
+
+    Args:
+        workdir: of the run.
+        earlier: its data when it was trained.
+        config: its data now, perhaps moved.
+        other: a source to use in place of them, or empty. If it names the place of the run's own data, those are used.
+        evaluation_only: as for `open_other_data`.
+        labels: whether the labels of records are read.
+    """
+    if other and not same_source(other, config.source):
+        return open_other_data(replace(config, source=other), evaluation_only, workdir, labels)
+    data = open_run_data(workdir, config, labels)
+    data.check(workdir, earlier.source, config.source)
+    return data
 
 
 def open_other_data(
@@ -120,15 +167,15 @@ def open_other_data(
     if workdir:
         _use_first_label(source, workdir)
     print(f"data: {config.source}, {source.validation_note or 'its validation split'}", file=sys.stderr)
-    return _leave_out(source, config, None)
+    corrupt = find_corrupt(source) if config.max_bad_fraction > 0 else []
+    return RunData(leave_out(source, corrupt, config.max_bad_fraction), corrupt, {}, place=config.source)
 
 
-def _leave_out(source: Source, config: DataConfig, saved: list[str] | None) -> RunData:
-    """`saved`: the lines of the list that an earlier start made, if any."""
-    searched = saved is None and config.max_bad_fraction > 0
-    digests = source.digests()
-    corrupt = find_corrupt(source) if searched else [json.loads(line) for line in saved or ()]
-    return RunData(leave_out(source, corrupt, config.max_bad_fraction), corrupt, digests, searched)
+def same_source(one: str, other: str) -> bool:
+    """Whether two `data.source` name the same place."""
+    kind, _, place = one.partition(":")
+    other_kind, _, other_place = other.partition(":")
+    return kind == other_kind and (place == other_place or same_path(place, other_place))
 
 
 def record_labels(workdir: Workdir, split) -> None:
@@ -147,15 +194,19 @@ def first_label_of(source: Source) -> FirstLabel | None:
     return source.train.first_label if isinstance(source.train, Records) else None
 
 
+def _found_first_label(source: Source) -> dict[str, int]:
+    first_label = first_label_of(source)
+    return {"first_label": first_label.value} if first_label and first_label.was_found else {}
+
+
 def _use_first_label(source: Source, workdir: Workdir) -> None:
     """Take the label of the first class that the run in a workdir found, where neither the config nor a manifest has it."""
-    recorded = workdir.read_json(workdir.data_file).get("first_label") if workdir.data_file.exists() else None
+    recorded = _record_of(workdir).get("first_label")
     first_label = first_label_of(source)
     if first_label and first_label.value is None and recorded is not None:
         first_label.value, first_label.was_found = recorded, True
         print(f"labels begin at {recorded}, as this run found", file=sys.stderr)
 
 
-def _recorded_digests(workdir: Workdir) -> dict[str, dict] | None:
-    """The digests in `data.json`. None for a new run, and for a run of version 0.1, which recorded names alone."""
-    return workdir.read_json(workdir.data_file).get("splits") if workdir.data_file.exists() else None
+def _record_of(workdir: Workdir) -> dict:
+    return workdir.read_json(workdir.data_file) if workdir.data_file.exists() else {}

@@ -12,8 +12,6 @@ from pf_keras.config import RunConfig
 from pf_keras.errors import UserError
 from pf_keras.training.determinism import add_in_order
 from pf_keras.training.execution import build_from_shapes, several_steps
-from pf_keras.training.follower import follower_workdir
-from pf_keras.training.workdir import Workdir
 
 
 @dataclass(frozen=True)
@@ -66,19 +64,17 @@ class Devices:
                 `data.pipeline.training_batches` with its first arguments bound.
         """
         if not self.strategy:
-            host, hosts = _jax_hosts()
+            host, hosts = 0, 1
+            if keras.backend.backend() == "jax":
+                import jax
+
+                host, hosts = jax.process_index(), jax.process_count()
             return make_batches(host=host, hosts=hosts, replicas=hosts)
         return self.strategy.distribute_datasets_from_function(
             lambda context: make_batches(
-                host=context.input_pipeline_id,
-                hosts=context.num_input_pipelines,
-                replicas=context.num_replicas_in_sync,
+                host=context.input_pipeline_id, hosts=context.num_input_pipelines, replicas=context.num_replicas_in_sync
             )
         )
-
-    def workdir(self, path: str) -> Workdir:
-        """The `Workdir` of a run at `path` for the process that writes it, a `follower_workdir` for any other process."""
-        return Workdir(path) if self.chief else follower_workdir(path)
 
     def facts(self) -> dict:
         """What of the devices defines a run: the precision that `run.precision=auto` came to."""
@@ -204,12 +200,3 @@ def _jax_devices(tpu: str) -> Devices:
         )
     kind = {"tpu": "tpu", "gpu": "gpu"}.get(devices[0].platform, "cpu")
     return Devices(kind, len(devices), chief=jax.process_index() == 0)
-
-
-def _jax_hosts() -> tuple[int, int]:
-    """The number of this process, and of all processes."""
-    if keras.backend.backend() != "jax":
-        return 0, 1
-    import jax
-
-    return jax.process_index(), jax.process_count()

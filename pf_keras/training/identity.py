@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pf_keras.config import Config, differing_fields
 from pf_keras.errors import UserError, reading
-from pf_keras.filesystem import is_remote
+from pf_keras.filesystem import same_path
 from pf_keras.training.data_record import RunData
 from pf_keras.training.lock import lock
 from pf_keras.training.workdir import Workdir
@@ -50,31 +50,8 @@ class RunIdentity:
         """The content of `config.json`."""
         return {"mode": self.mode, **self.facts, "config": self.config.to_dict()}
 
-    @classmethod
-    def from_dict(cls, content: dict) -> "RunIdentity":
-        """The identity in the content of a `config.json`."""
-        facts = {name: value for name, value in content.items() if name not in ("mode", "config")}
-        sections = content["config"]
-        if isinstance(sections, dict) and isinstance(sections.get("data", {}), dict):
-            sections = {**sections, "data": {**READING_BEFORE, **sections.get("data", {})}}
-        return cls(content["mode"], Config.from_dict(sections), facts)
-
-    def differences(self, other: "RunIdentity") -> list[str]:
-        """What differs between this run and `other`, as `["section.field: old -> new", ...]`.
-
-        Facts that an earlier version did not record are ignored.
-        """
-        facts = [
-            f"{name}: {self.facts[name]} -> {value}"
-            for name, value in other.facts.items()
-            if name in self.facts and not _same_fact(name, self.facts[name], value)
-        ]
-        # run.precision may be `auto`. If the precision that was used is recorded, that is compared instead.
-        free = (*CHANGEABLE, "run.precision") if "precision" in self.facts else CHANGEABLE
-        return facts + [d for d in differing_fields(self.config, other.config) if d.split(":")[0] not in free]
-
     def require_same_model(self, path: object, config: Config, *names: str, free: Collection[str] = NOT_IN_WEIGHTS) -> None:
-        """Check that `config` has the model of this run. Another one may have weights of the same shapes but compute others.
+        """Check that `config` has the model of this run. Another model may have equal weight shapes but compute something else.
 
         Args:
             path: this run's workdir, for the message.
@@ -102,7 +79,10 @@ def find_run(workdir: Workdir) -> RunIdentity | None:
         content = workdir.read_json(workdir.config_file)
     if not isinstance(content, dict) or not {"mode", "config"} <= set(content):
         raise UserError(f"{workdir.config_file} is not the config of a run. Choose another --workdir.")
-    return RunIdentity.from_dict(content)
+    sections = content.pop("config")
+    if isinstance(sections, dict) and isinstance(sections.get("data", {}), dict):
+        sections["data"] = {**READING_BEFORE, **sections.get("data", {})}
+    return RunIdentity(content.pop("mode"), Config.from_dict(sections), content)
 
 
 def earlier_run(path: str | os.PathLike, *modes: str) -> tuple[Workdir, RunIdentity]:
@@ -118,14 +98,29 @@ def earlier_run(path: str | os.PathLike, *modes: str) -> tuple[Workdir, RunIdent
 
 
 def check_same_run(workdir: Workdir, run: RunIdentity) -> RunIdentity | None:
-    """The run that is in the workdir already, if any. Raises UserError if it is another than `run`."""
+    """The run that is in the workdir already, if any. Raises UserError if it is another than `run`.
+
+    Facts that an earlier version did not record are ignored.
+    """
     known = find_run(workdir)
     if known is None:
         return None
     if known.mode != run.mode:
         raise UserError(f"{workdir.path} is the workdir of a --mode={known.mode}. Choose another --workdir.")
-    if changed := known.differences(run):
-        precision = known.facts.get("precision")
+    precision = known.facts.get("precision")
+    # run.precision may be `auto`. If the precision that was used is recorded, that is compared instead.
+    free = (*CHANGEABLE, "run.precision") if precision else CHANGEABLE
+    fields = [d for d in differing_fields(known.config, run.config) if d.split(":")[0] not in free]
+    same = {"label_list"}  # its path may change: the fact `label_list_sha256` says what it holds
+    starts = [one.facts.get("init", "scratch") for one in (known, run)]
+    if "scratch" not in starts and same_path(*starts):
+        same.add("init")
+    facts = [
+        f"{name}: {known.facts[name]} -> {new}"
+        for name, new in run.facts.items()
+        if name in known.facts and name not in same and known.facts[name] != new
+    ]
+    if changed := facts + fields:
         flag = f" (--config.run.precision={precision})" if precision != run.facts.get("precision", precision) else ""
         raise UserError(
             f"The run in {workdir.path} was started with other settings ({'; '.join(changed)}). "
@@ -146,21 +141,9 @@ def start_run(workdir: Workdir, run: RunIdentity, data: RunData | None = None) -
         UserError: another process is running there, the run there is another, or its data were others.
     """
     workdir.folder("figures")
-    lock(workdir)
+    lock(workdir.path)
     known = check_same_run(workdir, run)
-    if known and data:
-        data.check(workdir, known.config.data.source, run.config.data.source)
+    if data:
+        data.record(workdir, known and known.config.data.source, run.config.data.source)
     facts = {**run.facts, **known.facts} if known else run.facts
     workdir.write_json(workdir.config_file, RunIdentity(run.mode, run.config, facts).to_dict())
-    if data:
-        data.record(workdir)
-
-
-def _same_fact(name: str, one: object, other: object) -> bool:
-    if name == "label_list":  # its path may change: the fact `label_list_sha256` says what it holds
-        return True
-    if name == "init":
-        one, other = (
-            path.rstrip("/") if is_remote(path) else os.path.realpath(os.path.expanduser(path)) for path in (one, other)
-        )
-    return one == other

@@ -5,35 +5,45 @@ import os
 import socket
 import sys
 
-from pf_keras.errors import UserError
+from pf_keras.errors import UserError, writing
 from pf_keras.filesystem import is_remote
-from pf_keras.training.workdir import Workdir
 
 _held = {}  # the open lock file of each workdir: the system unlocks a file when it is closed or the process ends
 
 
-def lock(workdir: Workdir) -> None:
-    """Keep other processes out of the workdir until this process ends.
+def lock(workdir: os.PathLike) -> None:
+    """Keep other processes out of the workdir until `unlock` or the end of this process.
 
     Object stores such as `gs://` and some network disks have no locks. There the user must not start a second run.
+
+    Args:
+        workdir: an existing directory.
 
     Raises:
         UserError: another process holds the lock.
     """
-    place = os.path.realpath(workdir.path)
-    if is_remote(os.fspath(workdir.path)) or place in _held:
+    place = os.path.realpath(workdir)
+    if is_remote(os.fspath(workdir)) or place in _held:
         return
-    file = open(workdir.path / ".lock", "a+")  # noqa: SIM115 - the open file is the lock
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        file.seek(0)
-        owner = file.read().strip() or "another process"
-        raise UserError(f"{owner} is already running in {workdir.path}. Wait for it, or choose another --workdir.") from None
-    except OSError as error:
-        print(f"{workdir.path} cannot be locked ({error.strerror}): do not start a second run there", file=sys.stderr)
-        return
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    _held[place] = file
+    with writing(workdir):
+        file = open(os.path.join(workdir, ".lock"), "a+")  # noqa: SIM115 - the open file is the lock
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise UserError(f"{owner} is already running in {workdir}. Wait for it, or choose another --workdir.") from None
+        except OSError as error:
+            print(f"{workdir} cannot be locked ({error.strerror}): do not start a second run there", file=sys.stderr)
+            return
+        _held[place] = file
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+
+
+def unlock(workdir: os.PathLike | None = None) -> None:
+    """Let other processes into the workdir again, or into all workdirs that this process holds."""
+    for place in [os.path.realpath(workdir)] if workdir else list(_held):
+        if file := _held.pop(place, None):
+            file.close()

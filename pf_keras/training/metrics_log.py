@@ -1,8 +1,8 @@
 """`metrics.jsonl`: one line of JSON for each log interval of a training."""
 
 import json
+import statistics
 
-from pf_keras.errors import writing
 from pf_keras.training.workdir import Workdir
 
 
@@ -14,7 +14,7 @@ class MetricsLog:
 
     def append(self, line: dict) -> None:
         """Add a line."""
-        with writing(self.workdir.path), self.file.open("a") as file:
+        with self.workdir.writing(), self.file.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def lines(self) -> list[dict]:
@@ -22,6 +22,10 @@ class MetricsLog:
         if not self.file.exists():
             return []
         return [json.loads(line) for line in self.file.read_text().splitlines() if line.endswith("}")]
+
+    def throughput(self) -> float:
+        """The median throughput over the log intervals, in images/s. 0 where none was measured."""
+        return statistics.median([line["images_per_second"] for line in self.lines() if line["images_per_second"]] or [0.0])
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that will be repeated."""

@@ -116,9 +116,7 @@ class AdamW(keras.optimizers.AdamW):
         return {**super().get_config(), "clip_norm": self.clip_norm}
 
 
-def build_optimizer(
-    model: keras.Model, settings: PretrainConfig | FinetuneConfig, steps: int, warmup_steps: int
-) -> AdamW:
+def build_optimizer(model: keras.Model, settings: PretrainConfig | FinetuneConfig, steps: int, warmup_steps: int) -> AdamW:
     """The optimizer of a model for a training of `steps`.
 
     Weight decay excludes variables by identity, not by name, so that a saved optimizer does not know them. Build the

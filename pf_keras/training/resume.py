@@ -1,4 +1,4 @@
-"""Resuming a training: the newest checkpoint, the metrics up to it, and the part of a log interval that was done."""
+"""Resuming a training: the newest checkpoint, and the part of a log interval that was done."""
 
 import sys
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import keras
 
 from pf_keras.training.checkpoint import latest_checkpoint
-from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.workdir import Workdir
 
 
@@ -23,15 +22,14 @@ class Start:
     interval_metrics: list | None = None
 
 
-def resume(model: keras.Model, workdir: Workdir, metrics: MetricsLog, log_every: int) -> Start:
-    """Load the newest checkpoint of the workdir into a compiled model, and drop the metrics of steps that will be repeated.
+def resume(model: keras.Model, workdir: Workdir, log_every: int) -> Start:
+    """Load the newest checkpoint of the workdir into a compiled model.
 
     The input pipeline can start at any step (`data.pipeline.training_batches`), so that nothing else must be restored.
 
     Args:
         model: a compiled model.
         workdir: the run's workdir.
-        metrics: the run's metrics.
         log_every: steps per log interval.
     """
     checkpoint = latest_checkpoint(workdir.checkpoints)
@@ -42,5 +40,4 @@ def resume(model: keras.Model, workdir: Workdir, metrics: MetricsLog, log_every:
         done = checkpoint.step % log_every
         same_interval = done and checkpoint.state["window"]["first"] == checkpoint.step - done
         start = Start(checkpoint.step, checkpoint.state["window"]["metrics"] if same_interval else None)
-    metrics.forget_after(start.step)
     return start

@@ -26,9 +26,8 @@ def load(path: str | os.PathLike) -> keras.Model:
         UserError: the path is no such workdir, or has no checkpoint.
     """
     workdir, run = earlier_run(path, "pretrain", "finetune")
-    if run.mode == "pretrain":
-        return load_pretrainer(workdir, run)[0]
-    return load_classifier(workdir, run)[0]
+    load_model = load_pretrainer if run.mode == "pretrain" else load_classifier
+    return load_model(workdir, run)[0]
 
 
 def load_pretrainer(

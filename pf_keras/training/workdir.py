@@ -1,7 +1,14 @@
 """The work directory is the run: config, metrics, checkpoints, figures, result."""
 
+import atexit
+import csv
+import io
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 
 from etils import epath
 
@@ -33,12 +40,13 @@ class Workdir:
         self.figures = self.path / "figures"
         self.tensorboard = self.path / "tensorboard"
 
-    def __str__(self) -> str:
-        return str(self.path)
+    def writing(self) -> AbstractContextManager[None]:
+        """Turn a failure to write into a UserError that names the workdir."""
+        return writing(self.path)
 
     def folder(self, name: str) -> epath.Path:
         """The path of a folder in the workdir, created if it is missing."""
-        with writing(self.path):
+        with self.writing():
             (self.path / name).mkdir(parents=True, exist_ok=True)
         return self.path / name
 
@@ -57,9 +65,44 @@ class Workdir:
         """Write a JSON file, whole or not at all."""
         self.write_text(file, json.dumps(content, indent=2) + "\n")
 
+    def write_csv(self, file: epath.Path, rows: Iterable[Sequence]) -> None:
+        """Write a table, whole or not at all. The first row has the names of the columns."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        self.write_text(file, text.getvalue())
+
     def write_text(self, file: epath.Path, text: str) -> None:
         """Write a text file, whole or not at all: to a temporary name, which is then renamed."""
         temporary = file.with_name(file.name + ".writing")
-        with writing(self.path):
+        with self.writing():
             temporary.write_text(text)
             temporary.replace(file)
+
+
+def open_workdir(path: str, chief: bool) -> Workdir:
+    """The workdir of a run, for one of the processes that train together.
+
+    The chief writes the run's files. Any other process gets a temporary workdir, removed at exit, with a copy of what it must
+    start from: the run's identity, its data record and its newest checkpoint. It copies before the first step, which all
+    processes do together, so that all start from the same checkpoint.
+
+    Args:
+        path: the workdir of the run.
+        chief: whether this process is the one that writes.
+    """
+    run = Workdir(path)
+    if chief:
+        return run
+    from pf_keras.training.checkpoint import latest_checkpoint  # it imports Keras, which readers of a workdir do without
+
+    scratch = Workdir(tempfile.mkdtemp(prefix="follower-"))
+    atexit.register(shutil.rmtree, scratch.path, ignore_errors=True)
+    for file in (run.config_file, run.data_file, run.corrupt_file):
+        if file.exists():
+            file.copy(scratch.path / file.name)
+    if newest := latest_checkpoint(run.checkpoints):
+        copy = scratch.folder("checkpoints") / newest.path.name
+        copy.mkdir()
+        for file in newest.path.iterdir():
+            file.copy(copy / file.name)
+    return scratch

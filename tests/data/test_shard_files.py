@@ -98,8 +98,8 @@ def test_manifest_that_is_not_a_json_object_is_an_error(tmp_path, text):
         shard_files.read_manifest(str(tmp_path))
 
 
-@pytest.mark.parametrize("content", [{}, {"format": "another"}])
+@pytest.mark.parametrize("content", [{}, {"format": "another"}, {"format": "pf_keras tfrecords 1", "images": 3}])
 def test_json_of_another_tool_is_not_a_manifest(tmp_path, content):
     (tmp_path / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="manifest.json is not a manifest of tfrecords.build"):
+    with pytest.raises(UserError, match="manifest.json is damaged or not a manifest of tfrecords.build"):
         shard_files.read_manifest(str(tmp_path))

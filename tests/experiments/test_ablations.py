@@ -49,20 +49,20 @@ def test_a_row_has_the_results_of_its_commands(monkeypatch, tmp_path):
     ran, scores = [], iter([0.5, 0.6])
     config = load_config("cifar10").override({"mask.ratio": "0.6"})
 
-    def commands(flags):
+    def command(*flags):
         ran.append(flags)
         mode = flags[0].removeprefix("--mode=")
         if mode == "finetune":
-            return [{"top1": next(scores)}]
+            return {"top1": next(scores)}
         if mode == "pretrain":
             start_run(Workdir(flags[-1].removeprefix("--workdir=")), RunIdentity("pretrain", config))
         results = {"pretrain": {"steps": 7, "loss_ratio": 0.71, "images_per_second": 266.4},
                    "evaluate": {"pretrained_linear_0.01": 0.34, "pretrained_knn_0.01": 0.22,
                                 "untrained_linear_0.01": 0.31}}  # fmt: skip
-        return [results[mode]]
+        return results[mode]
 
-    monkeypatch.setattr(ablations, "commands", commands)
-    monkeypatch.setattr("experiments.commands.commands", commands)
+    monkeypatch.setattr(ablations, "command", command)
+    monkeypatch.setattr("experiments.commands.command", command)
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
     ablations.main(["--config=cifar10", "--data=d", f"--runs={tmp_path}", "--only=60% masked",
                     "--config.pretrain.steps=7"])  # fmt: skip

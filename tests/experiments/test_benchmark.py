@@ -8,14 +8,13 @@ import pytest
 
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import photographs
-from experiments.benchmark.report import Row, write
-from experiments.benchmark.turns import ratio, spread, take_turns
+from experiments.benchmark.measuring import Row, ratio, spread, take_turns, write
 
 
 @pytest.fixture
 def no_collection(monkeypatch):
     """Skip garbage collection, which takes seconds a turn after other tests."""
-    monkeypatch.setattr("experiments.benchmark.turns.gc.collect", lambda: None)
+    monkeypatch.setattr("experiments.benchmark.measuring.gc.collect", lambda: None)
 
 
 def test_every_function_runs_once_per_round_in_alternating_order(no_collection):

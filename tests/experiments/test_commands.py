@@ -34,7 +34,7 @@ def write_probes(workdir, **changes):
 def ran(monkeypatch):
     """The commands that ran."""
     lines = []
-    monkeypatch.setattr(commands, "commands", lambda line: [lines.append(line) or {"steps": 9}])
+    monkeypatch.setattr(commands, "command", lambda *flags: lines.append(flags) or {"steps": 9})
     return lines
 
 
@@ -74,7 +74,7 @@ def test_sigterm_stops_the_commands_of_a_script(tmp_path):
         "from experiments import commands\n"
         "def main():\n"
         "    with commands.side_by_side(1) as pool:\n"
-        f"        pool.submit(lambda: commands.wait(commands.start('-c', {sleeps!r}))).result()\n"
+        f"        pool.submit(lambda: commands.run('-c', {sleeps!r})).result()\n"
         "commands.run_script(main)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=commands.ROOT, stdout=subprocess.DEVNULL)
@@ -94,9 +94,11 @@ def test_a_script_shows_the_progress_of_its_commands_but_no_native_output():
         "def main():\n"
         "    os.write(2, b'native\\n')\n"
         "    for label in ('', 'run-1'):\n"
-        "        commands.wait(commands.start('-c', 'import sys; print(\"progress\", file=sys.stderr)', label=label))\n"
+        "        commands.run('-c', 'import sys; print(\"progress\", file=sys.stderr)', label=label)\n"
         "    raise UserError('The disk is full.')\n"
         "commands.run_script(main)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=commands.ROOT, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    line = [sys.executable, "-c", script]
+    done = subprocess.run(line, cwd=commands.ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 2 and done.stderr.splitlines() == ["progress", "[run-1] progress", "error: The disk is full."]

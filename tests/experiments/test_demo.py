@@ -13,12 +13,12 @@ QUICK = (*TINY, "--config.pretrain.steps=6", "--config.pretrain.batch=32", "--co
 
 @pytest.mark.long
 def test_the_demo_prints_a_table_and_names_its_files(tmp_path, monkeypatch, capfd):
-    run = demo.commands
+    run = demo.command
 
-    def quickly(*lines):
-        return run(*((*line, *(QUICK if line[0] != "--mode=export" else ())) for line in lines))
+    def quickly(mode, *flags, **options):
+        return run(mode, *flags, *(QUICK if mode != "--mode=export" else ()), **options)
 
-    for name, value in (("RUNS", tmp_path), ("FRACTIONS", (0.1,)), ("commands", quickly)):
+    for name, value in (("RUNS", tmp_path), ("FRACTIONS", (0.1,)), ("command", quickly)):
         monkeypatch.setattr(demo, name, value)
     demo.main()
     printed = capfd.readouterr().out

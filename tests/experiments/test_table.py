@@ -36,7 +36,7 @@ def test_fractions_without_epochs_are_an_error(capsys):
 
 def test_seed_is_not_an_abbreviation_of_seeds(monkeypatch):
     ran = []
-    monkeypatch.setattr("experiments.table.commands", lambda *lines: ran.extend(lines) or sys.exit())
+    monkeypatch.setattr("experiments.table.command", lambda *flags: ran.append(flags) or sys.exit())
     with pytest.raises(SystemExit):
         main(["--config=x", "--data=digits", "--runs=y", "--seed=5"])
     assert "--seed=5" in ran[0]
@@ -49,14 +49,14 @@ def test_the_commands_of_the_table(monkeypatch, tmp_path):
                                                 for name in ("mean", "sd")},
              "scratch_diverged": 0, "pretrained_diverged": 0}  # fmt: skip
 
-    def commands(flags):
+    def command(*flags):
         ran.append(flags)
         probed = {f"pretrained_{probe}_{fraction}": 0.3 for probe in ("linear", "knn") for fraction in (0.01, 0.2)}
-        return [{"--mode=pretrain": {"steps": 7}, "--mode=sweep": swept, "--mode=evaluate": {"images": 3, **probed},
-                 "--mode=finetune": {"labels": 9, "steps": 8, "top1": 0.6}}[flags[0]]]  # fmt: skip
+        return {"--mode=pretrain": {"steps": 7}, "--mode=sweep": swept, "--mode=evaluate": {"images": 3, **probed},
+                "--mode=finetune": {"labels": 9, "steps": 8, "top1": 0.6}}[flags[0]]  # fmt: skip
 
-    monkeypatch.setattr("experiments.table.commands", commands)
-    monkeypatch.setattr("experiments.commands.commands", commands)
+    monkeypatch.setattr("experiments.table.command", command)
+    monkeypatch.setattr("experiments.commands.command", command)
     monkeypatch.setattr("experiments.table.draw_curves", lambda *_: None)
     passed_on = ("--config=c", "--data=d", "--config.run.seed=4")
     main([*passed_on, f"--runs={tmp_path}", "--fractions=0.01,0.2", "--epochs=60,5", "--ceiling_epochs=3", "--seeds=2"])

@@ -106,7 +106,7 @@ def test_other_data_given_as_the_moved_data_of_the_run_are_refused(trained, phot
     other = f"--config.data.source=folder:{photos / 'inverted'}"
     for mode in (("--mode=evaluate",), ("--mode=finetune", "--init=scratch")):
         line = refused(*mode, f"--workdir={workdir}", other)
-        assert "does not hold the data of the run" in line and "with other names or sizes" in line
+        assert "does not hold the data of the run" in line and "with other names, sizes or content" in line
     assert json.loads((workdir / "result.json").read_text()) == result
     assert json.loads((workdir / "evaluate" / "result.json").read_text()) == scored
 
@@ -117,7 +117,7 @@ def test_moved_data_give_the_same_scores(trained, photos, tmp_path):
     shutil.copytree(photos / "own", moved)
     source = f"--config.data.source=folder:{moved}"
     scored = succeed("--mode=evaluate", f"--workdir={workdir}", source)
-    assert (scored["top1"], scored["images"]) == (trained[1]["top1"], 3) and scored["data"] == f"folder:{moved}"
+    assert (scored["top1"], scored["images"]) == (trained[1]["top1"], 3) and scored["data"] == f"folder:{photos / 'own'}"
     resumed = succeed("--mode=finetune", f"--workdir={workdir}", "--init=scratch", source)
     assert resumed["top1"] == trained[1]["top1"]
     assert succeed("--mode=evaluate", f"--workdir={workdir}")["data"] == f"folder:{moved}"  # resuming recorded the place

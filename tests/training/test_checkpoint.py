@@ -139,7 +139,7 @@ def test_damaged_newest_checkpoint_does_not_replace_good_ones(tmp_path):
 
 def test_missing_or_unfitting_checkpoint_is_an_error(tmp_path):
     assert latest_checkpoint(tmp_path / "none") is None
-    with pytest.raises(UserError, match="There is no checkpoint in .* Train until the first one is saved."):
+    with pytest.raises(UserError, match="has no checkpoint yet. Train until the first one is saved."):
         require_checkpoint(tmp_path)
     save_checkpoint(tmp_path, 1, tiny_model())
     with pytest.raises(UserError, match="There is no checkpoint 3 in .*It has step-00000001."):

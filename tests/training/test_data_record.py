@@ -1,17 +1,15 @@
 """A run recognises its own data by names and sizes, wherever they are, and leaves out the same corrupt images each time."""
 
 import json
-import os
 
 import pytest
 from PIL import Image, ImageOps
 
 from pf_keras.config import Config
 from pf_keras.errors import UserError
-from pf_keras.training.data_record import open_other_data, open_run_data
-from pf_keras.training.follower import follower_workdir
+from pf_keras.training.data_record import open_other_data, open_run_data, same_source
 from pf_keras.training.identity import RunIdentity, start_run
-from pf_keras.training.workdir import Workdir
+from pf_keras.training.workdir import Workdir, open_workdir
 from tests.data import images_made as made
 
 
@@ -115,11 +113,24 @@ def test_inverted_copies_with_the_same_names_are_refused(folder_run, photos, tmp
         begin(workdir.path, other)
 
 
+def test_inverted_copies_of_the_same_sizes_are_refused(tmp_path):
+    """Bitmaps are as long as their inverted copies."""
+    for i in range(12):
+        image = Image.new("RGB", (20, 20), (20 * i, 0, 0))
+        for place, copy in (("own", image), ("inverted", ImageOps.invert(image))):
+            (tmp_path / place).mkdir(exist_ok=True)
+            copy.save(tmp_path / place / f"{i}.bmp")
+    config = config_of(tmp_path / "own")
+    workdir, _ = begin(tmp_path / "run", config)
+    with pytest.raises(UserError, match="does not hold the data of the run"):
+        begin(workdir.path, config_of(tmp_path / "inverted"))
+
+
 def test_data_with_one_other_name_are_refused(folder_run, photos, tmp_path):
     config, workdir, data = folder_run
     copy = (photos / "train").rename(tmp_path / "copy")
     (copy / "class0" / "good00.jpg").rename(copy / "class0" / "another.jpg")
-    with pytest.raises(UserError, match="with other names or sizes"):
+    with pytest.raises(UserError, match="with other names, sizes or content"):
         begin(workdir.path, config.override({"data.source": f"folder:{copy}"}))
 
 
@@ -160,13 +171,12 @@ def test_records_are_recognised_in_another_folder(tmp_path, capsys):
         begin(workdir.path, other)
 
 
-def test_follower_leaves_out_what_the_run_leaves_out(photos, tmp_path):
+def test_follower_leaves_out_what_the_run_leaves_out(photos, tmp_path, monkeypatch):
     made.add_corrupt(photos / "train" / "class1")
     config = config_of(photos, 0.2)
     workdir, data = begin(tmp_path / "run", config)
-    (photos / "train" / "class1" / "page.jpg").write_bytes(made.jpeg())  # repaired meanwhile
-    os.remove(photos / "train" / "class1" / "empty.png")
-    chief, follower = (open_run_data(w, config.data) for w in (workdir, follower_workdir(workdir.path)))
+    no_search(monkeypatch)
+    chief, follower = (open_run_data(w, config.data) for w in (workdir, open_workdir(workdir.path, chief=False)))
     assert names_of(chief) == names_of(follower) == names_of(data)
 
 
@@ -206,3 +216,43 @@ def test_first_label_is_recorded_only_where_it_was_found(tmp_path, reads_labels)
     assert set(labels_of(data)["train"]) == ({0, 1} if reads_labels else {-1})
     start_run(workdir, RunIdentity("pretrain", config), data)
     assert set(json.loads(workdir.data_file.read_text())) == {"splits"}
+def test_list_of_corrupt_images_is_made_anew_when_the_data_change(photos, tmp_path, capsys):
+    """An image that went bad later, and one that was repaired."""
+    made.add_corrupt(photos / "train" / "class1")
+    config = config_of(photos, 0.5)
+    workdir, data = begin(tmp_path / "run", config)
+    (photos / "train" / "class0" / "good00.jpg").write_bytes(b"no image any more")
+    repaired = next(iter(made.CORRUPT))
+    (photos / "train" / "class1" / repaired).write_bytes(made.jpeg())
+    again = begin(workdir.path, config)[1]
+    names = {image["name"] for image in again.corrupt}
+    assert "class0/good00.jpg" in names and f"class1/{repaired}" not in names
+    assert "changed since this run began" in capsys.readouterr().err
+    assert [json.loads(line) for line in workdir.corrupt_file.read_text().splitlines()] == again.corrupt
+
+
+def test_changed_number_of_images_of_a_run_of_version_0_1_is_reported(photos, tmp_path, capsys):
+    config = config_of(photos)
+    workdir, data = begin(tmp_path / "run", config)
+    began = {name: {"images": split["images"], "fingerprint": "of names"} for name, split in data.digests.items()}
+    workdir.write_json(workdir.data_file, {"began": began})
+    begin(workdir.path, config)
+    assert "warning" not in capsys.readouterr().err
+    workdir.write_json(workdir.data_file, {"began": began})
+    (photos / "train" / "class0" / "new.jpg").write_bytes(made.jpeg())
+    begin(workdir.path, config)
+    assert "changed since this run began (train: 12 images then, 13 now)" in capsys.readouterr().err
+    with pytest.raises(UserError, match="made by version 0.1"):
+        workdir.write_json(workdir.data_file, {"began": began})
+        begin(workdir.path, config_of(photos.rename(tmp_path / "moved")))
+
+
+def test_sources_at_the_same_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to("photos")
+    for one, other in (("digits", "digits"), ("folder:photos", f"folder:{tmp_path}/photos/"), ("folder:link", "folder:photos"),
+                       ("tfrecord:gs://b/x/", "tfrecord:gs://b/x")):
+        assert same_source(one, other)
+    for one, other in (("digits", "folder:digits"), ("folder:photos", "tfrecord:photos"), ("tfds:a", "tfds:b")):
+        assert not same_source(one, other)

@@ -12,11 +12,11 @@ from keras import ops
 
 from pf_keras.config import RunConfig
 from pf_keras.errors import Stopped, UserError
-from pf_keras.training.callbacks import RunCallback
-from pf_keras.training.checkpoint_callback import SaveCheckpoints
-from pf_keras.training.loop import spans, train
+from pf_keras.training.callbacks import RunCallback, SaveCheckpoints
+from pf_keras.training.loop import train
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.optimizer import AdamW
+from pf_keras.training.resume import Start
 from pf_keras.training.workdir import Workdir
 
 STEPS = 23
@@ -105,16 +105,16 @@ def test_a_run_stopped_at_any_step_equals_one_never_stopped(unbroken, tmp_path, 
 
 @pytest.mark.parametrize("step", [12, STEPS])
 def test_a_signal_while_saving_stops_the_run_after_the_save(unbroken, tmp_path, monkeypatch, step):
-    from pf_keras.training import checkpoint_callback
+    from pf_keras.training import callbacks
 
-    save = checkpoint_callback.save_checkpoint
+    save = callbacks.save_checkpoint
 
     def save_then_signal(directory, at, *rest):
         save(directory, at, *rest)
         os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped, match=f"SIGTERM at step {step}, which is saved"):
-        patch.setattr(checkpoint_callback, "save_checkpoint", save_then_signal)
+        patch.setattr(callbacks, "save_checkpoint", save_then_signal)
         run_training(tmp_path, checkpoint_every=str(step))
     assert saved(tmp_path) == [step]
     run_training(tmp_path)
@@ -198,11 +198,17 @@ def test_data_that_end_early_are_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(("start", "steps", "log_every"), [(0, 10, 5), (0, 11, 5), (3, 11, 5), (5, 7, 5), (4, 4, 5), (2, 3, 9)])
-def test_log_intervals_end_where_those_of_an_unbroken_run_do(start, steps, log_every):
+def test_log_intervals_end_where_those_of_an_unbroken_run_do(tmp_path, monkeypatch, start, steps, log_every):
     done, ends = start, []
-    for first, length, count in spans(start, steps, log_every):
-        assert first == done
-        done += length * count
-        ends += [first + length * (i + 1) for i in range(count)]
+
+    class Recorder:
+        def fit(self, first, steps_per_epoch, epochs, **options):
+            nonlocal done
+            assert first == done
+            done += steps_per_epoch * epochs
+            ends.extend(first + steps_per_epoch * (i + 1) for i in range(epochs))
+
+    monkeypatch.setattr("pf_keras.training.loop.resume", lambda *_: Start(start))
+    train(Recorder(), lambda step: step, steps, 8, Workdir(tmp_path), RunConfig(log_every=log_every))
     wanted = [end for end in (*range(log_every, steps, log_every), steps) if end > start]
     assert (done, ends) == (steps, wanted)

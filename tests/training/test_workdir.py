@@ -11,6 +11,7 @@ from pf_keras.config import Config
 from pf_keras.errors import UserError
 from pf_keras.training.data_record import record_labels
 from pf_keras.training.identity import RunIdentity, earlier_run, find_run, start_run
+from pf_keras.training.lock import unlock
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.workdir import Workdir
 
@@ -143,3 +144,25 @@ def test_workdir_paths_expand_home_and_reject_unknown_schemes(tmp_path, monkeypa
     assert os.fspath(Workdir("gs://bucket/run").path) == "gs://bucket/run"
     with pytest.raises(UserError, match="hdfs://a/b is neither"):
         Workdir("hdfs://a/b")
+
+
+def test_scratch_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    started(tmp_path / "run", "finetune", {"init": "scratch"})
+    with pytest.raises(UserError, match="init: scratch -> ./scratch"):
+        started(tmp_path / "run", "finetune", {"init": "./scratch"})
+
+
+def test_a_lock_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UserError, match=f"Cannot write in {tmp_path}: Is a directory"):
+        started(tmp_path)
+
+
+def test_an_unlocked_workdir_is_free_for_another_process(tmp_path):
+    started(tmp_path)
+    code = f"from tests.training.test_workdir import started; started({str(tmp_path)!r})"
+    command = [sys.executable, "-c", code]
+    assert b"is already running" in subprocess.run(command, capture_output=True).stderr
+    unlock()
+    assert subprocess.run(command).returncode == 0
