@@ -56,7 +56,7 @@ _KEYS = Rule(
 )
 _RANGE16 = Rule(
     lambda v: v in ("type", "data") or (re.fullmatch(r"\d+-\d+", v) and int(v.split("-")[0]) < int(v.split("-")[1]) < 2**16),
-    "type, or a range of 16-bit values such as 0-4095",
+    "type, data, or a range of 16-bit values such as 0-4095",
 )
 _GRID = Rule(lambda v: v and min(v) > 0 and len(set(v)) == len(v), "one or more numbers above 0, each once")
 Scale = Annotated[tuple[float, ...], _SCALE]
@@ -173,7 +173,7 @@ class DataConfig(_Section):
     max_bad_fraction: FractionBelow1 = 0.0  # largest fraction of corrupt images to leave out, in [0, 1); 0 makes them an error
     exif: bool = True  # turn photographs upright by their EXIF orientation
     background: Literal["white", "black", "drop"] = "white"  # behind transparent pixels; drop shows their hidden colours
-    range16: Range16 = "type"  # black and white of 16-bit grey images: type is 0-65535; or a range, such as 0-4095
+    range16: Range16 = "type"  # black and white of 16-bit grey images: type is 0-65535; data is the range found; or 0-4095
     max_pixels: Count = MAX_PIXELS  # larger images are refused, because each takes 3 bytes a pixel
 
 

@@ -1,12 +1,14 @@
 """What a record stores of an image file: its own bytes, or the right pixels if training would not read them from these.
 
 JPEG files (RGB or grey) and PNG files whose names end in .png keep their bytes. CMYK JPEGs, PNGs with other names, and all
-other formats become RGB JPEGs. An image that its EXIF data turn is stored upright, and a transparent one on white.
+other formats become RGB JPEGs, but 16-bit grey images become PNGs of 16 bits. An image with an EXIF orientation is stored
+upright, and a transparent one on white.
 """
 
 import io
 from dataclasses import dataclass
 
+import numpy as np
 import PIL
 from PIL import Image, features
 
@@ -18,8 +20,9 @@ _PNG_END = b"IEND\xaeB`\x82"
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I")
 
 CMYK, NAMED, OTHER = "cmyk_to_rgb_jpeg", "png_named_otherwise_to_rgb_jpeg", "other_format_to_rgb_jpeg"
+GREY16 = "other_format_to_16_bit_png"
 GREY, TURNED, TRANSPARENT, RESIZED = "grey", "exif_orientation_applied", "transparency_on_white", "resized"
-ODDITIES = (CMYK, NAMED, OTHER, GREY, TURNED, TRANSPARENT, RESIZED)
+ODDITIES = (CMYK, NAMED, OTHER, GREY16, GREY, TURNED, TRANSPARENT, RESIZED)
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,17 @@ def prepare(data: bytes, name: str, resize_shorter: int | None = None, quality: 
         odd_format = NAMED
     elif not jpeg and not png:
         odd_format = OTHER
-    if odd_format:
-        oddities.append(odd_format)
     resize = resize_shorter is not None and min(image.size) > resize_shorter
     if resize:
         oddities.append(RESIZED)
+    values = reader.decode_grey16(data) if odd_format or resize or wrong else None
+    if odd_format:
+        oddities.append(odd_format if values is None else GREY16)
     if odd_format or resize or wrong:
-        pixels = Image.fromarray(reader.decode(data))
-        if grey and not odd_format:
+        pixels = Image.fromarray(reader.decode(data) if values is None else values)
+        if grey and not odd_format and values is None:
             pixels = pixels.convert("L")
-        format = "PNG" if png and not odd_format and not resize else "JPEG"
+        format = "PNG" if values is not None or (png and not odd_format and not resize) else "JPEG"
         image, data = _encoded(pixels, format, resize_shorter if resize else None, quality)
     else:
         _check_whole(image, data, jpeg)
@@ -97,8 +101,13 @@ def _encoded(pixels: Image.Image, format: str, shorter: int | None, quality: int
     options = {"quality": CONVERTED_QUALITY, "subsampling": "4:4:4"} if format == "JPEG" else {}
     if shorter:
         scale = shorter / min(pixels.size)
-        pixels = pixels.resize([max(1, round(side * scale)) for side in pixels.size], Image.Resampling.BICUBIC)
-        options = {"quality": quality}
+        size = [max(1, round(side * scale)) for side in pixels.size]
+        if pixels.mode == "I;16":  # which Pillow resizes as 32-bit numbers only
+            values = np.asarray(pixels.convert("I").resize(size, Image.Resampling.BICUBIC))
+            pixels = Image.fromarray(np.clip(values, 0, 65535).astype(np.uint16))
+        else:
+            pixels = pixels.resize(size, Image.Resampling.BICUBIC)
+            options = {"quality": quality}
     out = io.BytesIO()
     try:
         pixels.save(out, format, **options)

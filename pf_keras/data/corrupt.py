@@ -19,14 +19,13 @@ PROGRESS = 10  # seconds before progress is shown
 
 
 @contextlib.contextmanager
-def naming_corrupt_images(source: Source, options: ReadOptions = DEFAULTS) -> Iterator[None]:
+def naming_corrupt_images(source: Source) -> Iterator[None]:
     """Turn a failure of the input pipeline into a UserError that names the image.
 
     An error inside tf.data does not say at which example it happened, so all of `source` is decoded again to find it.
 
     Args:
         source: what the pipeline reads.
-        options: how it reads pixels.
     """
     try:
         yield
@@ -35,23 +34,48 @@ def naming_corrupt_images(source: Source, options: ReadOptions = DEFAULTS) -> It
             raise
         print("an image cannot be read; looking for it", file=sys.stderr)
         for split, examples in source.splits().items():
-            for name, reason in corrupt_images(examples, len(source.classes), options):
-                raise UserError(
-                    f"{name} cannot be read: {reason}. It is in the {split} split. Repair or remove it, or set "
-                    "data.max_bad_fraction to leave out corrupt images."
-                ) from error
+            refuse_corrupt(source, split, examples, error)
         raise UserError(
             f"An image failed to decode a moment ago but decodes now, perhaps on a network disk ({_reason(error)}). "
             "Run the same command again to resume."
         ) from error
 
 
-def find_corrupt(source: Source, options: ReadOptions = DEFAULTS) -> list[dict]:
+def refuse_corrupt(source: Source, name: str, split: Split, error: Exception | None = None) -> None:
+    """Read a split once, and raise UserError for the first image in it that cannot be read.
+
+    Args:
+        source: that the split is of.
+        name: of the split, for the message.
+        split: the examples.
+        error: what led to the search, if anything.
+    """
+    for image, reason in corrupt_images(split, len(source.classes), source.options):
+        raise UserError(
+            f"{image} cannot be read: {reason}. It is in the {name} split of {source.place}. Repair or remove it, or set "
+            "data.max_bad_fraction to leave out corrupt images."
+        ) from error
+
+
+def check_validation(source: Source, split: Split) -> None:
+    """Check that the images a training is scored on can be read, because nothing else reads them before its end.
+
+    Args:
+        source: that the split is of.
+        split: the images.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    if source.place != "digits":
+        refuse_corrupt(source, "validation", split)
+
+
+def find_corrupt(source: Source) -> list[dict]:
     """The corrupt images of a source. Reads every image once.
 
     Args:
         source: a source.
-        options: how pixels are read.
 
     Returns:
         Dicts of `split`, `name` and `reason`, in the order of the splits.
@@ -62,7 +86,7 @@ def find_corrupt(source: Source, options: ReadOptions = DEFAULTS) -> list[dict]:
     return [
         {"split": split, "name": name, "reason": reason}
         for split, examples in source.splits().items()
-        for name, reason in corrupt_images(examples, len(source.classes), options)
+        for name, reason in corrupt_images(examples, len(source.classes), source.options)
     ]
 
 

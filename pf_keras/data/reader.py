@@ -8,6 +8,7 @@ import contextlib
 import io
 import struct
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from pf_keras.data.formats import EXIF_ENTRIES, FLIPPED, HEAD, MAX_PIXELS, MIRRORED, REDUCE_ABOVE, TURNED
-from pf_keras.errors import UserError
 
 if TYPE_CHECKING:
     from pf_keras.config import DataConfig
@@ -90,22 +90,15 @@ class ReadOptions:
     max_pixels: int = MAX_PIXELS
 
     @classmethod
-    def from_config(cls, config: "DataConfig", range16: tuple[int, int] | None = None) -> "ReadOptions":
+    def from_config(cls, config: "DataConfig") -> "ReadOptions":
         """The options of a config.
 
-        Args:
-            config: of the data.
-            range16: the range that was found in the data, for `data.range16=data`.
-
         Raises:
-            UserError: `data.range16` is `data`, and no range is given.
+            ValueError: `data.range16` is `data`, and was not replaced by the range of the data (`range16.found_range`).
         """
-        if config.range16 == "type":
-            range16 = RANGE16
-        elif config.range16 != "data":
-            range16 = tuple(int(value) for value in config.range16.split("-"))
-        elif range16 is None:
-            raise UserError("data.range16=data is not available yet. Name the range, such as --config.data.range16=0-4095.")
+        if config.range16 == "data":
+            raise ValueError("data.range16 is still 'data', not a range.")
+        range16 = RANGE16 if config.range16 == "type" else tuple(int(value) for value in config.range16.split("-"))
         return cls(config.exif, config.background, range16, config.max_pixels)
 
 
@@ -196,27 +189,29 @@ def decode(data: bytes, options: ReadOptions = DEFAULTS, shorter: int | None = N
         CorruptImage: the file is damaged, too large, or not an image that can be read.
     """
     kind, image = open_image(data, options.max_pixels)
-    orientation = orientation_of(kind, data, image) if options.exif and kind != "tiff" else 1
+    orientation = orientation_of(kind, data, image) if options.exif else 1
     bits = _bits(kind, data, image)
     if kind == "jpeg" and shorter and image.width * image.height > REDUCE_ABOVE:
         scale = max(1, min(image.size) // shorter)
         image.draft(None, (image.width // scale, image.height // scale))  # by a half, a quarter or an eighth
-    try:
+    with _decoding():
         image.load()
         pixels = np.asarray(_rgb(kind, image, bits, options))
-    except CorruptImage:
-        raise
-    except MemoryError:
-        raise CorruptImage("there is not enough memory to decode it") from None
-    except Exception as error:  # Pillow raises many kinds on damaged data
-        raise CorruptImage(f"damaged image data ({_words(error)})") from None
-    if orientation in TURNED:
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in MIRRORED:
-        pixels = pixels[:, ::-1]
-    if orientation in FLIPPED:
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
+    return _upright(pixels, kind, orientation)
+
+
+def decode_grey16(data: bytes) -> np.ndarray | None:
+    """The values of a 16-bit grey image without transparency, upright: uint16 (H, W), 0 for black. None for another image.
+
+    Raises:
+        CorruptImage: the file is damaged, too large, or not an image that can be read.
+    """
+    kind, image = open_image(data)
+    if not _is_grey16(kind, image) or image.has_transparency_data:
+        return None
+    orientation = orientation_of(kind, data, image)
+    with _decoding():
+        return _upright(_grey16(kind, image).astype(np.uint16), kind, orientation)
 
 
 def open_image(data: bytes, max_pixels: int | None = MAX_PIXELS) -> tuple[str, Image.Image]:
@@ -239,6 +234,19 @@ def open_image(data: bytes, max_pixels: int | None = MAX_PIXELS) -> tuple[str, I
         raise CorruptImage(f"damaged header ({_words(error)})") from None
     _check_pixels(*image.size, max_pixels)
     return kind, image
+
+
+def grey16_range(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
+    """The lowest and the highest value of a 16-bit grey image. None for another image, and for one that cannot be read."""
+    try:
+        kind, image = open_image(data, max_pixels)
+        if not _is_grey16(kind, image):
+            return None
+        with _decoding():
+            values = _grey16(kind, image)
+    except CorruptImage:
+        return None
+    return int(values.min()), int(values.max())
 
 
 def to_8_bits(values: np.ndarray, range16: tuple[int, int]) -> np.ndarray:
@@ -324,11 +332,10 @@ def _rgb(kind: str, image: Image.Image, bits: int, options: ReadOptions) -> Imag
     """The image with 8 bits a channel and without transparency."""
     transparent = image.info.get("transparency")
     hidden = None  # pixels that a 16-bit grey image declares transparent
-    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "ppm"):
+    if _is_grey16(kind, image):
         values = np.asarray(image)
         hidden = values == transparent if isinstance(transparent, int) else None
-        if kind == "tiff" and image.tag_v2.get(262) == 0:  # its 0 is white, which Pillow ignores in 16 bits
-            values = 65535 - values
+        values = _grey16(kind, image)
         image = Image.fromarray(to_8_bits(values, options.range16))
     elif image.mode in ("I", "F"):
         numbers = "floating-point numbers" if image.mode == "F" else "signed or 32-bit numbers"
@@ -351,6 +358,43 @@ def _rgb(kind: str, image: Image.Image, bits: int, options: ReadOptions) -> Imag
         return image.convert("RGB")
     behind = Image.new("RGBA", image.size, background)
     return Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB")
+
+
+def _is_grey16(kind: str, image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and kind == "ppm")
+
+
+def _grey16(kind: str, image: Image.Image) -> np.ndarray:
+    """The values of a 16-bit grey image, 0 for black: (H, W)."""
+    values = np.asarray(image)
+    is_white = kind == "tiff" and image.tag_v2.get(262) == 0  # its 0 is white, which Pillow ignores in 16 bits
+    return 65535 - values if is_white else values
+
+
+@contextlib.contextmanager
+def _decoding() -> Iterator[None]:
+    """Turn what Pillow raises on damaged data into CorruptImage."""
+    try:
+        yield
+    except CorruptImage:
+        raise
+    except MemoryError:
+        raise CorruptImage("there is not enough memory to decode it") from None
+    except Exception as error:  # Pillow raises many kinds
+        raise CorruptImage(f"damaged image data ({_words(error)})") from None
+
+
+def _upright(pixels: np.ndarray, kind: str, orientation: int) -> np.ndarray:
+    """Turn pixels (H, W, ...) upright. Pillow has done so with a TIFF."""
+    if kind == "tiff":
+        return pixels
+    if orientation in TURNED:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in MIRRORED:
+        pixels = pixels[:, ::-1]
+    if orientation in FLIPPED:
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def _words(error: Exception) -> str:

@@ -12,12 +12,13 @@ There are two kinds of splits. `Images` can be read in any order (`digits`, `fol
 TensorFlow is imported only when a split is read.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pf_keras.config import DataConfig
 from pf_keras.data.csv_list import open_csv
 from pf_keras.data.digits import open_digits
 from pf_keras.data.folder import open_folder
+from pf_keras.data.reader import DEFAULTS, ReadOptions
 from pf_keras.data.records import Split
 from pf_keras.data.tfds import open_tfds
 from pf_keras.data.tfrecord import open_tfrecords
@@ -37,6 +38,8 @@ class Source:
         validation_note: where validation images come from when the source has no validation split.
         empty_classes: class folders of the training split without a single image. They are not among `classes`.
         skipped: how many files and folders the listing of a folder skipped, by kind.
+        place: the `data.source` that was opened.
+        options: how its pixels are read.
     """
 
     train: Split
@@ -45,6 +48,8 @@ class Source:
     validation_note: str = ""
     empty_classes: tuple[str, ...] = ()
     skipped: dict[str, int] = field(default_factory=dict)
+    place: str = ""
+    options: ReadOptions = DEFAULTS
 
     def splits(self) -> dict[str, Split]:
         """The splits by name. Only `validation` where both are the same."""
@@ -71,13 +76,15 @@ def open_source(config: DataConfig, whole: bool = False, labels: bool = True) ->
     """
     kind, colon, place = config.source.partition(":")
     if config.source == "digits":
-        return Source(*open_digits())
+        return Source(*open_digits(), place=config.source)
     if kind not in KINDS or not colon or not place:
         raise UserError(
             f"--data={config.source} is not a data source. Use digits, folder:DIR, csv:FILE, tfrecord:DIR or tfds:NAME."
         )
     options = {"labels": labels} if kind in ("tfrecord", "tfds") else {}  # reading labels of records may take a pass over them
-    source = Source(*KINDS[kind](place, config, whole, **options))
+    # The range of 16-bit images is found later, and any range tells whether an image can be read.
+    reading = ReadOptions.from_config(replace(config, range16="type") if config.range16 == "data" else config)
+    source = Source(*KINDS[kind](place, config, whole, **options), place=config.source, options=reading)
     for name, split in source.splits().items():
         if not split.size:
             raise UserError(f"The {name} split of {config.source} has no images. Add some, or remove its empty shards.")

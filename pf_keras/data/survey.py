@@ -4,19 +4,16 @@ Every image is read once. What is kept of an image is a row of numbers, so memor
 """
 
 import hashlib
-import itertools
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from pf_keras.data.each_image import each_image
 from pf_keras.data.images import Images
 from pf_keras.data.reader import CorruptImage, Header, ReadOptions, TooManyPixels, decode, describe, identify
 from pf_keras.data.records import Split
-from pf_keras.errors import tensorflow_reason
-from pf_keras.processes import cores
 
 THUMBNAIL = 96  # pixels of the shorter side to which a JPEG is reduced while it is decoded
 FLAT = 8  # of 256 grey levels: an image with a smaller range has one colour and nothing to learn from
@@ -111,7 +108,16 @@ def survey(split: Split, options: ReadOptions, limit: int, step: Callable[[int],
     counts = {name: Counter() for name in ("format", "mode", "orientation", "bits", "alpha", "animated")}
     found = Survey(sample, split.size, rows["label"], rows, counts, {})
     done, last = 0, "the start of the data"
-    for done, look in enumerate(_looks(found, options), 1):
+
+    def describe_one(encoded, index, label, reason):
+        if reason:
+            return Look(index, kind="a file or record that cannot be opened", reason=reason)
+        return look_at(encoded, index, label, options)
+
+    def damaged(reason):
+        found.damage = reason
+
+    for done, look in enumerate(each_image(sample, describe_one, damaged), 1):
         last = sample.name_of(look.index)
         row = rows[done - 1]
         row["index"], row["label"], row["content"] = look.index, look.label, look.content
@@ -136,36 +142,6 @@ def survey(split: Split, options: ReadOptions, limit: int, step: Callable[[int],
     found.rows = rows[:done]
     found.labels = split.labels if isinstance(split, Images) else found.rows["label"]
     return found
-
-
-def _looks(found: Survey, options: ReadOptions) -> Iterator[Look]:
-    """Look at the images in order, several at once. Few are in memory at a time."""
-    import tensorflow as tf
-
-    load = tf.function(found.split.loader())
-
-    def look(key):
-        index = int(key["index"])
-        try:
-            encoded, label = load(key)
-        except (tf.errors.OpError, UnicodeDecodeError) as error:
-            return Look(index, kind="a file or record that cannot be opened", reason=_reason(error))
-        return look_at(encoded.numpy(), index, int(label), options)
-
-    def keys():
-        try:
-            yield from found.split.keys(shuffle=False)
-        except (tf.errors.OpError, UnicodeDecodeError) as error:
-            found.damage = _reason(error)
-
-    ahead = 2 * cores()
-    waiting, keys = deque(), keys()
-    with ThreadPoolExecutor(cores()) as threads:
-        for key in itertools.islice(keys, ahead):
-            waiting.append(threads.submit(look, key))
-        while waiting:
-            yield waiting.popleft().result()
-            waiting.extend(threads.submit(look, key) for key in itertools.islice(keys, 1))
 
 
 def look_at(encoded: bytes, index: int, label: int, options: ReadOptions) -> Look:
@@ -229,9 +205,3 @@ def _kind(encoded: bytes, error: CorruptImage) -> str:
     if kind == "unknown":
         return "no known kind of file"
     return kind if " " in kind else f"a damaged or unsupported {kind.upper()}"
-
-
-def _reason(error: Exception) -> str:
-    """What TensorFlow says of a failure, on one line."""
-    text = tensorflow_reason(error) or str(error)
-    return " ".join(text.partition("[[")[0].split()).removeprefix("{{function_node __wrapped__}} ")[:200]

@@ -1,13 +1,15 @@
 """`--mode=evaluate`: score a fine-tuned run, or probe the frozen features of a pre-trained one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from etils import epath
 
 from pf_keras.config import Config, differing_fields
 from pf_keras.data.corrupt import naming_corrupt_images
-from pf_keras.data.labels import require_labels
+from pf_keras.data.folder import class_key
+from pf_keras.data.labels import labelled_source, require_labels
 from pf_keras.data.sources import Source
 from pf_keras.errors import UserError
 from pf_keras.evaluation.probes import probe
@@ -35,12 +37,14 @@ def run(request: Request) -> dict:
     # A classifier has seen none of the images of other data, but probes are fitted on their training split.
     whole = earlier.mode == "finetune"
     data = open_earlier_data(workdir, earlier.config.data, config.data, request.other_data, evaluation_only=whole)
+    config = replace(config, data=data.config)
     folder = workdir.folder("evaluate")
     with naming_corrupt_images(data.source):
+        source = labelled_source(data.source, config.data.holdout)
         if earlier.mode == "pretrain":
-            result = probe(workdir, config, devices, data.source, request.label_fractions, folder)
+            result = probe(workdir, config, devices, source, request.label_fractions, folder)
         else:
-            result = score_classifier(workdir, earlier, config, devices, data.source, folder)
+            result = score_classifier(workdir, earlier, config, devices, source, folder)
     result |= {
         "bad_images": len(data.corrupt),
         "data": data.place or earlier.config.data.source,  # the run's own data go by its name for them, also if they moved
@@ -104,14 +108,14 @@ def labels_of_head(labels: np.ndarray, names: Sequence[str], classes: Sequence[s
     Raises:
         UserError: the data have a class that the classifier does not know.
     """
-    count = len(classes)
-    if not names or tuple(names) == tuple(classes) or len(set(classes)) < count == len(names):
+    count, given, known = len(classes), list(map(class_key, names)), list(map(class_key, classes))
+    if not names or given == known or len(set(known)) < count == len(names):
         if labels.max() >= count:
             raise UserError(f"The data have label {labels.max()}, but the classifier knows {count} classes. Use other data.")
         return labels
-    unknown = [name for name in names if name not in classes]
+    unknown = [name for name, key in zip(names, given, strict=True) if key not in known]
     if unknown or len(names) > count:
-        known = f"{', '.join(classes[:5])}{', ...' if count > 5 else ''}"
+        first = f"{', '.join(classes[:5])}{', ...' if count > 5 else ''}"
         extra = f"class {unknown[0]}" if unknown else f"{len(names)} classes"
-        raise UserError(f"The data have {extra}, but the classifier knows {count} classes ({known}). Use data of its classes.")
-    return np.array([classes.index(name) for name in names])[labels]
+        raise UserError(f"The data have {extra}, but the classifier knows {count} classes ({first}). Use data of its classes.")
+    return np.array([known.index(key) for key in given])[labels]

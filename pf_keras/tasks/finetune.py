@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import keras
 import numpy as np
 
 from pf_keras.config import Config
-from pf_keras.data.corrupt import naming_corrupt_images
+from pf_keras.data.corrupt import check_validation, naming_corrupt_images
 from pf_keras.data.labels import (
     class_names,
     describe_classes,
@@ -45,6 +46,7 @@ def run(request: Request) -> dict:
     devices = open_devices(config.run.precision, request.tpu)
     workdir = open_workdir(request.workdir, devices.chief)
     data = open_run_data(workdir, config.data)
+    config = replace(config, data=data.config)
     with naming_corrupt_images(data.source):
         require_labels(data.source.train)
         print(describe_classes(data.source), file=sys.stderr)
@@ -58,6 +60,8 @@ def run(request: Request) -> dict:
         facts = {"init": init, **labels_definition(fraction, listed), "classes": list(classes), **devices.facts()}
         start_run(workdir, RunIdentity("finetune", config, facts), data)
         record_labels(workdir, labelled)
+        if not latest_checkpoint(workdir.checkpoints):
+            check_validation(source, validation)
         scores = fit_and_score(config, devices, workdir, labelled, validation, classes, init)
     result = {
         **scores,

@@ -8,6 +8,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 from etils import epath
@@ -18,6 +19,7 @@ from pf_keras.config import Config, DataConfig
 from pf_keras.data.duplicates import SplitCopies
 from pf_keras.data.listing import list_images
 from pf_keras.data.pipeline import training_batches
+from pf_keras.data.range16 import with_range
 from pf_keras.data.reader import ReadOptions
 from pf_keras.data.sources import Source, open_source
 from pf_keras.data.survey import Survey, class_counts, survey, thumbnails
@@ -53,7 +55,9 @@ def run(request: Request) -> dict:
     figures = workdir.folder("figures")  # fails now, not after minutes, where the workdir cannot be written
     # Before the data are listed: what is in a workdir is skipped, should it be among the images.
     workdir.write_json(workdir.config_file, RunIdentity("inspect", config).to_dict())
-    source, options = open_source(config.data), ReadOptions.from_config(config.data)
+    source = open_source(config.data)
+    data = with_range(config.data, source.train)
+    config, options = replace(config, data=data), ReadOptions.from_config(data)
     splits = source.splits()
     with progress(sum(min(split.size, LIMIT) for split in splits.values()), "img", "inspect") as bar:
         surveys = {name: survey(split, options, LIMIT, bar.update) for name, split in splits.items()}

@@ -1,12 +1,13 @@
 """`--mode=pretrain`: learn to decode masked patches, from the newest checkpoint in the workdir to the last step."""
 
 import sys
+from dataclasses import replace
 from functools import partial
 
 import keras
 
 from pf_keras.config import Config
-from pf_keras.data.corrupt import naming_corrupt_images
+from pf_keras.data.corrupt import check_validation, naming_corrupt_images
 from pf_keras.data.images import Images
 from pf_keras.data.labels import describe_classes
 from pf_keras.data.pipeline import evaluation_batches, training_batches
@@ -15,6 +16,7 @@ from pf_keras.figures import draw_loss
 from pf_keras.models import PretrainScores, build_pretrainer
 from pf_keras.noise import pretrain_noise
 from pf_keras.request import Request
+from pf_keras.training.checkpoint import latest_checkpoint
 from pf_keras.training.data_record import open_run_data
 from pf_keras.training.devices import open_devices
 from pf_keras.training.identity import RunIdentity, start_run
@@ -31,6 +33,7 @@ def run(request: Request) -> dict:
     devices.check_run(config.run, settings.steps, pretrain=settings.batch)
     workdir = open_workdir(request.workdir, devices.chief)
     data = open_run_data(workdir, config.data, labels=False)
+    config = replace(config, data=data.config)
     if isinstance(data.source.train, Images):  # the labels of records are not read here
         print(describe_classes(data.source), file=sys.stderr)
     with naming_corrupt_images(data.source):
@@ -45,6 +48,8 @@ def run(request: Request) -> dict:
         print(f"training on {devices}", file=sys.stderr)
 
         noise, scored = pretrain_noise(config), data.source.validation.sample(config.run.score_images)
+        if not latest_checkpoint(workdir.checkpoints):
+            check_validation(data.source, scored)
         pictures = Pictures(workdir, examples(scored, config, noise), config.run.log_every)
         training = partial(training_batches, data.source.train, config, settings.batch, noise)
         train(

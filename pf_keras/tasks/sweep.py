@@ -17,7 +17,7 @@ import keras
 from etils import epath
 
 from pf_keras.config import Config
-from pf_keras.data.corrupt import naming_corrupt_images
+from pf_keras.data.corrupt import check_validation, naming_corrupt_images
 from pf_keras.data.labels import (
     class_names,
     describe_classes,
@@ -64,6 +64,7 @@ def run(request: Request) -> dict:
     if chief:
         start_run(workdir, sweep.identity, sweep.data)
         record_labels(workdir, sweep.labelled)
+        check_validation(sweep.data.source, sweep.validation)
     sweep.search(chief)
     if not chief:
         return {"worker": worker, "runs": sweep.runs}
@@ -114,6 +115,7 @@ class Sweep:
             self.starts = {"pretrained": request.init, **self.starts}
         self.devices = open_devices(self.config.run.precision, request.tpu)
         self.data = open_run_data(workdir, self.config.data)
+        self.config = replace(self.config, data=self.data.config)
         with naming_corrupt_images(self.data.source):
             require_labels(self.data.source.train)
             print(describe_classes(self.data.source), file=sys.stderr)

@@ -4,8 +4,9 @@
 data of a run moved, `--config.data.source=NEW` names the new place, and the digest must be the recorded one. `bad.jsonl` lists
 the corrupt images that the run leaves out.
 
-What a run found to be the label of the first class of its records is in `data.json` too. Other data are read with it, because
-they may lack that class.
+What a run found out about its data is in `data.json` too, so that it reads them in the same way when it resumes: the range of
+16-bit images, and the label of the first class of records. Other data are read with that label too, because they may lack the
+class.
 """
 
 import json
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from pf_keras.config import DataConfig
 from pf_keras.data.corrupt import find_corrupt, leave_out
+from pf_keras.data.range16 import with_range
 from pf_keras.data.records import FirstLabel, Records
 from pf_keras.data.selection import as_line
 from pf_keras.data.sources import Source, open_source
@@ -30,6 +32,7 @@ class RunData:
         source: the splits, without the corrupt images.
         corrupt: the images that were left out, as dicts of `split`, `name` and `reason`.
         digests: of the splits, corrupt images included: `{name: {"images": n, "digest": hex}}`.
+        config: the config of the data. The range of 16-bit images that was found stands in place of `data.range16=data`.
         searched: whether every image was read to find the corrupt ones.
         place: the source of other data than the run's own.
     """
@@ -37,6 +40,7 @@ class RunData:
     source: Source
     corrupt: list[dict]
     digests: dict[str, dict]
+    config: DataConfig
     searched: bool = False
     place: str = ""
 
@@ -97,12 +101,17 @@ class RunData:
             UserError: as `check`.
         """
         known = before is not None and self.check(workdir, before, now)
-        content = _record_of(workdir) if known else {"splits": self.digests, **_found_first_label(self.source)}
+        content = _record_of(workdir) if known else {"splits": self.digests, **self._found()}
         if self.searched:
             workdir.write_text(workdir.corrupt_file, "".join(json.dumps(image) + "\n" for image in self.corrupt))
             content["searched"] = self.digests
         if self.searched or not known:
             workdir.write_json(workdir.data_file, content)
+
+    def _found(self) -> dict:
+        first_label = first_label_of(self.source)
+        found = {"first_label": first_label.value} if first_label and first_label.was_found else {}
+        return found | {"range16": self.config.range16}
 
 
 def open_run_data(workdir: Workdir, config: DataConfig, labels: bool = True) -> RunData:
@@ -129,7 +138,10 @@ def open_run_data(workdir: Workdir, config: DataConfig, labels: bool = True) -> 
         lines = workdir.corrupt_file.read_text().splitlines() if saved else []
     searched = not saved and config.max_bad_fraction > 0
     corrupt = find_corrupt(source) if searched else [json.loads(line) for line in lines]
-    return RunData(leave_out(source, corrupt, config.max_bad_fraction), corrupt, digests, searched)
+    source = leave_out(source, corrupt, config.max_bad_fraction)
+    if config.range16 == "data" and (found := _record_of(workdir).get("range16")):
+        config = replace(config, range16=found)
+    return RunData(source, corrupt, digests, with_range(config, source.train), searched)
 
 
 def open_earlier_data(
@@ -168,7 +180,8 @@ def open_other_data(
         _use_first_label(source, workdir)
     print(f"data: {config.source}, {source.validation_note or 'its validation split'}", file=sys.stderr)
     corrupt = find_corrupt(source) if config.max_bad_fraction > 0 else []
-    return RunData(leave_out(source, corrupt, config.max_bad_fraction), corrupt, {}, place=config.source)
+    source = leave_out(source, corrupt, config.max_bad_fraction)
+    return RunData(source, corrupt, {}, with_range(config, source.train), place=config.source)
 
 
 def same_source(one: str, other: str) -> bool:
@@ -192,11 +205,6 @@ def record_labels(workdir: Workdir, split) -> None:
 def first_label_of(source: Source) -> FirstLabel | None:
     """What the records of a source know of the label of their first class. None for other sources."""
     return source.train.first_label if isinstance(source.train, Records) else None
-
-
-def _found_first_label(source: Source) -> dict[str, int]:
-    first_label = first_label_of(source)
-    return {"first_label": first_label.value} if first_label and first_label.was_found else {}
 
 
 def _use_first_label(source: Source, workdir: Workdir) -> None:

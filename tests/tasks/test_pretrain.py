@@ -2,11 +2,13 @@ import json
 
 import numpy as np
 import pytest
-from commands import TINY, command, succeed
+from commands import TINY, command, refused, succeed
 from PIL import Image
 
 from pf_keras.training.identity import find_run
 from pf_keras.training.workdir import Workdir
+from tests.data import images_made as made
+from tests.data.test_range16 import x_rays
 
 
 def test_workdir_has_config_metrics_figures_and_result(pretrained):
@@ -79,3 +81,24 @@ def test_warm_up_longer_than_the_training_is_a_warning(tmp_path):
     done = command("--mode=pretrain", f"--workdir={tmp_path}", *TINY, "--config.pretrain.steps=2", "--config.pretrain.batch=8",
                    "--config.pretrain.warmup_steps=2")
     assert done.code == 0 and "pretrain.warmup_steps=2 covers all 2 steps" in done.err, done.err
+
+
+def test_range_of_16_bit_images_is_found_once_and_belongs_to_the_run(tmp_path):
+    low, high = x_rays(tmp_path / "scans" / "train" / "a")
+    x_rays(tmp_path / "scans" / "val" / "a", count=4)
+    flags = ("--mode=pretrain", f"--workdir={tmp_path / 'run'}", f"--data=folder:{tmp_path / 'scans'}", *TINY, *SHORT,
+             "--config.data.range16=data")
+    done = command(*flags)
+    assert done.code == 0 and "found in 12 images" in done.err, done.err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert config["data"]["range16"] == f"{low}-{high}" and done.result["loss_ratio"] > 0.5
+    again = command(*flags)
+    assert again.code == 0 and "found in" not in again.err and again.result == done.result, again.err
+
+
+def test_corrupt_validation_image_is_found_before_the_training(tmp_path):
+    photos = made.photos(tmp_path / "photos")
+    (photos / "val" / "class0" / "page.jpg").write_bytes(b"<!DOCTYPE html><html>")
+    line = refused("--mode=pretrain", f"--workdir={tmp_path / 'run'}", f"--data=folder:{photos}", *TINY, *SHORT)
+    assert "class0/page.jpg cannot be read: it is an HTML page" in line and "the validation split of folder:" in line
+    assert not (tmp_path / "run" / "metrics.jsonl").exists() and not list((tmp_path / "run").glob("checkpoints/*"))

@@ -79,16 +79,23 @@ def test_converted_image_loses_its_comment(size):
     assert b"secret" not in prepare(out.getvalue(), "a.gif").encoded
 
 
-@pytest.mark.parametrize("name, shorter", [("a.png", 20), ("a.jpg", None)])
-def test_16_bit_grey_keeps_its_high_8_bits(name, shorter):
-    ramp = np.linspace(0, 65535, 40 * 30, dtype="uint16").reshape(30, 40)
+@pytest.mark.parametrize("format, name", [("PNG", "a.png"), ("PNG", "a.jpg"), ("TIFF", "a.tif"), ("PPM", "a.pgm")])
+@pytest.mark.parametrize("shorter", [None, 20])
+def test_16_bit_grey_is_stored_with_16_bits(format, name, shorter):
+    """A 12-bit X-ray would be black in 8 bits."""
+    ramp = np.linspace(0, 4095, 40 * 30, dtype="uint16").reshape(30, 40)
     out = io.BytesIO()
-    Image.fromarray(ramp).save(out, "PNG")
+    Image.fromarray(ramp).save(out, format)
     prepared = prepare(out.getvalue(), name, shorter, 95 if shorter else None)
-    pixels = np.asarray(opened(prepared).convert("L"), int)
-    rows = np.linspace(0, 29, len(pixels))
-    expected = np.interp(rows, np.arange(30), (ramp >> 8).mean(axis=1))
-    assert np.abs(pixels.mean(axis=1) - expected).max() < 6 and encode.GREY in prepared.oddities
+    assert (prepared.format, prepared.channels, prepared.colorspace) == ("PNG", 1, "Grayscale")
+    pixels = np.asarray(opened(prepared))
+    assert pixels.dtype == np.uint16 and encode.GREY in prepared.oddities
+    assert (encode.GREY16 in prepared.oddities) == (name != "a.png")
+    if shorter:
+        exact = np.asarray(Image.fromarray(ramp.astype("float32")).resize((27, 20), Image.Resampling.BICUBIC))
+        assert np.abs(pixels - exact.clip(0, 65535)).max() <= 1  # rounding
+    else:
+        np.testing.assert_array_equal(pixels, ramp)
 
 
 def test_exif_orientation_is_applied_and_counted(helpers):

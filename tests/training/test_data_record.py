@@ -215,7 +215,7 @@ def test_first_label_is_recorded_only_where_it_was_found(tmp_path, reads_labels)
     data = open_run_data(workdir, config.data, labels=reads_labels)
     assert set(labels_of(data)["train"]) == ({0, 1} if reads_labels else {-1})
     start_run(workdir, RunIdentity("pretrain", config), data)
-    assert set(json.loads(workdir.data_file.read_text())) == {"splits"}
+    assert "first_label" not in json.loads(workdir.data_file.read_text())
 def test_list_of_corrupt_images_is_made_anew_when_the_data_change(photos, tmp_path, capsys):
     """An image that went bad later, and one that was repaired."""
     made.add_corrupt(photos / "train" / "class1")
