@@ -46,7 +46,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "data",
     None,
-    "digits, folder:DIR, tfrecord:DIR or tfds:NAME. Default: the config's. For evaluate and reconstruct: other data to use "
+    "digits, folder:DIR, csv:FILE, tfrecord:DIR or tfds:NAME. Default: the config's. For evaluate and reconstruct: other data to use "
     "in place of the run's own.",
 )
 flags.DEFINE_integer("seed", None, "Short for --config.run.seed.")
@@ -55,7 +55,9 @@ flags.DEFINE_string("init", "", "finetune, sweep: a pre-training workdir, or scr
 flags.DEFINE_string(
     "label_fraction", "1", "The fraction of each class's training images that keep their labels. evaluate takes several."
 )
-flags.DEFINE_string("label_list", "", "finetune, sweep: a file with the names of the training images that keep their labels.")
+flags.DEFINE_string(
+    "label_list", "", "finetune, sweep: a list or CSV file with the names of the training images that keep their labels."
+)
 flags.DEFINE_string(
     "seeds", "0,1,2", "sweep: the seeds of the final runs. The points of the grid use the first sweep.point_seeds of them."
 )

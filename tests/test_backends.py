@@ -17,7 +17,7 @@ import pf_keras
 
 PACKAGE = Path(pf_keras.__file__).parent
 CORE = [
-    *(PACKAGE / f"{name}.py" for name in ("__init__", "config", "config_values", "errors", "noise")),
+    *(PACKAGE / f"{name}.py" for name in ("__init__", "config", "config_values", "errors", "noise", "data/formats")),
     *(path for folder in ("layers", "models", "patches") for path in sorted((PACKAGE / folder).glob("*.py"))),
 ]
 # What a file may import besides Keras, NumPy and the core. The kernels import TensorFlow only where it is the backend.

@@ -1,7 +1,7 @@
 """Lists the image files below a folder. `folder:` and `tfrecords.build` list with this code, locally and on URLs.
 
-A name says little about a file: every file is a candidate, and what is no image is found when it is read. Only files of kinds
-that are never images, and what systems and programs leave in folders, are skipped. What was skipped is counted by kind.
+A name says little about a file, so every file is a candidate, and a file that is no image is found when it is read. Only files
+of kinds that are never images, and what systems and programs leave in folders, are skipped. They are counted by kind.
 """
 
 import os

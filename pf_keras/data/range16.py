@@ -15,7 +15,7 @@ DELAY = 10  # seconds before progress is shown
 def with_range(config: DataConfig, split: Split) -> DataConfig:
     """The config with the range of the data in place of `data.range16=data`. Reads every image of the split once.
 
-    Other configs are returned as they are. Without a 16-bit grey image the range becomes that of the type.
+    A config with another `data.range16` is returned as it is. Without 16-bit grey images the range of the type is used.
 
     Args:
         config: of the data.

@@ -32,7 +32,7 @@ class RunData:
         source: the splits, without the corrupt images.
         corrupt: the images that were left out, as dicts of `split`, `name` and `reason`.
         digests: of the splits, corrupt images included: `{name: {"images": n, "digest": hex}}`.
-        config: the config of the data. The range of 16-bit images that was found stands in place of `data.range16=data`.
+        config: the config of the data, with the range that was found in place of `data.range16=data`.
         searched: whether every image was read to find the corrupt ones.
         place: the source of other data than the run's own.
     """
@@ -217,4 +217,5 @@ def _use_first_label(source: Source, workdir: Workdir) -> None:
 
 
 def _record_of(workdir: Workdir) -> dict:
-    return workdir.read_json(workdir.data_file) if workdir.data_file.exists() else {}
+    with reading(workdir.path):
+        return workdir.read_json(workdir.data_file) if workdir.data_file.exists() else {}

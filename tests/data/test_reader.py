@@ -397,7 +397,7 @@ def test_range_of_a_config():
     assert ReadOptions.from_config(DataConfig()) == ReadOptions()
     assert ReadOptions.from_config(DataConfig(range16="0-4095")) == ReadOptions(range16=(0, 4095))
     for wrong in ("4095", "5-5", "0-65536", "high", "-1-5"):
-        with pytest.raises(UserError, match="Use type, or a range of 16-bit values such as 0-4095"):
+        with pytest.raises(UserError, match="Use type, data, or a range of 16-bit values such as 0-4095"):
             DataConfig(range16=wrong)
 
 

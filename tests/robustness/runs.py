@@ -143,7 +143,7 @@ def _main(arguments, stderr_file, environment, figures, signalled, dies_saving):
 
     checkpoint._write, callbacks.RunCallback.on_train_batch_end = write, on_train_batch_end
     if not figures:
-        pretrain.score_pretrainer = lambda *_: {"marginal_entropy": 1.0}
+        pretrain.score_pretrainer = lambda *_: {"marginal_entropy": 1.0, "loss_ratio": 1.0}
         pretrain.draw = pretrain.draw_loss = lambda *_: None
     code = cli.main(arguments)
     sys.stdout.flush()
