@@ -46,8 +46,8 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "data",
     None,
-    "digits, folder:DIR, csv:FILE, tfrecord:DIR or tfds:NAME. Default: the config's. For evaluate and reconstruct: other data to use "
-    "in place of the run's own.",
+    "digits, folder:DIR, csv:FILE, tfrecord:DIR or tfds:NAME. Default: the config's. For evaluate and reconstruct: other data "
+    "to use in place of the run's own.",
 )
 flags.DEFINE_integer("seed", None, "Short for --config.run.seed.")
 flags.DEFINE_string("checkpoint_every", None, 'Steps ("500") or minutes ("10min"). Short for --config.run.checkpoint_every.')

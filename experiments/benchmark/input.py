@@ -107,7 +107,7 @@ class InOrder:
     """A split whose training order is the order of its records, one file after another."""
 
     def __init__(self, split: "Split"):
-        self.split, self.loader, self.other_formats = split, split.loader, split.other_formats
+        self.split, self.loader, self.any_format = split, split.loader, split.any_format
 
     def keys(self, **options):
         """The keys of all examples in order, endlessly."""

@@ -146,7 +146,7 @@ def corrupt_images(split: Split, classes: int = 0, options: ReadOptions = DEFAUL
     @tf.function
     def attempt(key):
         encoded, label = load(key)
-        image = decode_and_crop(encoded, lambda height, width: (0, 0, height, width), 1, options, python=split.other_formats)
+        image = decode_and_crop(encoded, lambda height, width: (0, 0, height, width), 1, options, python=split.any_format)
         return label, image
 
     def explain(key):

@@ -25,7 +25,7 @@ class Images:
         labels: n ints from 0, or -1 for an example without a label.
         values: n byte strings: the encoded images, or with `paths=True` the paths of their files.
         paths: whether `values` are paths.
-        other_formats: whether there may be other formats than JPEG and PNG among them.
+        any_format: whether there may be other formats than JPEG and PNG among them.
         sizes: n ints, the bytes of each encoded image. By default they are looked up.
         unlabelled: why an example has no label, as the beginning of a message, or empty.
     """
@@ -34,7 +34,7 @@ class Images:
     labels: Sequence[int]
     values: Sequence[bytes]
     paths: bool = False
-    other_formats: bool = True
+    any_format: bool = True
     sizes: Sequence[int] | None = None
     unlabelled: str = ""
 

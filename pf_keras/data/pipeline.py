@@ -94,7 +94,7 @@ def training_batches(
         drawn = draw_noise(seed, key["epoch"], key["index"], noise)
         encoded, label = load(key)
         window = random_window(drawn, crop_scale or data.crop_scale, data.crop_ratio)
-        image = decode_and_crop(encoded, window, config.model.image_size, options, python=split.other_formats)
+        image = decode_and_crop(encoded, window, config.model.image_size, options, python=split.any_format)
         if data.flip:
             # tf.cond runs only one branch. A slice with a negative step would take longer than decoding.
             image = tf.cond(drawn[CROP.index("flip")] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
@@ -141,7 +141,7 @@ def evaluation_batches(
 
     def example(key):
         encoded, _ = load(key)
-        image = decode_and_crop(encoded, window, config.model.image_size, options, python=split.other_formats)
+        image = decode_and_crop(encoded, window, config.model.image_size, options, python=split.any_format)
         return image, draw_noise(config.run.seed, key["epoch"], key["index"], noise)
 
     def fill_up(x):

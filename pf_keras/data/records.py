@@ -63,7 +63,7 @@ class Records:
         config: the config of the data.
         first_label: one object for all splits of the source.
         wanted: int64, the indices that belong to the split, ascending. None for all.
-        other_formats: whether there may be other formats than JPEG and PNG among them.
+        any_format: whether there may be other formats than JPEG and PNG among them.
         sha256: of each file, where a manifest knows it.
         unlabelled: why an example has no label, as the beginning of a message, or empty.
     """
@@ -74,7 +74,7 @@ class Records:
     config: DataConfig
     first_label: FirstLabel
     wanted: np.ndarray | None = None
-    other_formats: bool = True
+    any_format: bool = True
     sha256: Sequence[str] = ()
     unlabelled: str = ""
 
@@ -155,7 +155,8 @@ class Records:
             return chosen
         encoded = {int(key["index"]): self.parse(key["serialized"])["encoded"].numpy() for key in chosen.keys(shuffle=False)}
         values = [encoded[int(i)] for i in wanted]
-        return Images([names[p] for p in positions], self.labels[positions], values, other_formats=self.other_formats, unlabelled=self.unlabelled)
+        names, labels = [names[p] for p in positions], self.labels[positions]
+        return Images(names, labels, values, any_format=self.any_format, unlabelled=self.unlabelled)
 
     def name_of(self, index: int) -> str:
         """The file and place of the record of a key's `index`."""

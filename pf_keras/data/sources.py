@@ -6,7 +6,7 @@ There are two kinds of splits. `Images` can be read in any order (`digits`, `fol
     size, names, labels    the number of examples, their names, and their labels from 0 (-1 for none)
     keys(...)              a dataset of dicts with `epoch`, `index` and what else `load` needs
     loader()               a function `load(key)` for tf.data that gives the encoded image (bytes) and its label
-    other_formats          whether an image may be of another format than JPEG and PNG
+    any_format             whether an image may be of another format than JPEG and PNG
     subset, sample, without, name_of, digest
 
 TensorFlow is imported only when a split is read.

@@ -66,8 +66,8 @@ def open_tfrecords(
         in_manifest = set(names) <= set(known)
         counts = [known[name]["records"] for name in names] if in_manifest else count_records(paths)
         sha256 = [known[name]["sha256"] for name in names] if in_manifest else ()
-        other_formats = manifest is None  # `tfrecords.build` converts them
-        return Records(paths, counts, read, config, first_label, other_formats=other_formats, sha256=sha256, unlabelled=unlabelled)
+        any_format = manifest is None  # `tfrecords.build` converts them
+        return Records(paths, counts, read, config, first_label, any_format=any_format, sha256=sha256, unlabelled=unlabelled)
 
     train, validation, note = open_splits(f"tfrecord:{place}", files[TRAIN], files[VALIDATION], whole, split)
     first_label.splits = [train] if train is validation else [train, validation]
