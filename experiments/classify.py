@@ -60,6 +60,8 @@ def converted(data: bytes) -> bytes:
     try:
         opened = Image.open(io.BytesIO(data))
         image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I;16") and opened.format == "TIFF" and opened.tag_v2.get(262) == 0:  # its 0 is white
+            image = image.point(lambda value: value * -1 + 65535)
         if image.mode == "I" and opened.format == "PPM":  # 16 bits
             image = image.convert("I;16")
         elif image.mode in ("I", "F"):

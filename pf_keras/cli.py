@@ -211,11 +211,11 @@ def read_numbers(flag: str, kind: type) -> tuple:
 def read_config(workdir: str):
     """The config to start from: that of --config, else of the run in the workdir, else of --init, else the default."""
     from pf_keras.config import load_config
-    from pf_keras.training.identity import earlier_run, find_run
+    from pf_keras.training.identity import earlier_run, fields_of_version_0_1, find_run
     from pf_keras.training.workdir import Workdir
 
-    if FLAGS.config is not None:
-        return load_config(FLAGS.config)
+    if FLAGS.config is not None:  # the command that began a run resumes it, after an update too
+        return load_config(FLAGS.config).override(fields_of_version_0_1(Workdir(workdir)))
     run = find_run(Workdir(workdir))
     if run and (run.mode == FLAGS.mode or FLAGS.mode not in STARTS_A_RUN):
         return run.config

@@ -174,7 +174,7 @@ class DataConfig(_Section):
     exif: bool = True  # turn photographs upright by their EXIF orientation
     background: Literal["white", "black", "drop"] = "white"  # behind transparent pixels; drop shows their hidden colours
     range16: Range16 = "type"  # black and white of 16-bit grey images: type is 0-65535; data is the range found; or 0-4095
-    max_pixels: Count = MAX_PIXELS  # larger images are refused, because each takes 3 bytes a pixel
+    max_pixels: Count = MAX_PIXELS  # larger images are refused, because each takes about 10 bytes a pixel
 
 
 @dataclass(frozen=True)

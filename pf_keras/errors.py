@@ -55,3 +55,8 @@ def _naming(problem: str, do: str) -> Iterator[None]:
         if not reason:
             raise
         raise UserError(f"{problem}: {reason}. {do}") from error
+
+
+def printable(text: str) -> str:
+    """Text without the control characters that a file name may contain, which a terminal would obey. Line breaks stay."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from commands import command
+from commands import command, refused
 from PIL import Image
 
 import pf_keras
@@ -69,6 +69,17 @@ def test_an_old_run_resumes_and_records_its_data_in_the_new_form(runs, monkeypat
         "--config.finetune.epochs=1", "--config.finetune.batch=16",
     )  # fmt: skip
     assert tuned.code == 0 and "loaded the backbone" in tuned.err, tuned.err
+
+
+def test_an_old_run_resumes_by_the_command_that_began_it(runs, monkeypatch):
+    """The config file knows nothing of how the old version read images."""
+    monkeypatch.chdir(runs.parent)
+    content = json.loads((runs / "pretrain" / "config.json").read_text())["config"]
+    (runs / "began.py").write_text(f"from pf_keras.config import Config\nconfig = Config.from_dict({content!r})\n")
+    begun = ("--mode=pretrain", f"--config={runs / 'began.py'}", f"--workdir={runs / 'pretrain'}")
+    assert command(*begun).result["steps"] == 20
+    line = refused(*begun, "--config.data.exif=true")
+    assert "data.exif: False -> True" in line and "background" not in line
 
 
 def test_moved_data_of_an_old_run_are_refused(runs):

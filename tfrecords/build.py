@@ -22,6 +22,7 @@ from pathlib import Path
 
 from pf_keras import filesystem as fs
 from pf_keras import processes
+from pf_keras.data.formats import MAX_PIXELS
 from pf_keras.data.shard_files import SETTINGS, WORK, is_unfinished, read_manifest
 from pf_keras.data.splits import TRAIN
 from pf_keras.errors import UserError
@@ -61,6 +62,9 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--validation_shards", type=command.positive, help=f"also of a test split ({validation})")
     parser.add_argument("--seed", type=int, default=0, help="for the order of the images (default: 0)")
     parser.add_argument("--resize_shorter", type=command.positive, help="reduce larger images to this shorter side (pixels)")
+    parser.add_argument(
+        "--max_pixels", type=command.positive, default=MAX_PIXELS, help=f"refuse larger images (default: {MAX_PIXELS})"
+    )
     parser.add_argument("--quality", type=int, help="JPEG quality of resized images, 1 to 100 (default: 90)")
     parser.add_argument("--skip_bad", action="store_true", help=f"list corrupt files in {manifest.BAD} instead of failing")
     parser.add_argument("--runner", help="make the shards with Apache Beam: DirectRunner, FlinkRunner, ...")
@@ -159,6 +163,7 @@ def _tasks(
                 "file": file,
                 "resize_shorter": settings["resize_shorter"],
                 "quality": settings["quality"],
+                "max_pixels": options.max_pixels,
                 "skip_bad": options.skip_bad,
                 "items": items,
                 "classes": {item[4]: table[item[4]] for item in items if item[4] is not None},

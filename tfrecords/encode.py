@@ -1,4 +1,4 @@
-"""What a record stores of an image file: its own bytes, or the right pixels if training would not read them from these.
+"""What a record stores of an image file: its own bytes, or pixels that every program shows right.
 
 JPEG files (RGB or grey) and PNG files whose names end in .png keep their bytes. CMYK JPEGs, PNGs with other names, and all
 other formats become RGB JPEGs, but 16-bit grey images become PNGs of 16 bits. An image with an EXIF orientation is stored
@@ -13,10 +13,10 @@ import PIL
 from PIL import Image, features
 
 from pf_keras.data import reader
+from pf_keras.data.formats import MAX_PIXELS
 from pf_keras.data.reader import CorruptImage
 
 CONVERTED_QUALITY = 100  # of the JPEG that another format becomes, as in the public converters
-_PNG_END = b"IEND\xaeB`\x82"
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I")
 
 CMYK, NAMED, OTHER = "cmyk_to_rgb_jpeg", "png_named_otherwise_to_rgb_jpeg", "other_format_to_rgb_jpeg"
@@ -48,7 +48,9 @@ class Prepared:
     oddities: tuple[str, ...]
 
 
-def prepare(data: bytes, name: str, resize_shorter: int | None = None, quality: int | None = None) -> Prepared:
+def prepare(
+    data: bytes, name: str, resize_shorter: int | None = None, quality: int | None = None, max_pixels: int = MAX_PIXELS
+) -> Prepared:
     """Check an image file, and convert or resize it if necessary.
 
     Args:
@@ -56,11 +58,13 @@ def prepare(data: bytes, name: str, resize_shorter: int | None = None, quality: 
         name: the name of the file.
         resize_shorter: reduces an image to this shorter side in pixels. Smaller images keep their bytes.
         quality: JPEG quality of a resized image.
+        max_pixels: a larger image is refused.
 
     Raises:
         CorruptImage: the file is damaged, too large, or not an image.
     """
-    kind, image = reader.open_image(data)
+    options = reader.ReadOptions(max_pixels=max_pixels)
+    kind, image = reader.open_image(data, max_pixels)
     jpeg, png = kind == "jpeg", kind == "png"
     grey = image.mode in _GREY_MODES
     oddities = [GREY] if grey else []
@@ -79,17 +83,17 @@ def prepare(data: bytes, name: str, resize_shorter: int | None = None, quality: 
     resize = resize_shorter is not None and min(image.size) > resize_shorter
     if resize:
         oddities.append(RESIZED)
-    values = reader.decode_grey16(data) if odd_format or resize or wrong else None
+    values = reader.decode_grey16(data, max_pixels) if odd_format or resize or wrong else None
     if odd_format:
         oddities.append(odd_format if values is None else GREY16)
     if odd_format or resize or wrong:
-        pixels = Image.fromarray(reader.decode(data) if values is None else values)
+        pixels = Image.fromarray(reader.decode(data, options) if values is None else values)
         if grey and not odd_format and values is None:
             pixels = pixels.convert("L")
         format = "PNG" if values is not None or (png and not odd_format and not resize) else "JPEG"
         image, data = _encoded(pixels, format, resize_shorter if resize else None, quality)
     else:
-        _check_whole(image, data, jpeg)
+        reader.check(data, options)
         format = "JPEG" if jpeg else "PNG"
     channels = 3 if image.mode == "P" else len(image.getbands())
     colorspace = "Grayscale" if image.mode in _GREY_MODES else "RGB"
@@ -128,22 +132,6 @@ def check_decodes(data: bytes) -> None:
 def encoder() -> str:
     """The versions of the libraries that write images, and of the rules of reading. Others may write other bytes."""
     return f"Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}, reading rules {reader.RULES}"
-
-
-def _check_whole(image: Image.Image, data: bytes, jpeg: bool) -> None:
-    """Find a truncated file without decoding a whole one: a JPEG has an end mark, a PNG has checksums.
-
-    Damage inside a JPEG, which has no checksums, is left to `tfrecords.verify --decode`.
-    """
-    if not jpeg:
-        try:
-            image.verify()
-        except Exception as error:
-            raise CorruptImage(f"damaged PNG ({_words(error)})") from None
-        if _PNG_END not in data:  # Pillow does not check the last chunk
-            raise CorruptImage("damaged PNG (cut short)")
-    elif not data.endswith(b"\xff\xd9"):
-        reader.decode(data)  # a whole JPEG may have other bytes behind its end mark
 
 
 def _words(error: Exception) -> str:

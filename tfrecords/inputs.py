@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator
 
 from pf_keras import filesystem as fs
 from pf_keras.data.folder import class_key
-from pf_keras.data.listing import Listing, describe_skipped, scan, walk
-from pf_keras.data.splits import TEST, TRAIN, VALIDATION, VALIDATION_NAMES, refuse_splits_as_classes
+from pf_keras.data.listing import IRREGULAR, Listing, describe_skipped, scan, walk
+from pf_keras.data.splits import ALSO, TEST, TRAIN, VALIDATION, VALIDATION_NAMES, refuse_splits_as_classes
 from pf_keras.errors import UserError
 from tfrecords import archive
 from tfrecords.imagenet import WNID, Tables
 from tfrecords.index import Index, Item
 
-_SPLITS = {name: VALIDATION for name in VALIDATION_NAMES} | {TRAIN: TRAIN, TEST: TEST}  # by the name of the folder
+_SPLITS = {name: VALIDATION for name in VALIDATION_NAMES} | {TRAIN: TRAIN, TEST: TEST} | ALSO  # by the name of the folder
 _TRAIN_TAR, _VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
 # What an input holds besides its images: `(synset, text)` of each class in the order of the labels, which count from 1; the
@@ -81,6 +81,11 @@ def list_folder(directory: str, index: Index) -> Contents:
         path = fs.join(directory, name) if name else directory
         inner, loose = _visible(path, Counter())
         index.add(_files(path, split, skipped, labels=None if loose else names))
+        if name and not index.counts().get(split) and not index.problems():
+            raise UserError(f"{path} has no images. Add images, or move the folder away.")
+        empty = [folder for folder in inner if class_key(folder) not in names]
+        if split == TRAIN and not loose and names and empty:
+            raise UserError(f"The class {empty[0]} in {path} has no image. Add images, or move the folder away.")
         if loose:
             notes.append(f"{path}: all images are unlabelled, because {loose[0]} is not in the folder of a class")
     others = [name for name in folders if name not in splits] + [name for name in files if name not in tables.used]
@@ -135,8 +140,10 @@ def _files(
         if labels is not None:
             folder = name.partition("/")[0]
             label = labels.setdefault(class_key(folder), folder)
-        problem = archive.name_problem(name) if size is not None else "it is not a regular file"
-        yield Item(split, name, path, 0, size or 0, label, problem)
+        if size is None:
+            skipped[IRREGULAR] += 1
+        else:
+            yield Item(split, name, path, 0, size, label, archive.name_problem(name))
 
 
 def _wnid_folder(path: str, split: str, skipped: Counter) -> Iterator[Item]:

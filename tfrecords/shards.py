@@ -31,8 +31,8 @@ def make_shard(task: dict) -> dict:
     """Make a shard, unless an earlier build made it.
 
     Args:
-        task: JSON: `output`, `file`, `resize_shorter`, `quality`, `skip_bad`, `items` as rows of `Index.shards`, `classes` as
-            `{synset: [label, text]}`, and `done`, the note of an earlier build or None.
+        task: JSON: `output`, `file`, `resize_shorter`, `quality`, `max_pixels`, `skip_bad`, `items` as rows of `Index.shards`,
+            `classes` as `{synset: [label, text]}`, and `done`, the note of an earlier build or None.
 
     Returns:
         The note, as JSON: `file`, `records`, `bytes`, `sha256`, `odd` (counts) and `bad` (`[name, reason, synset]` rows). If
@@ -75,11 +75,11 @@ def _is_whole(path: str, note: dict) -> bool:
 def _write(task: dict, path: str) -> dict:
     """Write the records and return the note. After a corrupt file that may not be skipped, only look for more."""
     digest, odd, bad, size, count = hashlib.sha256(), Counter(), [], 0, 0
-    refused = False
+    refused, options = False, {option: task[option] for option in ("resize_shorter", "quality", "max_pixels")}
     with fs.open_file(path, "wb") as file:
         for name, source, offset, length, synset in task["items"]:
             try:
-                image = prepare(_read(source, offset, length), name, task["resize_shorter"], task["quality"])
+                image = prepare(_read(source, offset, length), name, **options)
             except CorruptImage as error:
                 bad.append([name, str(error), synset])
                 refused = not task["skip_bad"]

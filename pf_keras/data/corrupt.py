@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from pf_keras.data.reader import DEFAULTS, CorruptImage, ReadOptions, TooManyPixels, decode
+from pf_keras.data.each_image import each_image
+from pf_keras.data.reader import DEFAULTS, CorruptImage, ReadOptions, TooManyPixels, check, decode
 from pf_keras.data.records import Split
 from pf_keras.data.sources import Source
 from pf_keras.errors import UserError
@@ -16,6 +17,7 @@ from pf_keras.processes import cores, progress
 
 CHUNK = 1024  # examples given to the threads at a time
 PROGRESS = 10  # seconds before progress is shown
+LIFT = ". --config.data.max_pixels=N lifts this limit; an image takes about 10 bytes a pixel"
 
 
 @contextlib.contextmanager
@@ -34,31 +36,26 @@ def naming_corrupt_images(source: Source) -> Iterator[None]:
             raise
         print("an image cannot be read; looking for it", file=sys.stderr)
         for split, examples in source.splits().items():
-            refuse_corrupt(source, split, examples, error)
+            for image, reason in corrupt_images(examples, len(source.classes), source.options):
+                _refuse(source, split, image, reason, error)
         raise UserError(
-            f"An image failed to decode a moment ago but decodes now, perhaps on a network disk ({_reason(error)}). "
+            f"An image failed to decode a moment ago but decodes now, perhaps on a network disk ({image_reason(error)}). "
             "Run the same command again to resume."
         ) from error
 
 
-def refuse_corrupt(source: Source, name: str, split: Split, error: Exception | None = None) -> None:
-    """Read a split once, and raise UserError for the first image in it that cannot be read.
-
-    Args:
-        source: that the split is of.
-        name: of the split, for the message.
-        split: the examples.
-        error: what led to the search, if anything.
-    """
-    for image, reason in corrupt_images(split, len(source.classes), source.options):
-        raise UserError(
-            f"{image} cannot be read: {reason}. It is in the {name} split of {source.place}. Repair or remove it, or set "
-            "data.max_bad_fraction to leave out corrupt images."
-        ) from error
+def _refuse(source: Source, split: str, image: str, reason: object, cause: Exception | None = None) -> None:
+    lift = LIFT if isinstance(reason, TooManyPixels) else ""
+    raise UserError(
+        f"{image} cannot be read: {reason}{lift}. It is in the {split} split of {source.place}. Repair or remove it, or set "
+        "data.max_bad_fraction to leave out corrupt images."
+    ) from cause
 
 
 def check_validation(source: Source, split: Split) -> None:
-    """Check that the images a training is scored on can be read, because nothing else reads them before its end.
+    """Check the images that a training is scored on, because nothing else reads them before its end.
+
+    Finds what a look at a file tells without decoding it: an image that is cut short, too large or not an image.
 
     Args:
         source: that the split is of.
@@ -67,8 +64,16 @@ def check_validation(source: Source, split: Split) -> None:
     Raises:
         UserError: an image cannot be read.
     """
-    if source.place != "digits":
-        refuse_corrupt(source, "validation", split)
+
+    def problem(encoded, index, label, reason):
+        try:
+            return index, reason or check(encoded, source.options)
+        except CorruptImage as error:
+            return index, error
+
+    for index, reason in each_image(split, problem) if source.place != "digits" else ():
+        if reason:
+            _refuse(source, "validation", split.name_of(index), reason)
 
 
 def find_corrupt(source: Source) -> list[dict]:
@@ -154,7 +159,7 @@ def corrupt_images(split: Split, classes: int = 0, options: ReadOptions = DEFAUL
         try:
             decode(load(key)[0].numpy(), options)
         except TooManyPixels as error:
-            return f"{error}. --config.data.max_pixels=N lifts this limit; an image takes 3 bytes a pixel"
+            return f"{error}{LIFT}"
         except CorruptImage as error:
             return str(error)
         except _bad_input():  # the file is gone, or the record is not one
@@ -165,7 +170,7 @@ def corrupt_images(split: Split, classes: int = 0, options: ReadOptions = DEFAUL
         try:
             label = int(attempt(key)[0])
         except _bad_input() as error:
-            return explain(key) or _reason(error)
+            return explain(key) or image_reason(error)
         return f"its label {label} is not one of {classes} classes" if classes and not -1 <= label < classes else ""
 
     keys, last = _keys(split), "the start of the data"
@@ -179,7 +184,7 @@ def corrupt_images(split: Split, classes: int = 0, options: ReadOptions = DEFAUL
             bar.update(len(chunk))
             if damage is not None:
                 raise UserError(
-                    f"A damaged record follows {last} ({_reason(damage)}), and the records behind it cannot be read. "
+                    f"A damaged record follows {last} ({image_reason(damage)}), and the records behind it cannot be read. "
                     "Write its file again; python -m tfrecords.verify shows the damage."
                 )
 
@@ -205,7 +210,7 @@ def _keys(split: Split) -> Iterator:
         yield error
 
 
-def _reason(error: Exception) -> str:
+def image_reason(error: Exception) -> str:
     """The message of a TensorFlow error, without the places in the program and the graph."""
     message = _message(error)
     if "Could not parse example input" in message:  # followed by all bytes of the record

@@ -10,7 +10,7 @@ from pf_keras import filesystem as fs
 from pf_keras.config import DataConfig
 from pf_keras.data.folder import class_key, divide, number_classes
 from pf_keras.data.images import Images
-from pf_keras.data.splits import ALL_NAMES, TRAIN, find_split, validation_name
+from pf_keras.data.splits import ALL_NAMES, ALSO, TRAIN, find_split, validation_name
 from pf_keras.data.tables import PATH, read_table
 from pf_keras.errors import UserError
 
@@ -37,9 +37,9 @@ def open_csv(place: str, config: DataConfig, whole: bool = False) -> tuple[Image
     if fs.is_remote(place):
         raise UserError(f"--data=csv:{place} is a URL, but csv: reads local files. Copy the file and its images here.")
     file = os.path.expanduser(place)
-    root, rows, lines, missing = os.path.dirname(file), [], {}, []
+    root, rows, lines, missing, header = os.path.dirname(file), [], {}, [], ()
     for line, row in read_table(file):
-        name = posixpath.normpath(row[PATH])
+        name, header = posixpath.normpath(row[PATH]), tuple(row)
         if name in lines:
             raise UserError(f"{place} lists {name} twice, in lines {lines[name]} and {line}. Keep one of them.")
         lines[name] = line
@@ -67,6 +67,8 @@ def open_csv(place: str, config: DataConfig, whole: bool = False) -> tuple[Image
         names, values, sizes, labels, _ = zip(*(row for row in rows if row[-1] == split), strict=True)
         none = next((name for name, label in zip(names, labels, strict=True) if not label), "")
         cause = f"{none} has no label in {place}" if none else ""
+        if header and LABEL not in header:
+            cause = f"{place} has no column label, only {', '.join(header)}"
         labels = [numbers[class_key(label)] if label else -1 for label in labels]
         return Images(list(names), labels, values, paths=True, sizes=sizes, unlabelled=cause)
 
@@ -91,4 +93,4 @@ def _split_of(place: str, line: int, row: dict[str, str]) -> str:
     split = row[SPLIT].lower()
     if split not in ALL_NAMES:
         raise UserError(f"Line {line} of {place} has the split {row[SPLIT]!r}. Use train, val or test.")
-    return {"training": TRAIN, "testing": "test"}.get(split, split)
+    return ALSO.get(split, split)

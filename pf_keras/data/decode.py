@@ -31,7 +31,7 @@ def decode_and_crop(encoded, window: Window, size: int, options: ReadOptions = D
         size: of the result, in pixels a side.
         options: how pixels are read.
         python: whether Python code may run, which reads all formats of `reader.READS`. Without it, as in an exported graph and
-            on the host of a TPU, the formats are `IN_GRAPH`.
+            another machine's TPU, the formats are `IN_GRAPH`.
 
     Returns:
         uint8 (size, size, 3), resized by bilinear interpolation.
@@ -39,6 +39,28 @@ def decode_and_crop(encoded, window: Window, size: int, options: ReadOptions = D
     Raises:
         InvalidArgumentError: the image is damaged, too large, or of another format.
     """
+    return resize(_read_window(encoded, window, size, options, python), size)
+
+
+def decode_whole(encoded, shorter: int, options: ReadOptions = DEFAULTS):
+    """Decode a whole image as training does.
+
+    Args:
+        encoded: scalar string: the bytes of an image file.
+        shorter: a JPEG above `REDUCE_ABOVE` pixels may be reduced, to no less than this shorter side.
+        options: how pixels are read.
+
+    Returns:
+        uint8 (H, W, 3), upright.
+
+    Raises:
+        InvalidArgumentError: as `decode_and_crop`.
+    """
+    return _read_window(encoded, lambda height, width: (0, 0, height, width), shorter, options, python=True)
+
+
+def _read_window(encoded, window, size, options, python):
+    """The window of an image, before it is resized to `size`: uint8 (h, w, 3)."""
     encoded = tf.convert_to_tensor(encoded)
 
     def jpeg():
@@ -56,8 +78,7 @@ def decode_and_crop(encoded, window: Window, size: int, options: ReadOptions = D
     def not_jpeg():
         return tf.cond(tf.equal(tf.strings.substr(encoded, 0, 8), b"\x89PNG\r\n\x1a\n"), png, other)
 
-    image = tf.cond(tf.io.is_jpeg(encoded), jpeg, not_jpeg)
-    return resize(tf.ensure_shape(image, (None, None, 3)), size)
+    return tf.ensure_shape(tf.cond(tf.io.is_jpeg(encoded), jpeg, not_jpeg), (None, None, 3))
 
 
 def _apart(function: Callable) -> Callable:
@@ -104,8 +125,7 @@ def _cut_png(encoded, window, options):
     """The window of a PNG."""
     width, height = tf.unstack(tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False), 2)
     depth, colour = tf.unstack(tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 24, 2), tf.uint8), tf.int32), 2)
-    before_pixels = _behind(encoded, b"IDAT")[0]
-    orientation = _orientation_behind(before_pixels, b"eXIf") if options.exif else 1
+    orientation = _orientation_behind(encoded, b"eXIf") if options.exif else 1  # some programs write it behind the pixels
 
     def whole():
         return _cut(tf.io.decode_png(encoded, channels=3), window, orientation)
@@ -123,7 +143,8 @@ def _cut_png(encoded, window, options):
     def of_8_bits():
         if options.background == "drop":
             return whole()
-        has_colour = tf.size(_behind(before_pixels, b"tRNS")) > 1  # a transparent colour, or transparent entries of a palette
+        # A transparent colour, or transparent entries of a palette. Where other data have this mark by chance, no harm is done.
+        has_colour = tf.size(_behind(encoded, b"tRNS")) > 1
         return tf.cond(tf.logical_or(colour >= 4, has_colour), transparent, whole)
 
     with tf.control_dependencies([_check_pixels(height, width, options)]):

@@ -11,10 +11,11 @@ from pf_keras import filesystem as fs
 from pf_keras.config import DataConfig
 from pf_keras.data.images import Images
 from pf_keras.data.listing import IRREGULAR, Listing, as_text, describe_skipped, scan, walk
-from pf_keras.data.selection import hold_out
+from pf_keras.data.selection import draw_per_class, hold_out
 from pf_keras.data.splits import TRAIN, find_split, refuse_splits_as_classes, validation_name
 from pf_keras.errors import UserError
 
+SMALL_CLASSES = 4  # holding out of each class may take up to so many times the fraction of all images
 Opened = tuple[Images, Images, tuple[str, ...], str, tuple[str, ...], Counter]  # the fields of a `Source`
 
 
@@ -68,7 +69,7 @@ def divide(images: Images, place: object, config: DataConfig, whole: bool, class
     Args:
         images: all of them.
         place: names them in messages.
-        config: the config of the data. `holdout` of each class is held out.
+        config: the config of the data. `holdout` of each class is held out, or of all images where the classes are small.
         whole: whether both splits are all images instead.
         classes: the names of their classes.
     """
@@ -76,8 +77,15 @@ def divide(images: Images, place: object, config: DataConfig, whole: bool, class
         return images, images, classes, f"all of {place}, which has no validation split"
     if images.size < 2:
         raise UserError(f"{place} has a single image, but a run needs one to train on and one to validate on. Add images.")
-    part = "each class of " if classes else ""
-    return *hold_out(images, config.holdout), classes, f"{config.holdout:.0%} of {part}{place}"
+    train, held = hold_out(images, config.holdout)
+    if not classes or held.size <= SMALL_CLASSES * config.holdout * images.size:
+        part = "each class of " if classes else ""
+        return train, held, classes, f"{config.holdout:.0%} of {part}{place}"
+    # One image of each class would be far more, as with a folder for each day.
+    held = draw_per_class(images.names, [0] * images.size, lambda n: max(1, round(config.holdout * n)))
+    train = images.subset(sorted(set(range(images.size)).difference(held)))
+    note = f"{config.holdout:.0%} of {place}, whatever their class, because the classes are small"
+    return train, images.subset(held), classes, note
 
 
 def number_classes(names: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -128,10 +136,11 @@ class _Part:
         return Images(self.names, labels, self.values, paths=True, sizes=self.sizes, unlabelled=cause)
 
     def empty_classes(self) -> list[str]:
-        """The subfolders without images, except those of runs."""
+        """The subfolders without images, except those of runs, and links to folders that are listed under their own name."""
         used = set(self.classes)
-        runs = tuple(os.path.relpath(workdir, self.root).split(os.sep)[0] for workdir in self.listing.workdirs)
-        named = ((folder, as_text(folder)) for folder in self.listing.folders if folder not in runs)
+        places = (*self.listing.workdirs, *self.listing.listed_already)
+        others = {os.path.relpath(place, self.root).split(os.sep)[0] for place in places}
+        named = ((folder, as_text(folder)) for folder in self.listing.folders if folder not in others)
         return [text for _, text in named if used and text not in used]
 
 

@@ -11,9 +11,10 @@ from pf_keras.data.images import Images
 from pf_keras.data.records import Split
 from pf_keras.data.selection import hold_out, match_list, read_list, stratified_subset
 from pf_keras.data.sources import Source
-from pf_keras.errors import UserError
+from pf_keras.errors import UserError, printable
 
 SHOWN = 8  # classes in a line
+MOST_CLASSES = 1_000_000  # a larger label is an identifier, not the number of a class
 
 
 def labelled_subset(split: Split, fraction: float | None, list_file: str = "") -> Split:
@@ -48,7 +49,7 @@ def labels_definition(fraction: float, list_file: str) -> dict[str, object]:
     return {"label_fraction": fraction, "label_list": list_file, "label_list_sha256": digest}
 
 
-def labelled_source(source: Source, fraction: float) -> Source:
+def labelled_source(source: Source, fraction: float, whole: bool = False) -> Source:
     """The source with labels in its validation split.
 
     Where the training images have labels and no validation image has one, as in a flat folder `test`, validation images are
@@ -57,6 +58,7 @@ def labelled_source(source: Source, fraction: float) -> Source:
     Args:
         source: a source.
         fraction: of each class that is held out.
+        whole: for data on which nothing is trained: all training images become the validation split.
 
     Raises:
         UserError: a training image has no label, or no class has an image to hold out.
@@ -65,6 +67,9 @@ def labelled_source(source: Source, fraction: float) -> Source:
     if train is validation or (np.asarray(validation.labels) >= 0).any():
         return source
     require_labels(train)
+    if whole:
+        print(f"validation: all training images, because {_why_unlabelled(validation)}", file=sys.stderr)
+        return replace(source, validation=train, validation_note="all training images")
     train, held = hold_out(train, fraction)
     if not held.size:
         raise UserError(f"{_why_unlabelled(validation)}, and no class has two training images, to hold one out. Add images.")
@@ -74,11 +79,19 @@ def labelled_source(source: Source, fraction: float) -> Source:
 
 
 def require_labels(split: Split) -> None:
-    """Raises UserError where an example of the split has no label."""
+    """Raises UserError where an example of the split has no label, or one that cannot be the number of a class."""
     if (np.asarray(split.labels) < 0).any():
         raise UserError(
             f"{_why_unlabelled(split)}. Put labelled images in one folder per class, or list them in a file: --data=csv:FILE."
         )
+    _require_numbers(split)
+
+
+def _require_numbers(split: Split) -> None:
+    highest = int(np.max(split.labels, initial=-1))
+    if highest >= MOST_CLASSES:
+        name = split.names[int(np.argmax(split.labels))]
+        raise UserError(f"{name} has the label {highest}. Labels must number the classes from 0 or 1, without large gaps.")
 
 
 def _why_unlabelled(split: Split) -> str:
@@ -117,4 +130,5 @@ def describe_classes(source: Source) -> str:
         return f"classes: none, {train.size} images without labels"
     counts = np.bincount(labels[labels >= 0], minlength=len(names))
     parts = [f"{names[i] if names else i} ({count})" for i, count in enumerate(counts.tolist()[:SHOWN])]
-    return f"classes: {', '.join(parts)}" + (f", ... ({len(counts)} in all)" if len(counts) > SHOWN else "")
+    line = f"classes: {', '.join(parts)}" + (f", ... ({len(counts)} in all)" if len(counts) > SHOWN else "")
+    return printable(line)

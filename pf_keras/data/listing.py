@@ -1,7 +1,8 @@
 """Lists the image files below a folder. `folder:` and `tfrecords.build` list with this code, locally and on URLs.
 
-A name says little about a file, so every file is a candidate, and a file that is no image is found when it is read. Only files
-of kinds that are never images, and what systems and programs leave in folders, are skipped. They are counted by kind.
+A file with the suffix of an image is a candidate, and if it is no image, that is found when it is read. A file with another
+suffix or none is a candidate if its first bytes are those of an image. Other files, and what systems and programs leave in
+folders, are skipped. They are counted by kind.
 """
 
 import os
@@ -10,8 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pf_keras import filesystem as fs
+from pf_keras.data.reader import READS, identify
 from pf_keras.errors import UserError
 
+_IMAGES = frozenset("jpg jpeg jpe jfif png apng gif bmp dib webp tif tiff ppm pgm pbm pnm heic heif hif avif".split())
+_HEAD = 512  # bytes of a file that tell whether it is an image
 _NEVER_IMAGES = frozenset(
     # texts and tables, programs, archives and arrays, documents, sound and video, catalogues, half-finished downloads; last:
     # raw files of cameras and layered files, which nothing here can read
@@ -30,34 +34,19 @@ HIDDEN, WORKDIR, LISTED_ALREADY, IRREGULAR = "hidden", "workdirs of runs", "fold
 
 @dataclass
 class Listing:
-    """What is below a folder.
+    """What is below a folder besides its images.
 
     Args:
-        images: `(path, bytes)` of each file that may be an image, in a fixed order.
         skipped: how many entries were skipped, by kind, such as `{".txt": 3, "hidden": 1}`. A skipped folder counts once.
         folders: the names of the folders directly in the folder, sorted, without those that are skipped.
         workdirs: the paths of the workdirs of runs that were skipped.
+        listed_already: the paths of links to folders that were listed already.
     """
 
-    images: list[tuple[str, int]] = field(default_factory=list)
     skipped: Counter = field(default_factory=Counter)
     folders: list[str] = field(default_factory=list)
     workdirs: list[str] = field(default_factory=list)
-
-
-def list_images(root: str | os.PathLike) -> Listing:
-    """List every file below `root` that may be an image.
-
-    Raises:
-        UserError: a folder cannot be entered.
-    """
-    listing = Listing()
-    for path, size in walk(os.fspath(root), listing):
-        if size is None:
-            listing.skipped[IRREGULAR] += 1
-        else:
-            listing.images.append((path, size))
-    return listing
+    listed_already: list[str] = field(default_factory=list)
 
 
 def describe_skipped(skipped: Counter) -> str:
@@ -66,14 +55,14 @@ def describe_skipped(skipped: Counter) -> str:
 
 
 def walk(root: str, listing: Listing) -> Iterator[tuple[str, int | None]]:
-    """Go through the files below `root` as `list_images` does, but keep none of them in memory.
+    """Go through the files below `root` that may be images. Keeps none of them in memory.
 
     A folder's own files come first, then its folders, both sorted by name. Links to folders come last, because what they
     lead to may be below `root` under its own name; every folder is read once.
 
     Args:
         root: a folder, or a URL.
-        listing: receives everything but `images`.
+        listing: receives what else is there.
 
     Yields:
         `(path, bytes)`. The size is None for what is not a regular file: reading a pipe would wait forever.
@@ -85,6 +74,7 @@ def walk(root: str, listing: Listing) -> Iterator[tuple[str, int | None]]:
             status = _stat(folder)
             if (status.st_dev, status.st_ino) in seen:
                 listing.skipped[LISTED_ALREADY] += 1
+                listing.listed_already.append(folder)
                 return
             seen.add((status.st_dev, status.st_ino))
         skipped = Counter()
@@ -134,6 +124,8 @@ def scan(folder: str, skipped: Counter) -> tuple[list[tuple[str, int | None]], l
                 skipped[kind] += 1
             elif is_folder:
                 folders.append((name, is_link))
+            elif kind := _kind_by_content(folder, name, size):
+                skipped[kind] += 1
             else:
                 files.append((name, size))
     except OSError as error:
@@ -172,6 +164,20 @@ def _kind_to_skip(name: str, is_folder: bool) -> str:
     if not dot:
         return name if lower in _NEVER_IMAGE_NAMES else ""
     return f".{suffix}" if suffix in _NEVER_IMAGES else ""
+
+
+def _kind_by_content(folder: str, name: str, size: int | None) -> str:
+    """The kind of a file that has no image's suffix and no image's content, or an empty string."""
+    _, dot, suffix = name.lower().rpartition(".")
+    if (dot and suffix in _IMAGES) or size is None:
+        return ""
+    path = fs.join(folder, name)
+    try:
+        with fs.open_file(path, "rb") as file:
+            head = file.read(_HEAD)
+    except (OSError, UserError):  # found and named when it is read
+        return ""
+    return "" if identify(head) in READS else f".{suffix}" if dot else "without a suffix"
 
 
 def _stat(folder: str) -> os.stat_result:

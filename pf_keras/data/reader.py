@@ -58,6 +58,8 @@ _MAGIC = (
     (b"\x89HDF", "an HDF5 file"),
 )
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # the sizes that a BMP's second header can have
+_PNG_END = b"IEND\xaeB`\x82"
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323  # tags of a TIFF
 _ORIENTATION, _LONG = 0x0112, 4  # an EXIF tag, and the type of a number of 4 bytes
 
 warnings.filterwarnings("ignore", module="PIL.")  # on damaged metadata, in the middle of a training's output
@@ -144,6 +146,8 @@ def identify(data: bytes) -> str:
     if data[:1] == b"P" and data[1:2] in b"123456" and data[2:3].isspace():
         return "ppm"
     if data[4:8] == b"ftyp":
+        if data[8:11] == b"crx":
+            return "a raw file of a camera"
         brands = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
         return "avif" if b"avi" in brands else "heic" if any(b in brands for b in (b"hei", b"hev", b"mif1")) else "a video"
     text = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -200,18 +204,22 @@ def decode(data: bytes, options: ReadOptions = DEFAULTS, shorter: int | None = N
     return _upright(pixels, kind, orientation)
 
 
-def decode_grey16(data: bytes) -> np.ndarray | None:
+def decode_grey16(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray | None:
     """The values of a 16-bit grey image without transparency, upright: uint16 (H, W), 0 for black. None for another image.
+
+    An image of fewer bits, such as a 12-bit TIFF, is scaled to 16.
 
     Raises:
         CorruptImage: the file is damaged, too large, or not an image that can be read.
     """
-    kind, image = open_image(data)
+    kind, image = open_image(data, max_pixels)
     if not _is_grey16(kind, image) or image.has_transparency_data:
         return None
     orientation = orientation_of(kind, data, image)
     with _decoding():
-        return _upright(_grey16(kind, image).astype(np.uint16), kind, orientation)
+        values, highest = np.asarray(image).astype(np.uint32), 2 ** _bits(kind, data, image) - 1
+        values = (values * 65535 // highest).astype(np.uint16)
+        return _upright(65535 - values if _white_is_zero(kind, image) else values, kind, orientation)
 
 
 def open_image(data: bytes, max_pixels: int | None = MAX_PIXELS) -> tuple[str, Image.Image]:
@@ -230,10 +238,37 @@ def open_image(data: bytes, max_pixels: int | None = MAX_PIXELS) -> tuple[str, I
         image = _plugin(kind)(io.BytesIO(data), "")
     except CorruptImage:
         raise
+    except Image.DecompressionBombError:  # of some of Pillow's plugins, and their limit cannot be lifted for one image alone
+        limit = 2 * Image.MAX_IMAGE_PIXELS
+        raise TooManyPixels(f"its header declares more than the {limit:,} pixels that Pillow allows") from None
     except Exception as error:  # Pillow raises many kinds on damaged headers
+        if "unknown pixel mode" in str(error):
+            raise CorruptImage(f"this kind of {PLUGINS[kind]} is not supported; convert it, for example to PNG") from None
         raise CorruptImage(f"damaged header ({_words(error)})") from None
     _check_pixels(*image.size, max_pixels)
+    if kind == "tiff":  # a small image can have a tile of any size
+        _check_pixels(*(image.tag_v2.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_HEIGHT)), max_pixels)
     return kind, image
+
+
+def check(data: bytes, options: ReadOptions = DEFAULTS) -> None:
+    """Check an image file without decoding it: its header, and that a JPEG or PNG is not cut short.
+
+    Damage in the middle of an image is not found.
+
+    Raises:
+        CorruptImage: the file is cut short, too large, or not an image that can be read.
+    """
+    kind, image = open_image(data, options.max_pixels)
+    if kind == "png":
+        try:
+            image.verify()
+        except Exception as error:  # Pillow raises many kinds
+            raise CorruptImage(f"damaged PNG ({_words(error)})") from None
+        if _PNG_END not in data:  # Pillow does not check the last chunk
+            raise CorruptImage("damaged PNG (cut short)")
+    elif kind == "jpeg" and not data.endswith(b"\xff\xd9"):
+        decode(data, options)  # a whole JPEG may have other bytes behind its end mark
 
 
 def grey16_range(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
@@ -243,7 +278,7 @@ def grey16_range(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int] |
         if not _is_grey16(kind, image):
             return None
         with _decoding():
-            values = _grey16(kind, image)
+            values = np.asarray(image)
     except CorruptImage:
         return None
     return int(values.min()), int(values.max())
@@ -260,7 +295,7 @@ def orientation_of(kind: str, data: bytes, image: Image.Image) -> int:
     if kind == "jpeg":
         return orientation(data[:HEAD].partition(b"Exif\0\0")[2])
     if kind == "png":
-        return orientation(data.partition(b"IDAT")[0].partition(b"eXIf")[2])
+        return orientation(data.partition(b"eXIf")[2])
     if kind == "tiff":
         found = image.tag_v2.get(_ORIENTATION, 1)
         return found if found in range(1, 9) else 1
@@ -335,8 +370,8 @@ def _rgb(kind: str, image: Image.Image, bits: int, options: ReadOptions) -> Imag
     if _is_grey16(kind, image):
         values = np.asarray(image)
         hidden = values == transparent if isinstance(transparent, int) else None
-        values = _grey16(kind, image)
-        image = Image.fromarray(to_8_bits(values, options.range16))
+        grey = to_8_bits(values, (0, 2**bits - 1) if options.range16 == RANGE16 and bits < 16 else options.range16)
+        image = Image.fromarray(255 - grey if _white_is_zero(kind, image) else grey)
     elif image.mode in ("I", "F"):
         numbers = "floating-point numbers" if image.mode == "F" else "signed or 32-bit numbers"
         raise CorruptImage(f"its pixels are {numbers}, whose black and white are not known; convert it to 8 or 16 bits")
@@ -364,11 +399,9 @@ def _is_grey16(kind: str, image: Image.Image) -> bool:
     return image.mode.startswith("I;16") or (image.mode == "I" and kind == "ppm")
 
 
-def _grey16(kind: str, image: Image.Image) -> np.ndarray:
-    """The values of a 16-bit grey image, 0 for black: (H, W)."""
-    values = np.asarray(image)
-    is_white = kind == "tiff" and image.tag_v2.get(262) == 0  # its 0 is white, which Pillow ignores in 16 bits
-    return 65535 - values if is_white else values
+def _white_is_zero(kind: str, image: Image.Image) -> bool:
+    """Whether 0 is white in an image, which Pillow ignores where it has 16 bits."""
+    return kind == "tiff" and image.tag_v2.get(262) == 0
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ _CHECKSUM = struct.Struct("<I")
 HEADER = _LENGTH.size + _CHECKSUM.size
 FOOTER = _CHECKSUM.size
 _COMPRESSED = b"\x1f\x8b", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"  # first bytes of GZIP and ZLIB files
-DECOMPRESS = "Write it again without compression (gzip -dc OLD > NEW)."
+DECOMPRESS = "Write it again without compression, for GZIP by gzip -dc OLD > NEW."
 _MAX_RECORD = 1 << 31  # bytes; TensorFlow cannot parse longer records either
 
 

@@ -149,8 +149,9 @@ def match_list(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
         by_base[part[-1:]].append(index)
     found, unknown = {}, []
     for name in wanted:
-        part = _parts(name)
-        matches = [index for index in by_base.get(part[-1:], ()) if _is_tail(part, parts[index])]
+        for part in (_parts(name), _parts(name.strip("\"'").replace("\\", "/"))):  # then as Windows and spreadsheets write it
+            if matches := [index for index in by_base.get(part[-1:], ()) if _is_tail(part, parts[index])]:
+                break
         exact = [index for index in matches if parts[index] == part]
         if len(exact or matches) > 1:
             raise UserError(f"The listed name {name!r} matches {len(matches)} images. Write its folder in front of it.")

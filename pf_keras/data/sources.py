@@ -12,6 +12,7 @@ There are two kinds of splits. `Images` can be read in any order (`digits`, `fol
 TensorFlow is imported only when a split is read.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from pf_keras.config import DataConfig
@@ -47,7 +48,7 @@ class Source:
     classes: tuple[str, ...] = ()
     validation_note: str = ""
     empty_classes: tuple[str, ...] = ()
-    skipped: dict[str, int] = field(default_factory=dict)
+    skipped: Counter = field(default_factory=Counter)
     place: str = ""
     options: ReadOptions = DEFAULTS
 

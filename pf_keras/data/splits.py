@@ -6,15 +6,20 @@ from pf_keras.errors import UserError
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
+ALSO = {"training": TRAIN, "testing": TEST}  # other words for a split
+
 # Where a dataset has several of these, the first is its validation split: see `validation_name`.
 VALIDATION_NAMES = ("val", "valid", VALIDATION, "dev", TEST)
 # Every word for a split, in lower case. Folders that all have such names are splits, not classes.
-ALL_NAMES = frozenset({TRAIN, "training", "testing", *VALIDATION_NAMES})
+ALL_NAMES = frozenset({TRAIN, *ALSO, *VALIDATION_NAMES})
 
 
 def find_split(split: str, names: Collection[str]) -> str:
-    """The first of these names that means a split, lower case before upper case, or an empty string."""
-    return split if split in names else min((name for name in names if name.lower() == split), default="")
+    """The first of these names that means a split, or an empty string. `train` comes before `Train` and `training`."""
+    if split in names:
+        return split
+    found = {name: name.lower() for name in names if split in (name.lower(), ALSO.get(name.lower()))}
+    return min(found, key=lambda name: (found[name] != split, name), default="")
 
 
 def validation_name(names: Collection[str]) -> str:

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pf_keras.data.corrupt import image_reason
 from pf_keras.data.each_image import each_image
 from pf_keras.data.images import Images
 from pf_keras.data.reader import CorruptImage, Header, ReadOptions, TooManyPixels, decode, describe, identify
 from pf_keras.data.records import Split
 
-THUMBNAIL = 96  # pixels of the shorter side to which a JPEG is reduced while it is decoded
+THUMBNAIL = 192  # pixels: the largest side in the report, and the least to which a large JPEG is reduced
 FLAT = 8  # of 256 grey levels: an image with a smaller range has one colour and nothing to learn from
 EXAMPLES = 5  # names kept of every kind of unreadable images
 
@@ -103,7 +104,7 @@ def survey(split: Split, options: ReadOptions, limit: int, step: Callable[[int],
         limit: how many images to read at most: `split.sample(limit)`.
         step: is called with 1 after each image, for a progress bar.
     """
-    sample = split.sample(limit)
+    sample, read = split.sample(limit), reader_of(options)
     rows = np.zeros(sample.size, ROW)
     counts = {name: Counter() for name in ("format", "mode", "orientation", "bits", "alpha", "animated")}
     found = Survey(sample, split.size, rows["label"], rows, counts, {})
@@ -112,7 +113,7 @@ def survey(split: Split, options: ReadOptions, limit: int, step: Callable[[int],
     def describe_one(encoded, index, label, reason):
         if reason:
             return Look(index, kind="a file or record that cannot be opened", reason=reason)
-        return look_at(encoded, index, label, options)
+        return look_at(encoded, index, label, read)
 
     def damaged(reason):
         found.damage = reason
@@ -144,12 +145,34 @@ def survey(split: Split, options: ReadOptions, limit: int, step: Callable[[int],
     return found
 
 
-def look_at(encoded: bytes, index: int, label: int, options: ReadOptions) -> Look:
-    """Describe one encoded image."""
+def reader_of(options: ReadOptions) -> Callable[[bytes], np.ndarray]:
+    """A function from an encoded image to the pixels that training would see, uint8 `(H, W, 3)`. It raises CorruptImage."""
+    import tensorflow as tf
+
+    from pf_keras.data.decode import decode_whole
+
+    @tf.function(input_signature=[tf.TensorSpec((), tf.string)])
+    def in_graph(encoded):
+        return decode_whole(encoded, THUMBNAIL, options)
+
+    def read(encoded):
+        if identify(encoded) not in ("jpeg", "png"):
+            return decode(encoded, options)
+        try:
+            return in_graph(encoded).numpy()
+        except (tf.errors.OpError, UnicodeDecodeError) as error:
+            decode(encoded, options)  # whose words are clearer
+            raise CorruptImage(image_reason(error)) from None
+
+    return read
+
+
+def look_at(encoded: bytes, index: int, label: int, read: Callable[[bytes], np.ndarray]) -> Look:
+    """Describe one encoded image. `read` gives its pixels."""
     content = int.from_bytes(hashlib.sha256(encoded).digest()[:8], "big")
     try:
+        pixels = read(encoded)
         header = describe(encoded)
-        pixels = decode(encoded, options, shorter=THUMBNAIL)
     except CorruptImage as error:
         return Look(index, label, content, kind=_kind(encoded, error), reason=str(error))
     flat = int(pixels.max()) - int(pixels.min()) < FLAT
@@ -174,13 +197,13 @@ def thumbnails(split: Split, indices: Sequence[int], options: ReadOptions) -> di
     import tensorflow as tf
     from PIL import Image
 
-    wanted, load, found = tf.constant(sorted(indices), tf.int64), split.loader(), {}
+    wanted, load, read, found = tf.constant(sorted(indices), tf.int64), split.loader(), reader_of(options), {}
     if not len(indices):
         return found
     keys = split.keys(shuffle=False).filter(lambda key: tf.reduce_any(key["index"] == wanted))
     for key in keys.take(len(set(indices))):
-        image = Image.fromarray(decode(load(key)[0].numpy(), options, shorter=2 * THUMBNAIL))
-        image.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
+        image = Image.fromarray(read(load(key)[0].numpy()))
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
         found[int(key["index"])] = np.asarray(image)
     return found
 

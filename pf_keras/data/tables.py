@@ -2,19 +2,21 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator
 
 from pf_keras import filesystem as fs
 from pf_keras.errors import UserError
 
 PATH = "path"
+_FIRST_LINE = 1 << 16  # bytes in which the names of the columns are looked for
 
 
 def is_table(path: str) -> bool:
     """Whether the first line of a text file has the column `path`."""
     with fs.open_file(path, "rb") as file:
-        line = file.read(1 << 16).split(b"\n")[0].decode("utf-8-sig", "replace")
-    return PATH in _columns(line)[0]
+        line = file.read(_FIRST_LINE).splitlines()[:1]
+    return bool(line) and PATH in _columns(line[0].decode("utf-8-sig", "replace"))[0]
 
 
 def read_table(path: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -37,16 +39,24 @@ def read_table(path: str) -> Iterator[tuple[int, dict[str, str]]]:
         text = io.StringIO(data.decode("utf-8-sig"), newline="")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error}). Convert it.") from None
-    columns, delimiter = _columns(text.readline())
+    first, skipped = text.readline(), 0
+    while first and (not first.strip() or first.strip().lower().startswith("sep=")):  # Excel's note on what separates columns
+        first, skipped = text.readline(), skipped + 1
+    columns, delimiter = _columns(first)
+    if repeated := [name for name, count in Counter(columns).items() if count > 1]:
+        raise UserError(f"{path} has several columns named {repeated[0]!r}. Rename all but one.")
     if PATH not in columns:
+        found = ", ".join(columns) or "an empty first line"
         raise UserError(
-            f"{path} has no column path, only {', '.join(columns)}. Name the columns in its first line: path,label or "
-            "path,label,split."
+            f"{path} has no column path, only {found}. Name the columns in its first line: path,label or path,label,split."
         )
     rows = csv.reader(text, delimiter=delimiter, strict=True)
     try:
         for values in rows:
-            line, row = rows.line_num + 1, dict.fromkeys(columns, "")
+            line, row = rows.line_num + 1 + skipped, dict.fromkeys(columns, "")
+            if len(values) > len(columns):
+                count = f"{len(values)} values for {len(columns)} columns"
+                raise UserError(f"Line {line} of {path} has {count}. Put a value that has a {delimiter!r} in quotes.")
             row |= zip(columns, (value.strip() for value in values), strict=False)
             if any(row.values()):
                 if not row[PATH]:
@@ -59,7 +69,10 @@ def read_table(path: str) -> Iterator[tuple[int, dict[str, str]]]:
 def _columns(line: str) -> tuple[list[str], str]:
     """The names of the columns in lower case, and what separates them."""
     for delimiter in ",;\t":
-        columns = [name.strip().lower() for name in next(csv.reader([line.strip()], delimiter=delimiter), [])]
+        try:
+            columns = [name.strip().lower() for name in next(csv.reader([line.strip()], delimiter=delimiter), [])]
+        except csv.Error:  # it is no table
+            columns = []
         if PATH in columns:
             return columns, delimiter
-    return [name.strip().lower() for name in line.split(",")], ","
+    return [name.strip().lower() for name in line[:200].split(",")], ","

@@ -46,7 +46,9 @@ def open_tfrecords(
     place = os.path.expanduser(place)
     files = split_files(place)
     if not files[TRAIN]:
-        raise UserError(f"{place} has no train-* shards. Write some with python -m tfrecords.build.")
+        others = [name for name in fs.names_in(place) if "tfrec" in name.lower()]
+        only = f", only {others[0]} and the like. Rename the files: train-00000-of-00002, ..." if others else ""
+        raise UserError(f"{place} has no train-* shards{only or '. Write some with python -m tfrecords.build.'}")
     manifest = read_manifest(place)
     known = {shard["file"]: shard for shard in manifest["shards"]} if manifest else {}
     classes = _class_names(manifest["classes"]) if manifest and labels else ()

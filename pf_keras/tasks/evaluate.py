@@ -1,7 +1,6 @@
 """`--mode=evaluate`: score a fine-tuned run, or probe the frozen features of a pre-trained one."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from etils import epath
@@ -37,10 +36,10 @@ def run(request: Request) -> dict:
     # A classifier has seen none of the images of other data, but probes are fitted on their training split.
     whole = earlier.mode == "finetune"
     data = open_earlier_data(workdir, earlier.config.data, config.data, request.other_data, evaluation_only=whole)
-    config = replace(config, data=data.config)
+    config = data.reading(config)
     folder = workdir.folder("evaluate")
     with naming_corrupt_images(data.source):
-        source = labelled_source(data.source, config.data.holdout)
+        source = labelled_source(data.source, config.data.holdout, whole and bool(data.place))
         if earlier.mode == "pretrain":
             result = probe(workdir, config, devices, source, request.label_fractions, folder)
         else:

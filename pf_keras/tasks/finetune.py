@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import keras
@@ -46,7 +45,7 @@ def run(request: Request) -> dict:
     devices = open_devices(config.run.precision, request.tpu)
     workdir = open_workdir(request.workdir, devices.chief)
     data = open_run_data(workdir, config.data)
-    config = replace(config, data=data.config)
+    config = data.reading(config)
     with naming_corrupt_images(data.source):
         require_labels(data.source.train)
         print(describe_classes(data.source), file=sys.stderr)
@@ -60,7 +59,7 @@ def run(request: Request) -> dict:
         facts = {"init": init, **labels_definition(fraction, listed), "classes": list(classes), **devices.facts()}
         start_run(workdir, RunIdentity("finetune", config, facts), data)
         record_labels(workdir, labelled)
-        if not latest_checkpoint(workdir.checkpoints):
+        if not (latest_checkpoint(workdir.checkpoints) or data.searched) and devices.chief:
             check_validation(source, validation)
         scores = fit_and_score(config, devices, workdir, labelled, validation, classes, init)
     result = {

@@ -4,7 +4,6 @@ import base64
 import io
 import itertools
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -15,15 +14,15 @@ from etils import epath
 from keras import ops
 
 from pf_keras import __version__
-from pf_keras.config import Config, DataConfig
+from pf_keras.config import Config
+from pf_keras.data.corrupt import naming_corrupt_images
 from pf_keras.data.duplicates import SplitCopies
-from pf_keras.data.listing import list_images
 from pf_keras.data.pipeline import training_batches
-from pf_keras.data.range16 import with_range
+from pf_keras.data.range16 import find_range16
 from pf_keras.data.reader import ReadOptions
 from pf_keras.data.sources import Source, open_source
 from pf_keras.data.survey import Survey, class_counts, survey, thumbnails
-from pf_keras.errors import UserError, reading
+from pf_keras.errors import UserError, printable, reading
 from pf_keras.figures import draw_crops, draw_patches
 from pf_keras.noise import pretrain_noise
 from pf_keras.patches.masking import block_mask
@@ -56,15 +55,17 @@ def run(request: Request) -> dict:
     # Before the data are listed: what is in a workdir is skipped, should it be among the images.
     workdir.write_json(workdir.config_file, RunIdentity("inspect", config).to_dict())
     source = open_source(config.data)
-    data = with_range(config.data, source.train)
-    config, options = replace(config, data=data), ReadOptions.from_config(data)
+    if config.data.range16 == "data":
+        config = replace(config, data=replace(config.data, range16=find_range16(source.train, config.data.max_pixels)))
+    options = ReadOptions.from_config(config.data)
     splits = source.splits()
     with progress(sum(min(split.size, LIMIT) for split in splits.values()), "img", "inspect") as bar:
         surveys = {name: survey(split, options, LIMIT, bar.update) for name, split in splits.items()}
 
     found = SplitCopies(surveys)
     result = summary(source, config, surveys, found)
-    drawn = draw_sheets(next(iter(surveys.values())), config, figures)
+    with naming_corrupt_images(source):
+        drawn = draw_sheets(next(iter(surveys.values())), config, figures)
     report = workdir.path / "report.html"
     result["figures"], result["report"] = [str(path) for path in drawn], str(report)
     workdir.write_text(workdir.path / "copies.jsonl", "".join(json.dumps(group) + "\n" for group in found.listed()))
@@ -110,7 +111,7 @@ def summary(source: Source, config: Config, surveys: dict[str, Survey], copies: 
             for kind, found in s.unreadable.items()
         ],
         "damage": [s.damage for s in surveys.values() if s.damage],
-        "skipped": skipped(config.data),
+        "skipped": _by_count(source.skipped),
         "formats": _by_count(counts["format"]),
         "modes": _by_count(counts["mode"]),
         "bits": _by_count(counts["bits"]),
@@ -125,12 +126,6 @@ def summary(source: Source, config: Config, surveys: dict[str, Survey], copies: 
         "smaller_than_the_model": int((shorter < config.model.image_size).sum()),
     }
     return result | {"findings": findings(result, surveys, source, config)}
-
-
-def skipped(config: DataConfig) -> dict[str, int]:
-    """How many entries of a folder are not used, by kind. Empty for other sources."""
-    kind, _, place = config.source.partition(":")
-    return _by_count(list_images(os.path.expanduser(place)).skipped) if kind == "folder" else {}
 
 
 def findings(result: dict, surveys: dict[str, Survey], source: Source, config: Config) -> list[str]:
@@ -171,6 +166,8 @@ def findings(result: dict, surveys: dict[str, Survey], source: Source, config: C
     say(result["one_colour"], "{have} one colour only, from which nothing can be learned.")
     say(result["smaller_than_the_model"], f"{{have}} a side shorter than {size} pixels (model.image_size) and {{be}} enlarged.")
     done = "turned upright" if config.data.exif else "not turned upright"
+    if config.data.range16 == "type":
+        say(result["bits"].get("16", 0), "{have} 16 bits. If crops are nearly black, set --config.data.range16=data.")
     say(result["turned"], f"{{be}} stored on the side, mirrored or upside down, and {{be}} {done} (data.exif).")
     return said
 
@@ -223,7 +220,7 @@ def table(result: dict) -> str:
         for name, *values in rows
     ]
     facts = describe_data(result)
-    width = max(map(len, facts))
+    width = max(map(len, facts), default=0)
     lines += ["", *(f"{name:<{width}}  {value}" for name, value in facts.items())]
     highest = max(result["shorter_side"]["histogram"].values(), default=1)
     lines += ["", "shorter side, in pixels"]
@@ -310,11 +307,6 @@ def report_page(result: dict, config: Config, copies: SplitCopies, options: Read
         config=config,
         version=__version__,
     )
-
-
-def printable(text: str) -> str:
-    """Text without the control characters that a name may contain, which a terminal would obey."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _by_count(counts: Counter) -> dict[str, int]:

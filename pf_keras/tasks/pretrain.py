@@ -1,7 +1,6 @@
 """`--mode=pretrain`: learn to decode masked patches, from the newest checkpoint in the workdir to the last step."""
 
 import sys
-from dataclasses import replace
 from functools import partial
 
 import keras
@@ -33,9 +32,9 @@ def run(request: Request) -> dict:
     devices.check_run(config.run, settings.steps, pretrain=settings.batch)
     workdir = open_workdir(request.workdir, devices.chief)
     data = open_run_data(workdir, config.data, labels=False)
-    config = replace(config, data=data.config)
-    if isinstance(data.source.train, Images):  # the labels of records are not read here
-        print(describe_classes(data.source), file=sys.stderr)
+    config = data.reading(config)
+    seen = data.source.train
+    print(describe_classes(data.source) if isinstance(seen, Images) else f"{seen.size} images, labels unread", file=sys.stderr)
     with naming_corrupt_images(data.source):
         start_run(workdir, RunIdentity("pretrain", config, devices.facts()), data)
 
@@ -48,7 +47,7 @@ def run(request: Request) -> dict:
         print(f"training on {devices}", file=sys.stderr)
 
         noise, scored = pretrain_noise(config), data.source.validation.sample(config.run.score_images)
-        if not latest_checkpoint(workdir.checkpoints):
+        if not (latest_checkpoint(workdir.checkpoints) or data.searched) and devices.chief:
             check_validation(data.source, scored)
         pictures = Pictures(workdir, examples(scored, config, noise), config.run.log_every)
         training = partial(training_batches, data.source.train, config, settings.batch, noise)

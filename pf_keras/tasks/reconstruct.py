@@ -24,6 +24,7 @@ def run(request: Request) -> dict:
         model, checkpoint = load_pretrainer(earlier, pretraining, config, request.checkpoint)
     own, now = pretraining.config.data, config.data
     data = open_earlier_data(earlier, own, now, request.other_data, labels=False)
+    config = data.reading(config)
     with naming_corrupt_images(data.source):
         batch = examples(data.source.validation, config, pretrain_noise(config))
     workdir = open_workdir(request.workdir, devices.chief)

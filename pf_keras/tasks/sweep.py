@@ -32,7 +32,7 @@ from pf_keras.data.selection import hold_out_labelled
 from pf_keras.errors import UserError
 from pf_keras.figures import draw_grid
 from pf_keras.request import Request
-from pf_keras.tasks.finetune import fit_and_score, steps_of
+from pf_keras.tasks.finetune import fit_and_score, steps_of, warn_if_nothing_learned
 from pf_keras.training.callbacks import NonFiniteLoss
 from pf_keras.training.data_record import open_run_data, record_labels
 from pf_keras.training.devices import open_devices, workers_of_a_step
@@ -64,7 +64,8 @@ def run(request: Request) -> dict:
     if chief:
         start_run(workdir, sweep.identity, sweep.data)
         record_labels(workdir, sweep.labelled)
-        check_validation(sweep.data.source, sweep.validation)
+        if not workdir.result_file.exists() and not sweep.data.searched:
+            check_validation(sweep.data.source, sweep.validation)
     sweep.search(chief)
     if not chief:
         return {"worker": worker, "runs": sweep.runs}
@@ -84,6 +85,8 @@ def run(request: Request) -> dict:
         for name in ("batch", "learning_rate", "top1_mean", "top1_sd", "diverged"):
             result[f"{row['start']}_{name}"] = row[name]
     workdir.write_result(result)
+    for row in rows:
+        warn_if_nothing_learned(row["top1_mean"], sweep.validation.labels, sweep.classes)
     return result
 
 
@@ -115,7 +118,7 @@ class Sweep:
             self.starts = {"pretrained": request.init, **self.starts}
         self.devices = open_devices(self.config.run.precision, request.tpu)
         self.data = open_run_data(workdir, self.config.data)
-        self.config = replace(self.config, data=self.data.config)
+        self.config = self.data.reading(self.config)
         with naming_corrupt_images(self.data.source):
             require_labels(self.data.source.train)
             print(describe_classes(self.data.source), file=sys.stderr)

@@ -13,9 +13,9 @@ import json
 import sys
 from dataclasses import dataclass, replace
 
-from pf_keras.config import DataConfig
+from pf_keras.config import Config, DataConfig
 from pf_keras.data.corrupt import find_corrupt, leave_out
-from pf_keras.data.range16 import with_range
+from pf_keras.data.range16 import find_range16
 from pf_keras.data.records import FirstLabel, Records
 from pf_keras.data.selection import as_line
 from pf_keras.data.sources import Source, open_source
@@ -32,17 +32,19 @@ class RunData:
         source: the splits, without the corrupt images.
         corrupt: the images that were left out, as dicts of `split`, `name` and `reason`.
         digests: of the splits, corrupt images included: `{name: {"images": n, "digest": hex}}`.
-        config: the config of the data, with the range that was found in place of `data.range16=data`.
+        range16: the range that was found for `data.range16=data`, as that field has it. Empty where it was not looked for.
         searched: whether every image was read to find the corrupt ones.
         place: the source of other data than the run's own.
+        labels: whether the labels of the images were read.
     """
 
     source: Source
     corrupt: list[dict]
     digests: dict[str, dict]
-    config: DataConfig
+    range16: str
     searched: bool = False
     place: str = ""
+    labels: bool = True
 
     def check(self, workdir: Workdir, before: str, now: str) -> bool:
         """Check that these are the data recorded in the workdir. Warns if data at the same place have changed.
@@ -109,9 +111,16 @@ class RunData:
             workdir.write_json(workdir.data_file, content)
 
     def _found(self) -> dict:
-        first_label = first_label_of(self.source)
-        found = {"first_label": first_label.value} if first_label and first_label.was_found else {}
-        return found | {"range16": self.config.range16}
+        first_label, found = first_label_of(self.source), {}
+        if self.labels:  # images in folders are numbered from 0
+            found["first_label"] = first_label.value if first_label else 0
+        if self.range16:
+            found["range16"] = self.range16
+        return found
+
+    def reading(self, config: Config) -> Config:
+        """The config with the range that was found in place of `data.range16=data`."""
+        return replace(config, data=replace(config.data, range16=self.range16)) if self.range16 else config
 
 
 def open_run_data(workdir: Workdir, config: DataConfig, labels: bool = True) -> RunData:
@@ -139,9 +148,8 @@ def open_run_data(workdir: Workdir, config: DataConfig, labels: bool = True) -> 
     searched = not saved and config.max_bad_fraction > 0
     corrupt = find_corrupt(source) if searched else [json.loads(line) for line in lines]
     source = leave_out(source, corrupt, config.max_bad_fraction)
-    if config.range16 == "data" and (found := _record_of(workdir).get("range16")):
-        config = replace(config, range16=found)
-    return RunData(source, corrupt, digests, with_range(config, source.train), searched)
+    range16 = _range16_of(config, source, _record_of(workdir).get("range16", ""))
+    return RunData(source, corrupt, digests, range16, searched, labels=labels)
 
 
 def open_earlier_data(
@@ -181,7 +189,7 @@ def open_other_data(
     print(f"data: {config.source}, {source.validation_note or 'its validation split'}", file=sys.stderr)
     corrupt = find_corrupt(source) if config.max_bad_fraction > 0 else []
     source = leave_out(source, corrupt, config.max_bad_fraction)
-    return RunData(source, corrupt, {}, with_range(config, source.train), place=config.source)
+    return RunData(source, corrupt, {}, _range16_of(config, source), place=config.source)
 
 
 def same_source(one: str, other: str) -> bool:
@@ -202,6 +210,12 @@ def record_labels(workdir: Workdir, split) -> None:
     workdir.write_text(file, text)
 
 
+def _range16_of(config: DataConfig, source: Source, recorded: str = "") -> str:
+    if config.range16 != "data":
+        return ""
+    return recorded or find_range16(source.train, config.max_pixels)
+
+
 def first_label_of(source: Source) -> FirstLabel | None:
     """What the records of a source know of the label of their first class. None for other sources."""
     return source.train.first_label if isinstance(source.train, Records) else None
@@ -213,7 +227,7 @@ def _use_first_label(source: Source, workdir: Workdir) -> None:
     first_label = first_label_of(source)
     if first_label and first_label.value is None and recorded is not None:
         first_label.value, first_label.was_found = recorded, True
-        print(f"labels begin at {recorded}, as this run found", file=sys.stderr)
+        print(f"labels begin at {recorded}, as in the data of this run", file=sys.stderr)
 
 
 def _record_of(workdir: Workdir) -> dict:

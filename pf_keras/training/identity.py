@@ -85,6 +85,13 @@ def find_run(workdir: Workdir) -> RunIdentity | None:
     return RunIdentity(content.pop("mode"), Config.from_dict(sections), content)
 
 
+def fields_of_version_0_1(workdir: Workdir) -> dict[str, str]:
+    """The fields of a run of version 0.1 that its config file does not know, as overrides. Empty for another run."""
+    run = find_run(workdir)
+    old = run and all(getattr(run.config.data, name) == value for name, value in READING_BEFORE.items())
+    return {f"data.{name}": str(value) for name, value in READING_BEFORE.items()} if old else {}
+
+
 def earlier_run(path: str | os.PathLike, *modes: str) -> tuple[Workdir, RunIdentity]:
     """The workdir `path` and the run in it. Raises UserError if there is no run of one of the modes."""
     workdir = Workdir(path)

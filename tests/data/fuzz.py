@@ -8,6 +8,7 @@
 Each input must decode, or raise the error for bad input. Anything else ends the process with a non-zero code.
 """
 
+import importlib.util
 import os
 import random
 import sys
@@ -80,12 +81,17 @@ def other_files():
     ]
     if features.check("avif"):
         files += [made.encoded(pixels, "AVIF", speed=10) for pixels in (small, opacity)]
+    if importlib.util.find_spec("pillow_heif"):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        files.append(made.encoded(small, "HEIF"))
     return files
 
 
 def bombs():
     webp = made.webp_bomb, made.lossless_webp_bomb, made.extended_webp_bomb
-    return [make() for make in (made.tiff_bomb, *webp, made.png_bomb)]
+    return [make() for make in (made.tiff_bomb, made.tile_bomb, *webp, made.png_bomb)]
 
 
 def record_files():

@@ -111,6 +111,15 @@ def tiff_bomb(side=60_000):
     ).replace(struct.pack("<HHIHH", 257, 3, 1, 40, 0), struct.pack("<HHII", 257, 4, 1, side))
 
 
+def tile_bomb(side=30_000):
+    """A TIFF of 16 x 16 pixels with one tile of `side` x `side` pixels."""
+    tile = zlib.compress(bytes(1000))
+    tags = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1), (322, side), (323, side), (324, 8 + 2 + 12 * 10 + 4),
+            (325, len(tile))]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + tile
+
+
 HTML = b"<!DOCTYPE html><html><body>404 Not Found</body></html>" * 5
 
 

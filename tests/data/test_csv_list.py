@@ -9,6 +9,7 @@ from pf_keras.config import DataConfig
 from pf_keras.data.labels import labelled_subset, require_labels
 from pf_keras.data.sources import open_source
 from pf_keras.errors import UserError
+from tests.data import images_made as made
 
 
 @pytest.fixture
@@ -97,3 +98,32 @@ def test_label_list_may_be_the_table_of_the_labels(photos):
     listed = [source.train.names[0], source.train.names[3]]
     (photos / "list.csv").write_text("path,label\r\n" + "".join(name.replace("/", "\\") + ",?\r\n" for name in listed))
     assert labelled_subset(source.train, 1, str(photos / "list.csv")).names == listed
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("path,label\na.png,cat,dog\n", ("Line 2", "3 values for 2 columns")),
+    ("path,label,label\na.png,cat,dog\n", ("several columns named 'label'",)),
+    ("\n\n", ("no column path",)),
+])  # fmt: skip
+def test_values_that_have_no_column_are_errors(tmp_path, text, words):
+    (tmp_path / "a.png").write_bytes(made.encoded(made.pixels(), "PNG"))
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(UserError) as caught:
+        open_source(DataConfig(source=f"csv:{tmp_path}/list.csv"))
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_note_of_excel_in_the_first_line_is_skipped(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(made.encoded(made.pixels(), "PNG"))
+    (tmp_path / "list.csv").write_text("sep=;\n\npath;label\na.png;cat\nb.png;dog\n")
+    assert open_source(DataConfig(source=f"csv:{tmp_path}/list.csv")).classes == ("cat", "dog")
+
+
+def test_table_without_labels_says_so_where_they_are_needed(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(made.encoded(made.pixels(), "PNG"))
+    (tmp_path / "list.csv").write_text("path,class\na.png,cat\nb.png,dog\n")
+    source = open_source(DataConfig(source=f"csv:{tmp_path}/list.csv"))
+    with pytest.raises(UserError, match="has no column label, only path, class"):
+        require_labels(source.train)

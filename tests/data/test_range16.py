@@ -5,11 +5,10 @@ import pytest
 from PIL import Image
 
 from pf_keras.config import DataConfig
-from pf_keras.data.range16 import with_range
+from pf_keras.data.formats import MAX_PIXELS
+from pf_keras.data.range16 import find_range16
 from pf_keras.data.sources import open_source
 from tests.data import images_made as made
-
-DATA = DataConfig(range16="data")
 
 
 def x_rays(folder, count=12, low=100, high=4000):
@@ -29,7 +28,7 @@ def test_range_is_that_of_the_training_images_alone(tmp_path, capsys):
     (tmp_path / "train" / "a" / "colour.jpg").write_bytes(made.jpeg())
     (tmp_path / "train" / "a" / "cut.png").write_bytes(made.png16()[0][:200])
     source = open_source(DataConfig(source=f"folder:{tmp_path}"))
-    assert with_range(DATA, source.train).range16 == f"{low}-{high}"
+    assert find_range16(source.train, MAX_PIXELS) == f"{low}-{high}"
     assert "found in 12 images" in capsys.readouterr().err
 
 
@@ -39,10 +38,6 @@ def test_without_a_range_in_the_data_that_of_the_type_is_used(value, tmp_path, c
         pixels = made.pixels(seed=number) if value is None else np.full((20, 30), value, "uint16")
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     source = open_source(DataConfig(source=f"folder:{tmp_path}"))
-    assert with_range(DATA, source.train).range16 == "type"
+    assert find_range16(source.train, MAX_PIXELS) == "type"
     said = capsys.readouterr().err
     assert ("there are no 16-bit grey images" if value is None else "grey images are 7") in said
-
-
-def test_other_configs_are_not_changed():
-    assert with_range(DataConfig(range16="0-4095"), None) == DataConfig(range16="0-4095")

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, features
 
 from experiments.classify import converted
 from pf_keras.config import DataConfig
-from pf_keras.data.decode import decode_and_crop
+from pf_keras.data.decode import decode_and_crop, decode_whole
 from pf_keras.data.formats import REDUCE_ABOVE
 from pf_keras.data.reader import (
     DEFAULTS,
@@ -21,13 +21,16 @@ from pf_keras.data.reader import (
     Header,
     ReadOptions,
     TooManyPixels,
+    check,
     decode,
+    decode_grey16,
     describe,
     identify,
     to_8_bits,
 )
 from pf_keras.errors import UserError
 from tests.data import images_made as made
+from tfrecords.encode import prepare
 
 PIXELS = made.pixels(48, 48)
 ORIENTATIONS = range(1, 9)
@@ -522,6 +525,7 @@ BOMBS = {
     "lossless webp": made.lossless_webp_bomb,
     "extended webp": made.extended_webp_bomb,
     "tiff": made.tiff_bomb,
+    "tile of a tiff": made.tile_bomb,
     "ppm": lambda: b"P6\n60000 60000\n255\n" + bytes(1000),
 }
 
@@ -555,3 +559,55 @@ def test_reader_does_not_import_tensorflow():
 
     code = "import sys, pf_keras.data.reader; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+STORED = 4  # levels that a JPEG of quality 100 may be off: it rounds the colours to and from YCbCr, and each frequency
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_built_record_shows_the_same_pixels(kind):
+    data = made_or_skipped(kind)
+    stored = prepare(data, "image.png" if "png" in kind else "image")
+    found = TRAINING(stored.encoded).numpy().astype(int)
+    assert stored.format in ("JPEG", "PNG")
+    same = ROUNDED if stored.encoded == data or stored.format == "PNG" else STORED
+    assert np.abs(found - shown_by_pillow(data)).max() <= same
+
+
+def test_orientation_behind_the_pixels_of_a_png_is_applied():
+    data = turned("PNG", 6)
+    at = data.index(b"eXIf") - 4
+    end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+    moved = data[:at] + data[end:-12] + data[at:end] + data[-12:]
+    expected = shown_by_pillow(data)
+    np.testing.assert_array_equal(decode(moved), expected)
+    whole_png = tf.function(lambda data: decode_whole(data, 8), input_signature=[tf.TensorSpec((), tf.string)])
+    np.testing.assert_array_equal(whole_png(moved), expected)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_grey_of_12_bits_and_grey_whose_0_is_white(inverted):
+    values = np.linspace(0, 4095, 48 * 48, dtype="uint16").reshape(48, 48)
+    data = made.encoded(values, "TIFF", tiffinfo={262: 0 if inverted else 1})
+    grey = decode(data, ReadOptions(range16=(0, 4095)))[..., 0]
+    assert (grey[0, 0], grey[-1, -1]) == ((255, 0) if inverted else (0, 255))
+    np.testing.assert_array_equal(SERVING(converted(data)), decode(data))
+    upright = values if not inverted else 65535 - values
+    np.testing.assert_array_equal(decode_grey16(data), upright)
+
+
+def test_image_that_pillow_itself_refuses_is_too_large(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # as if the image had 178 million pixels
+    data = made.encoded(palette(), "GIF")
+    with pytest.raises(TooManyPixels, match="more than the 200 pixels that Pillow allows"):
+        decode(data, ReadOptions(max_pixels=10**6))
+
+
+def test_check_finds_what_is_cut_short_without_decoding_it():
+    for kind in ("JPEG", "PNG", "WEBP", "GIF"):
+        check(made.encoded(PIXELS, kind))
+    for data in (made.jpeg()[:-600], made.encoded(PIXELS, "PNG")[:-12], made.encoded(PIXELS, "PNG")[:-400], b"", made.HTML):
+        with pytest.raises(CorruptImage):
+            check(data)
+    with pytest.raises(TooManyPixels):
+        check(made.jpeg(), ReadOptions(max_pixels=100))

@@ -160,3 +160,12 @@ def test_names_match_with_and_without_folders():
         match_list(["q.JPEG", "a.JPEG", "z/y/cc.JPEG"], names)
     with pytest.raises(UserError, match="'c.JPEG' matches 2 images"):
         match_list(["c.JPEG"], names)
+
+
+@pytest.mark.parametrize("listed", [r"cats\1.jpg", '"cats/1.jpg"', "'cats/1.jpg'", r"C:\photos\cats\1.jpg"])
+def test_lists_written_on_windows_or_with_quotes_match(listed):
+    assert match_list([listed], ["cats/1.jpg", "cats/2.jpg"]) == [0]
+
+
+def test_names_with_a_backslash_match_as_they_are():
+    assert match_list([r"a\1.jpg"], [r"a\1.jpg", "a/1.jpg"]) == [0]

@@ -20,6 +20,7 @@ from pf_keras.data.shard_files import count_records
 from pf_keras.data.sources import open_source
 from pf_keras.errors import UserError
 from pf_keras.noise import pretrain_noise
+from tests.data import images_made as made
 from tfrecords import build as tfrecords_build
 
 
@@ -378,11 +379,28 @@ def test_folder_without_images_is_an_error(tmp_path):
         open_source(DataConfig(source=f"folder:{tmp_path}"))
 
 
-@pytest.mark.parametrize("splits", [("Training", "Val"), ("training", "validation"), ("val", "test")])
+@pytest.mark.parametrize("splits", [("valid", "Val"), ("dev", "validation"), ("val", "test")])
 def test_folders_named_like_splits_are_not_classes(tmp_path, splits):
     write_folder(tmp_path, splits=splits)
     with pytest.raises(UserError, match=f"^{tmp_path} has {' and '.join(sorted(splits))}, but no folder named train"):
         open_source(DataConfig(source=f"folder:{tmp_path}"))
+
+
+@pytest.mark.parametrize("splits", [("Training", "testing"), ("training", "Val"), ("TRAIN", "Dev")])
+def test_other_words_for_splits_are_understood(tmp_path, splits):
+    write_folder(tmp_path, splits=splits)
+    source = open_source(DataConfig(source=f"folder:{tmp_path}"))
+    assert source.validation_note == "" and set(source.classes) == {"bee", "cat"}
+
+
+def test_many_small_classes_are_held_out_from_as_a_whole(tmp_path):
+    """One image of each class would be half of them."""
+    for day in range(40):
+        for number in range(2):
+            (tmp_path / f"{day:02d}").mkdir(exist_ok=True)
+            (tmp_path / f"{day:02d}" / f"{number}.png").write_bytes(made.encoded(made.pixels(), "PNG"))
+    source = open_source(DataConfig(source=f"folder:{tmp_path}"))
+    assert (source.train.size, source.validation.size) == (76, 4) and "classes are small" in source.validation_note
 
 
 def test_home_of_an_unknown_user_is_an_error():

@@ -235,7 +235,7 @@ def test_link_loops_and_names_that_end_in_a_space_are_skipped(helpers, tmp_path)
     helpers.write(tmp_path / "in/train/cat/space.png ", helpers.image("b", format="PNG"))
     (tmp_path / "in/train/cat/loop.png").symlink_to(tmp_path / "in/train/cat/loop.png")
     arguments = ("--source=folder", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--train_shards=1")
-    helpers.fails(helpers.command("build", *arguments), "2 files", "loop.png: it is not a regular file", "in a space")
+    helpers.fails(helpers.command("build", *arguments), "1 files", "in a space")
     helpers.build(*arguments, "--skip_bad")
     assert [record["image/filename"] for record in helpers.records(tmp_path / "out", "train")] == [b"cat/a.png"]
 
@@ -247,7 +247,7 @@ def test_file_removed_before_it_is_read_is_corrupt(tmp_path, helpers):
     (tmp_path / "out" / ".build").mkdir(parents=True)
     rows = [["gone.png", str(tmp_path / "gone.png"), 0, 10, None], ["a.png", str(path), 0, path.stat().st_size, None]]
     task = {"output": str(tmp_path / "out"), "file": "train-00000-of-00001", "resize_shorter": None, "quality": None,
-            "skip_bad": True, "items": rows, "classes": {}, "done": None}  # fmt: skip
+            "max_pixels": 10**8, "skip_bad": True, "items": rows, "classes": {}, "done": None}  # fmt: skip
     note = make_shard(task)
     with pytest.raises(FileNotFoundError):  # the whole folder is gone, not just an image
         make_shard({**task, "items": [["cat/gone.png", str(tmp_path / "cat" / "gone.png"), 0, 10, None]]})

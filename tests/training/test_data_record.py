@@ -199,13 +199,13 @@ def test_first_label_that_a_run_found_is_used_for_other_data(tmp_path, capsys):
     assert labels_of(open_other_data(other.data, workdir=workdir))["validation"] == [1, 2] * 3
     assert labels_of(open_run_data(workdir, own.data))["train"] == [0, 1, 2] * 2
     said = capsys.readouterr().err
-    assert said.count("labels begin at 0, as this run found") == 2 and "seem" not in said
+    assert said.count("labels begin at 0, as in the data of this run") == 2 and "seem" not in said
     told = other.override({"data.first_label": "1"})
     assert labels_of(open_other_data(told.data, workdir=workdir))["validation"] == [0, 1] * 3
 
 
 @pytest.mark.parametrize("reads_labels", [True, False])
-def test_first_label_is_recorded_only_where_it_was_found(tmp_path, reads_labels):
+def test_first_label_is_recorded_where_labels_are_read(tmp_path, reads_labels):
     from tests.data.test_corrupt import write_shards
 
     config = write_shards(tmp_path / "shards")  # with data.first_label=1
@@ -215,7 +215,18 @@ def test_first_label_is_recorded_only_where_it_was_found(tmp_path, reads_labels)
     data = open_run_data(workdir, config.data, labels=reads_labels)
     assert set(labels_of(data)["train"]) == ({0, 1} if reads_labels else {-1})
     start_run(workdir, RunIdentity("pretrain", config), data)
-    assert "first_label" not in json.loads(workdir.data_file.read_text())
+    assert json.loads(workdir.data_file.read_text()).get("first_label") == (1 if reads_labels else None)
+
+
+def test_classes_of_folders_are_numbered_from_0_for_other_data(photos, tmp_path):
+    """Shards of class 1 alone would seem to begin at 1."""
+    from tests.data.test_corrupt import write_shards
+
+    workdir, _ = begin(tmp_path / "run", config_of(photos))
+    shards = write_shards(tmp_path / "shards", label=lambda number: 1).override({"data.first_label": "-1"})
+    assert labels_of(open_other_data(shards.data, workdir=workdir))["validation"] == [1] * 6
+
+
 def test_list_of_corrupt_images_is_made_anew_when_the_data_change(photos, tmp_path, capsys):
     """An image that went bad later, and one that was repaired."""
     made.add_corrupt(photos / "train" / "class1")
