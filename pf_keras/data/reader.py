@@ -238,9 +238,8 @@ def open_image(data: bytes, max_pixels: int | None = MAX_PIXELS) -> tuple[str, I
         image = _plugin(kind)(io.BytesIO(data), "")
     except CorruptImage:
         raise
-    except Image.DecompressionBombError:  # of some of Pillow's plugins, and their limit cannot be lifted for one image alone
-        limit = 2 * Image.MAX_IMAGE_PIXELS
-        raise TooManyPixels(f"its header declares more than the {limit:,} pixels that Pillow allows") from None
+    except Image.DecompressionBombError:
+        raise _beyond_pillow() from None
     except Exception as error:  # Pillow raises many kinds on damaged headers
         if "unknown pixel mode" in str(error):
             raise CorruptImage(f"this kind of {PLUGINS[kind]} is not supported; convert it, for example to PNG") from None
@@ -411,10 +410,18 @@ def _decoding() -> Iterator[None]:
         yield
     except CorruptImage:
         raise
+    except Image.DecompressionBombError:
+        raise _beyond_pillow() from None
     except MemoryError:
         raise CorruptImage("there is not enough memory to decode it") from None
     except Exception as error:  # Pillow raises many kinds
         raise CorruptImage(f"damaged image data ({_words(error)})") from None
+
+
+def _beyond_pillow() -> TooManyPixels:
+    """Some of Pillow's plugins have a limit that cannot be lifted for one image alone."""
+    limit = 2 * Image.MAX_IMAGE_PIXELS
+    return TooManyPixels(f"its header declares more than the {limit:,} pixels that Pillow allows")
 
 
 def _upright(pixels: np.ndarray, kind: str, orientation: int) -> np.ndarray:

@@ -116,7 +116,7 @@ def test_values_that_have_no_column_are_errors(tmp_path, text, words):
 def test_note_of_excel_in_the_first_line_is_skipped(tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.png").write_bytes(made.encoded(made.pixels(), "PNG"))
-    (tmp_path / "list.csv").write_text("sep=;\n\npath;label\na.png;cat\nb.png;dog\n")
+    (tmp_path / "list.csv").write_text("sep=;\n\npath;label;split\na.png;cat;train\nb.png;dog;val\n")
     assert open_source(DataConfig(source=f"csv:{tmp_path}/list.csv")).classes == ("cat", "dog")
 
 

@@ -598,9 +598,9 @@ def test_grey_of_12_bits_and_grey_whose_0_is_white(inverted):
 
 def test_image_that_pillow_itself_refuses_is_too_large(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # as if the image had 178 million pixels
-    data = made.encoded(palette(), "GIF")
-    with pytest.raises(TooManyPixels, match="more than the 200 pixels that Pillow allows"):
-        decode(data, ReadOptions(max_pixels=10**6))
+    for kind in ("WEBP", "TIFF"):
+        with pytest.raises(TooManyPixels, match="more than the 200 pixels that Pillow allows"):
+            decode(made.encoded(PIXELS, kind), ReadOptions(max_pixels=10**6))
 
 
 def test_check_finds_what_is_cut_short_without_decoding_it():
