@@ -26,6 +26,8 @@ MODES = {
     "pretrain": "learn from unlabelled images by decoding masked patches",
     "reconstruct": "draw what a pre-trained model decodes",
     "finetune": "train a classifier with few labels, from --init=PRETRAIN_WORKDIR or --init=scratch",
+    "predict": "answer for any images with a fine-tuned model, as a table and a sheet of pictures",
+    "embed": "write the features of any images, their neighbours and a map",
     "evaluate": "score a fine-tuned model, or probe the frozen features of a pre-trained one",
     "sweep": "fine-tune over a grid, choose on held-out images, run the winner with several seeds",
     "export": "write a SavedModel to serve, a .keras file to train further, and an ONNX file",
@@ -51,7 +53,13 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("seed", None, "Short for --config.run.seed.")
 flags.DEFINE_string("checkpoint_every", None, 'Steps ("500") or minutes ("10min"). Short for --config.run.checkpoint_every.')
-flags.DEFINE_string("init", "", "finetune, sweep: a pre-training workdir, or scratch.")
+flags.DEFINE_string(
+    "init",
+    "",
+    "finetune, sweep: a pre-training workdir, or scratch. pretrain: a pre-training workdir to continue from with other settings "
+    "or data. predict: the folder of an export, to use it in place of the workdir's checkpoint.",
+)
+flags.DEFINE_string("tracker", None, "tensorboard, csv, mlflow or wandb. Short for --config.run.tracker.")
 flags.DEFINE_string(
     "label_fraction", "1", "The fraction of each class's training images that keep their labels. evaluate takes several."
 )
@@ -65,14 +73,15 @@ flags.DEFINE_string("tpu", "", "The name of a Cloud TPU, local (on a TPU VM) or 
 flags.DEFINE_string("topology", "v3-32", "plan: the TPU slice, such as v3-32, v4-8, v5litepod-4, v5p-8 or v6e-4.")
 flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's checkpoints. Default: the newest.")
 
-SHORTHANDS = {"data": "data.source", "seed": "run.seed", "checkpoint_every": "run.checkpoint_every"}
-OTHER_DATA = ("evaluate", "reconstruct")  # modes whose --data is not the run's own
+SHORTHANDS = {"data": "data.source", "seed": "run.seed", "checkpoint_every": "run.checkpoint_every", "tracker": "run.tracker"}
+OTHER_DATA = ("evaluate", "reconstruct", "predict", "embed")  # modes whose --data is not the run's own
 READ_BY = {  # the modes that read a flag; every mode reads the flags that are not listed
     **dict.fromkeys(("config", "seed"), [mode for mode in MODES if mode != "export"]),  # export takes a run as it is
     "data": [mode for mode in MODES if mode not in ("export", "plan")],
     "tpu": [mode for mode in MODES if mode not in ("inspect", "export", "plan")],
     "checkpoint_every": ["pretrain", "finetune", "sweep"],
-    "init": ["finetune", "sweep"],
+    "tracker": ["pretrain", "finetune", "sweep"],
+    "init": ["pretrain", "finetune", "sweep", "predict"],
     "label_fraction": ["finetune", "evaluate", "sweep"],
     "label_list": ["finetune", "sweep"],
     "seeds": ["sweep"],
