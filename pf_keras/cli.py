@@ -7,18 +7,21 @@ An installed package has the same command as `pf-keras`. A mode that reads an ea
 the fields that the command line changes.
 """
 
+import contextlib
 import importlib
 import json
 import os
 import signal
 import sys
+import time
+from collections.abc import Sequence
 
 from absl import flags
 
-from pf_keras.errors import Stopped, UserError
+from pf_keras.errors import Stopped, UserError, printable
 from pf_keras.quiet import native_output_diverted
 from pf_keras.signals import stopping
-from pf_keras.training.lock import unlock
+from pf_keras.training.lock import is_held, unlock
 
 # Nothing slow is imported before the flags are read, so that --help answers at once.
 MODES = {
@@ -56,8 +59,8 @@ flags.DEFINE_string("checkpoint_every", None, 'Steps ("500") or minutes ("10min"
 flags.DEFINE_string(
     "init",
     "",
-    "finetune, sweep: a pre-training workdir, or scratch. pretrain: a pre-training workdir to continue from with other settings "
-    "or data. predict: the folder of an export, to use it in place of the workdir's checkpoint.",
+    "finetune, sweep: a pre-training workdir, or scratch. pretrain: a pre-training workdir to continue from with other "
+    "settings or data. predict: the folder of an export, to use it in place of the workdir's checkpoint.",
 )
 flags.DEFINE_string("tracker", None, "tensorboard, csv, mlflow or wandb. Short for --config.run.tracker.")
 flags.DEFINE_string(
@@ -96,17 +99,27 @@ def main(argv: list[str] | None = None) -> int:
     The result is printed as one line of JSON on standard output. A user's mistake is one line on standard error and exit
     code 2. A run stopped by a signal exits with 128 plus its number.
     """
+    argv = list(sys.argv if argv is None else argv)
+    began, request, ended = time.time(), None, "ended by an unexpected error"
     try:
-        overrides = read_flags(sys.argv if argv is None else argv)
+        overrides = read_flags(argv)
         check_flags(overrides)
     except flags.Error as error:
         return fail(error)
     try:
         with native_output_diverted():
-            import_backend()
-            with stopping():
-                request = read_request(overrides)
-                result = importlib.import_module(f"pf_keras.tasks.{FLAGS.mode}").run(request)
+            try:
+                import_backend()
+                with stopping():
+                    request = read_request(overrides)
+                    result = importlib.import_module(f"pf_keras.tasks.{FLAGS.mode}").run(request)
+                ended = "done"
+            except (UserError, Stopped) as error:
+                ended = one_line(error)
+                raise
+            finally:
+                if request:
+                    leave_record(request.workdir, argv, began, ended)
     except UserError as error:
         return fail(error)
     except Stopped as stopped:
@@ -116,6 +129,36 @@ def main(argv: list[str] | None = None) -> int:
         unlock()
     print(json.dumps(result))
     return 0
+
+
+def leave_record(workdir: str, argv: Sequence[str], began: float, ended: str) -> None:
+    """Add this command to the `commands.jsonl` of a workdir and write its `report.html`. Warns where that fails.
+
+    A command that was refused leaves nothing, and neither does a process that does not write the files of its run.
+
+    Args:
+        workdir: of the command.
+        argv: the command line.
+        began: when it began, in seconds since 1970.
+        ended: `done`, or why the command ended.
+    """
+    try:
+        with stopping():
+            from pf_keras.commands_log import append_command
+            from pf_keras.report import write_report
+            from pf_keras.training.devices import is_chief
+            from pf_keras.training.workdir import Workdir
+
+            place = Workdir(workdir)
+            if not (is_held(place.path) if FLAGS.mode in STARTS_A_RUN else ended == "done" and is_chief()):
+                return
+            append_command(place, argv, FLAGS.mode, began, ended)
+            report = write_report(place.path)
+        if report and ended == "done":
+            print(f"report: {report}", file=sys.stderr)
+    except (Exception, Stopped) as error:  # the command itself has ended as it did
+        with contextlib.suppress(OSError):
+            print(f"warning: the report was not written: {one_line(error)}", file=sys.stderr)
 
 
 def import_backend() -> None:
@@ -228,18 +271,22 @@ def read_config(workdir: str):
     run = find_run(Workdir(workdir))
     if run and (run.mode == FLAGS.mode or FLAGS.mode not in STARTS_A_RUN):
         return run.config
-    if FLAGS.init not in ("", "scratch"):
+    if FLAGS.init not in ("", "scratch") and FLAGS.mode != "predict":  # predict names an export, which has no config
         _, pretraining = earlier_run(FLAGS.init, "pretrain")
         return pretraining.config
     return load_config(DEFAULT_CONFIG)
 
 
 def fail(message: object) -> int:
-    """Print a message as one printable line on standard error, and return exit code 2."""
-    line = " ".join(str(message).split())  # file names may contain line breaks and terminal escape codes
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    print(f"error: {line}", file=sys.stderr)
+    """Print a message as one line on standard error, and return exit code 2."""
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return 2
+
+
+def one_line(message: object) -> str:
+    """A message as one line, because file names may contain line breaks and terminal escape codes."""
+    line = " ".join(str(message).split())
+    return printable(line)
 
 
 if __name__ == "__main__":

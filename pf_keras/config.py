@@ -287,6 +287,12 @@ class Config:
         _require(divides, f"{problem}. Change it, or use target.crop=centre_crop.")
         problem = f"augment.jitter_size is {jitter}, but a patch has {side}x{side} px"
         _require(not self.augment.enabled or jitter <= side, f"{problem}. Make it smaller, or 0 for no jitter.")
+        probe_every, evaluate_every = self.pretrain.probe_every, self.finetune.evaluate_every
+        for name, every in (("pretrain.probe_every", probe_every), ("finetune.evaluate_every", evaluate_every)):
+            problem = f"{name} is {every}, which is not a multiple of run.log_every={self.run.log_every}"
+            _require(every % self.run.log_every == 0, f"{problem}. Change one of the two.")
+        problem = f"finetune.patience is {self.finetune.patience}, but no images are held out to judge by"
+        _require(not self.finetune.patience or self.finetune.holdout, f"{problem}. Set finetune.holdout, such as 0.2.")
         problem = f"finetune.mask_ratio is {left_out}, which leaves out all {patches} patches"
         _require(round(left_out * patches) < patches, f"{problem}. Make it smaller.")
 
