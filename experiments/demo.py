@@ -1,7 +1,8 @@
 """The whole story on handwritten digits, in minutes on two cores: `make demo`.
 
-Pre-trains a model, fine-tunes it with 1, 10 and 20% of the labels, compares it with training from scratch, exports a
-classifier and classifies an image. Every step is a command that you can type yourself. Run the demo again to resume it.
+Pre-trains a model without labels and watches what it learns, fine-tunes it with 1 and 10% of the labels beside training from
+scratch, asks it and looks at its mistakes, exports it and classifies an image. Every step is a command that you can type
+yourself. Run the demo again to resume it.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -10,15 +11,15 @@ from pathlib import Path
 from experiments.commands import ROOT, command, run, run_script
 
 RUNS = Path("runs/demo")
-FRACTIONS = (0.01, 0.1, 0.2)
+FRACTIONS = (0.01, 0.1)
 
 
 def main() -> None:
     """Run the demo and print its table."""
     from pf_keras.data.digits import open_digits
 
-    heading("Pre-train on the digits, without labels")
-    pretrained = command("--mode=pretrain", f"--workdir={RUNS}/pretrain")
+    heading("Pre-train on the digits, without labels. Two probes watch: knn_top1 and linear_top1 should rise")
+    pretrained = command("--mode=pretrain", "--config.pretrain.probe_every=200", f"--workdir={RUNS}/pretrain")
     rows = []
     for fraction in FRACTIONS:
         heading(f"Train a classifier with {fraction:.0%} of the labels: from the pre-trained weights, and from scratch")
@@ -30,7 +31,9 @@ def main() -> None:
         with ThreadPoolExecutor() as pool:  # two at a time, because starting and tracing use one core each
             first, second = pool.map(finetune, ("pretrained", "scratch"), (f"{RUNS}/pretrain", "scratch"))
         rows.append(f"| {fraction:.0%} ({first['labels']}) | {first['top1']:.1%} | {second['top1']:.1%} |")
-    heading(f"Export the pre-trained classifier with {FRACTIONS[-1]:.0%} of the labels")
+    heading(f"Ask the pre-trained classifier with {FRACTIONS[-1]:.0%} of the labels about the validation digits")
+    command("--mode=predict", f"--workdir={RUNS}/pretrained-{FRACTIONS[-1]}")
+    heading("Export it")
     exported = command("--mode=export", f"--workdir={RUNS}/pretrained-{FRACTIONS[-1]}")
     heading("Classify a digit that no training has seen")
     picture = RUNS / "a-validation-digit.png"
@@ -42,9 +45,11 @@ def main() -> None:
     print(f"its frequency alone has {1 / pretrained['loss_ratio']:.1f} times that loss.\n")
     print("| labels | from pre-trained | from scratch |\n|---|---|---|", *rows, sep="\n")
     print(f"\nTop-1 accuracy on {first['images']} held-out digits, one seed.\n")
-    print(f"pictures:  {RUNS}/pretrain/figures/reconstruction.png and loss.png")
-    print(f"runs:      {RUNS}/ (config, metrics, checkpoints and result of each)")
     print(f"exported:  {exported['saved_model']}, {exported['keras']}, {exported['model_card']}")
+    print(f"runs:      {RUNS}/ (config, metrics, checkpoints, pictures and a report of each)")
+    print("reports, to open in a browser:")
+    print(f"  {RUNS}/pretrain/report.html: how it learned without labels, and what it decodes")
+    print(f"  {RUNS}/pretrained-{FRACTIONS[-1]}/report.html: what it answers, and its mistakes")
 
 
 def heading(text: str) -> None:

@@ -9,7 +9,7 @@
 4. Trains from scratch with all labels, with the learning rate and batch size that won from scratch with the last fraction.
    --ceiling_epochs=0 skips this.
 
-Writes RUNS/table.md and RUNS/curves.png. Run it again to resume. Flags that it does not know, such as
+Writes RUNS/table.md, RUNS/curves.png and RUNS/report.html. Run it again to resume. Flags that it does not know, such as
 --config.sweep.batches="(32,64)", go to every command that starts a run.
 """
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments.commands import ROOT, command, probes, run_script, script_parser, side_by_side
 from pf_keras.figures import new_figure, save_figure
+from pf_keras.report import write_report
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.workdir import Workdir
 
@@ -57,7 +58,8 @@ def main(arguments: list[str]) -> None:
     lines = table(fractions, sweeps, probed, ceiling)
     (ROOT / runs / "table.md").write_text("\n".join(lines) + "\n")
     draw_curves(ROOT / runs, fractions, ROOT / runs / "curves.png")
-    print("", *lines, "", f"{runs}/table.md, {runs}/curves.png", sep="\n")
+    write_report(ROOT / runs)
+    print("", *lines, "", f"{runs}/table.md, {runs}/curves.png, {runs}/report.html", sep="\n")
 
 
 def table(fractions: Sequence[str], sweeps: dict[str, dict], probed: dict, ceiling: dict | None) -> list[str]:

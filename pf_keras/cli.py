@@ -7,18 +7,21 @@ An installed package has the same command as `pf-keras`. A mode that reads an ea
 the fields that the command line changes.
 """
 
+import contextlib
 import importlib
 import json
 import os
 import signal
 import sys
+import time
+from collections.abc import Sequence
 
 from absl import flags
 
-from pf_keras.errors import Stopped, UserError
+from pf_keras.errors import Stopped, UserError, printable
 from pf_keras.quiet import native_output_diverted
 from pf_keras.signals import stopping
-from pf_keras.training.lock import unlock
+from pf_keras.training.lock import is_held, unlock
 
 # Nothing slow is imported before the flags are read, so that --help answers at once.
 MODES = {
@@ -26,6 +29,8 @@ MODES = {
     "pretrain": "learn from unlabelled images by decoding masked patches",
     "reconstruct": "draw what a pre-trained model decodes",
     "finetune": "train a classifier with few labels, from --init=PRETRAIN_WORKDIR or --init=scratch",
+    "predict": "answer for any images with a fine-tuned model, as a table and a sheet of pictures",
+    "embed": "write the features of any images, their neighbours and a map",
     "evaluate": "score a fine-tuned model, or probe the frozen features of a pre-trained one",
     "sweep": "fine-tune over a grid, choose on held-out images, run the winner with several seeds",
     "export": "write a SavedModel to serve, a .keras file to train further, and an ONNX file",
@@ -51,7 +56,13 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("seed", None, "Short for --config.run.seed.")
 flags.DEFINE_string("checkpoint_every", None, 'Steps ("500") or minutes ("10min"). Short for --config.run.checkpoint_every.')
-flags.DEFINE_string("init", "", "finetune, sweep: a pre-training workdir, or scratch.")
+flags.DEFINE_string(
+    "init",
+    "",
+    "finetune, sweep: a pre-training workdir, or scratch. pretrain: a pre-training workdir to continue from with other "
+    "settings or data. predict: the folder of an export, to use it in place of the workdir's checkpoint.",
+)
+flags.DEFINE_string("tracker", None, "tensorboard, csv, mlflow or wandb. Short for --config.run.tracker.")
 flags.DEFINE_string(
     "label_fraction", "1", "The fraction of each class's training images that keep their labels. evaluate takes several."
 )
@@ -65,14 +76,15 @@ flags.DEFINE_string("tpu", "", "The name of a Cloud TPU, local (on a TPU VM) or 
 flags.DEFINE_string("topology", "v3-32", "plan: the TPU slice, such as v3-32, v4-8, v5litepod-4, v5p-8 or v6e-4.")
 flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's checkpoints. Default: the newest.")
 
-SHORTHANDS = {"data": "data.source", "seed": "run.seed", "checkpoint_every": "run.checkpoint_every"}
-OTHER_DATA = ("evaluate", "reconstruct")  # modes whose --data is not the run's own
+SHORTHANDS = {"data": "data.source", "seed": "run.seed", "checkpoint_every": "run.checkpoint_every", "tracker": "run.tracker"}
+OTHER_DATA = ("evaluate", "reconstruct", "predict", "embed")  # modes whose --data is not the run's own
 READ_BY = {  # the modes that read a flag; every mode reads the flags that are not listed
     **dict.fromkeys(("config", "seed"), [mode for mode in MODES if mode != "export"]),  # export takes a run as it is
     "data": [mode for mode in MODES if mode not in ("export", "plan")],
     "tpu": [mode for mode in MODES if mode not in ("inspect", "export", "plan")],
     "checkpoint_every": ["pretrain", "finetune", "sweep"],
-    "init": ["finetune", "sweep"],
+    "tracker": ["pretrain", "finetune", "sweep"],
+    "init": ["pretrain", "finetune", "sweep", "predict"],
     "label_fraction": ["finetune", "evaluate", "sweep"],
     "label_list": ["finetune", "sweep"],
     "seeds": ["sweep"],
@@ -87,17 +99,27 @@ def main(argv: list[str] | None = None) -> int:
     The result is printed as one line of JSON on standard output. A user's mistake is one line on standard error and exit
     code 2. A run stopped by a signal exits with 128 plus its number.
     """
+    argv = list(sys.argv if argv is None else argv)
+    began, request, ended = time.time(), None, "ended by an unexpected error"
     try:
-        overrides = read_flags(sys.argv if argv is None else argv)
+        overrides = read_flags(argv)
         check_flags(overrides)
     except flags.Error as error:
         return fail(error)
     try:
         with native_output_diverted():
-            import_backend()
-            with stopping():
-                request = read_request(overrides)
-                result = importlib.import_module(f"pf_keras.tasks.{FLAGS.mode}").run(request)
+            try:
+                import_backend()
+                with stopping():
+                    request = read_request(overrides)
+                    result = importlib.import_module(f"pf_keras.tasks.{FLAGS.mode}").run(request)
+                ended = "done"
+            except (UserError, Stopped) as error:
+                ended = one_line(error)
+                raise
+            finally:
+                if request:
+                    leave_record(request.workdir, argv, began, ended)
     except UserError as error:
         return fail(error)
     except Stopped as stopped:
@@ -107,6 +129,36 @@ def main(argv: list[str] | None = None) -> int:
         unlock()
     print(json.dumps(result))
     return 0
+
+
+def leave_record(workdir: str, argv: Sequence[str], began: float, ended: str) -> None:
+    """Add this command to the `commands.jsonl` of a workdir and write its `report.html`. Warns where that fails.
+
+    A command that was refused leaves nothing, and neither does a process that does not write the files of its run.
+
+    Args:
+        workdir: of the command.
+        argv: the command line.
+        began: when it began, in seconds since 1970.
+        ended: `done`, or why the command ended.
+    """
+    try:
+        with stopping():
+            from pf_keras.commands_log import append_command
+            from pf_keras.report import write_report
+            from pf_keras.training.devices import is_chief
+            from pf_keras.training.workdir import Workdir
+
+            place = Workdir(workdir)
+            if not (is_held(place.path) if FLAGS.mode in STARTS_A_RUN else ended == "done" and is_chief()):
+                return
+            append_command(place, argv, FLAGS.mode, began, ended)
+            report = write_report(place.path)
+        if report and ended == "done":
+            print(f"report: {report}", file=sys.stderr)
+    except (Exception, Stopped) as error:  # the command itself has ended as it did
+        with contextlib.suppress(OSError):
+            print(f"warning: the report was not written: {one_line(error)}", file=sys.stderr)
 
 
 def import_backend() -> None:
@@ -219,18 +271,22 @@ def read_config(workdir: str):
     run = find_run(Workdir(workdir))
     if run and (run.mode == FLAGS.mode or FLAGS.mode not in STARTS_A_RUN):
         return run.config
-    if FLAGS.init not in ("", "scratch"):
+    if FLAGS.init not in ("", "scratch") and FLAGS.mode != "predict":  # predict names an export, which has no config
         _, pretraining = earlier_run(FLAGS.init, "pretrain")
         return pretraining.config
     return load_config(DEFAULT_CONFIG)
 
 
 def fail(message: object) -> int:
-    """Print a message as one printable line on standard error, and return exit code 2."""
-    line = " ".join(str(message).split())  # file names may contain line breaks and terminal escape codes
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    print(f"error: {line}", file=sys.stderr)
+    """Print a message as one line on standard error, and return exit code 2."""
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return 2
+
+
+def one_line(message: object) -> str:
+    """A message as one line, because file names may contain line breaks and terminal escape codes."""
+    line = " ".join(str(message).split())
+    return printable(line)
 
 
 if __name__ == "__main__":

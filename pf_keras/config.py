@@ -99,6 +99,7 @@ class ModelConfig(_Section):
     mlp_ratio: Count = 4  # hidden width of the MLP, in multiples of width
     norm_order: Literal["post_norm", "pre_norm"] = "post_norm"  # post_norm as in BERT
     dropout: FractionBelow1 = 0.0  # in the transformer, in [0, 1); 0 is off
+    drop_path: FractionBelow1 = 0.0  # how often the last block skips an image, earlier blocks less, in [0, 1); 0 is off
     decode_position: Literal["query", "additive"] = "query"  # where a target's position is added; additive: after the pooling
     decoder_width: Count = 256  # channels of the decoder
 
@@ -189,6 +190,11 @@ class PretrainConfig(_Section):
     beta_2: FractionBelow1 = 0.999  # decay of AdamW's second moment, in [0, 1)
     clip_norm: PositiveOrOff = 1.0  # largest norm of the whole gradient; 0 is off
     label_smoothing: FractionBelow1 = 0.01  # of the target levels, in [0, 1); the paper's soft-label noise
+    learning_rate_per_256: PositiveOrOff = 0.0  # learning rate of a batch of 256, in place of learning_rate; 0 is off
+    accumulate: Count = 1  # parts of a batch that are computed one after the other, to need less memory
+    ema: FractionBelow1 = 0.0  # decay of the running average of the weights, which is scored and exported; 0 is off
+    probe_every: CountOrOff = 0  # steps between two probes of the features, where images have labels; 0 is off
+    probe_images: Count = 2048  # how many training and how many validation images a probe looks at, at most
 
 
 @dataclass(frozen=True)
@@ -209,6 +215,12 @@ class FinetuneConfig(_Section):
     mix: Fraction = 0.0  # fraction of the images with mixup or CutMix, in [0, 1]; 0 is off, as in the paper
     layer_decay: FractionAbove0 = 1.0  # learning rate of a layer over the learning rate of the layer above, in (0, 1]; 1 is off
     crop_scale: Scale = (0.2, 1.0)  # lowest and highest fraction of the image's area in a crop of fine-tuning
+    learning_rate_per_256: PositiveOrOff = 0.0  # learning rate of a batch of 256, in place of learning_rate; 0 is off
+    accumulate: Count = 1  # parts of a batch that are computed one after the other, to need less memory
+    ema: FractionBelow1 = 0.0  # decay of the running average of the weights, which is scored and exported; 0 is off
+    evaluate_every: CountOrOff = 0  # steps between two scores of the validation images, to watch; 0 is off
+    holdout: FractionBelow1 = 0.0  # fraction of each class's labelled images kept to choose the best checkpoint by; 0 is off
+    patience: CountOrOff = 0  # scores on the held-out images without a better one after which training stops; 0 is off
 
 
 @dataclass(frozen=True)
@@ -226,6 +238,7 @@ class RunConfig(_Section):
     """How a run behaves, whatever it trains. Not in the paper."""
 
     seed: Seed = 0  # of every random choice, 0 to 2^31 - 1
+    tracker: Literal["tensorboard", "csv", "mlflow", "wandb"] = "tensorboard"  # where metrics go beside metrics.jsonl
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"  # auto: float32 on a CPU, mixed on TPU and GPU
     log_every: Count = 50  # steps per log interval, which is a line of metrics.jsonl
     checkpoint_every: str = "10min"  # steps ("500") or minutes ("10min")
@@ -274,6 +287,12 @@ class Config:
         _require(divides, f"{problem}. Change it, or use target.crop=centre_crop.")
         problem = f"augment.jitter_size is {jitter}, but a patch has {side}x{side} px"
         _require(not self.augment.enabled or jitter <= side, f"{problem}. Make it smaller, or 0 for no jitter.")
+        probe_every, evaluate_every = self.pretrain.probe_every, self.finetune.evaluate_every
+        for name, every in (("pretrain.probe_every", probe_every), ("finetune.evaluate_every", evaluate_every)):
+            problem = f"{name} is {every}, which is not a multiple of run.log_every={self.run.log_every}"
+            _require(every % self.run.log_every == 0, f"{problem}. Change one of the two.")
+        problem = f"finetune.patience is {self.finetune.patience}, but no images are held out to judge by"
+        _require(not self.finetune.patience or self.finetune.holdout, f"{problem}. Set finetune.holdout, such as 0.2.")
         problem = f"finetune.mask_ratio is {left_out}, which leaves out all {patches} patches"
         _require(round(left_out * patches) < patches, f"{problem}. Make it smaller.")
 

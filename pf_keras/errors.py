@@ -29,6 +29,11 @@ class Stopped(BaseException):
         self.signal = number
 
 
+def printable(text: str) -> str:
+    """Text on one line, with an escape for each control character of a file name, which a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def tensorflow_reason(error: Exception) -> str:
     """The reason TensorFlow gives for its failure, as for a file on `gs://`. Empty for any other error."""
     tensorflow = sys.modules.get("tensorflow")
@@ -55,8 +60,3 @@ def _naming(problem: str, do: str) -> Iterator[None]:
         if not reason:
             raise
         raise UserError(f"{problem}: {reason}. {do}") from error
-
-
-def printable(text: str) -> str:
-    """Text without the control characters that a file name may contain, which a terminal would obey. Line breaks stay."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

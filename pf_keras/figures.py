@@ -7,9 +7,16 @@ import numpy as np
 
 from pf_keras.errors import writing
 
+CURVES = {  # of the metrics that are measured now and then, by their names in metrics.jsonl
+    "knn_top1": "kNN probe",
+    "linear_top1": "linear probe",
+    "holdout_top1": "held-out images",
+    "validation_top1": "validation images, to watch",
+}
+
 
 def draw_loss(metrics: Sequence[dict], path: os.PathLike, marginal_entropy: float | None = None) -> None:
-    """Draw the training loss over the steps.
+    """Draw the training loss over the steps, and on a second axis the accuracies that were measured meanwhile.
 
     Args:
         metrics: the lines of `metrics.jsonl`.
@@ -24,7 +31,18 @@ def draw_loss(metrics: Sequence[dict], path: os.PathLike, marginal_entropy: floa
     axes.set_xlabel("step")
     axes.set_ylabel("cross-entropy (nats)" if marginal_entropy is None else "cross-entropy (nats per pixel)")
     axes.grid(alpha=0.3)
-    axes.legend()
+    curves = {name: [(line["step"], line[name]) for line in metrics if name in line] for name in CURVES}
+    lines, place = axes.get_lines(), {}
+    if any(curves.values()):
+        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 3}  # where it hides no curve
+        accuracy = axes.twinx()
+        accuracy.set_ylabel("top-1 accuracy")
+        accuracy.set_ylim(0, 1)
+        for number, (name, points) in enumerate(curves.items()):
+            if points:
+                style = {"color": f"C{number + 1}", "marker": ".", "label": CURVES[name]}
+                lines = [*lines, *accuracy.plot(*zip(*points, strict=True), **style)]
+    axes.legend(handles=lines, **place)
     save_figure(figure, path)
 
 

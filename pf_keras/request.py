@@ -14,9 +14,9 @@ class Request:
         workdir: the directory of the run.
         config: the config of the run. A task that reads an earlier run gets that run's config, with the fields that the
             command line changes.
-        other_data: evaluate, reconstruct: the `--data` to use in place of the run's own, empty for the run's own.
+        other_data: evaluate, reconstruct, predict, embed: the `--data` to use in place of the run's own, or empty.
         checkpoint: a step, or empty for the newest.
-        init: a pre-training workdir, or `scratch`.
+        init: a pre-training workdir, or `scratch`; of predict the folder of an export.
         label_fractions: which fraction of the training images keep their labels; `evaluate` takes several.
         label_list: a file with the names of the training images that keep their labels.
         seeds: the seeds of a sweep.

@@ -38,3 +38,21 @@ def finetuned(tmp_path_factory, pretrained):
                    "--config.finetune.epochs=6", "--config.finetune.batch=16")
     assert done.code == 0, done.err
     return SimpleNamespace(workdir=workdir, **vars(done))
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """A `gs://` path for etils, which reads it by TensorFlow's file functions. Here they read a local folder instead."""
+    import tensorflow as tf
+    from etils.epath import backend
+
+    def place(path):
+        return os.fspath(path).replace("gs:/", str(tmp_path), 1) if str(path).startswith("gs:/") else path
+
+    class Files:
+        def __getattr__(self, name):
+            real = getattr(tf.io.gfile, name)
+            return lambda *paths, **options: real(*map(place, paths), **options)
+
+    monkeypatch.setattr(backend._TfBackend, "gfile", property(lambda self: Files()))
+    return "gs://bucket"

@@ -1,8 +1,8 @@
 """The first steps of a tiny pre-training on several devices, which are parts of the CPU, for `test_replicas.py`.
 
-    python tests/replicas_run.py WEIGHTS.npz REPLICAS [STEPS_PER_EXECUTION]
+    python tests/replicas_run.py WEIGHTS.npz REPLICAS [STEPS_PER_EXECUTION [PARTS]]
 
-Prints `[[loss, gradient norm], ...]` as JSON, with a pair for each execution. The first run writes the initial weights to
+Prints `[[loss, gradient norm, size of an averaged weight], ...]` as JSON, a list for each execution. The first run writes the initial weights to
 WEIGHTS.npz, and later runs under either backend start with them. A process can have only one number of replicas, because
 TensorFlow keeps the groups of its collective operations. JAX takes the number of its devices from XLA_FLAGS.
 """
@@ -24,7 +24,7 @@ from pf_keras.noise import pretrain_noise
 from pf_keras.training.devices import open_devices
 from pf_keras.training.optimizer import build_optimizer
 
-WEIGHTS, REPLICAS, STEPS_PER_EXECUTION = sys.argv[1], int(sys.argv[2]), int((sys.argv + ["1"])[3])
+WEIGHTS, (REPLICAS, STEPS_PER_EXECUTION, PARTS) = sys.argv[1], map(int, [*sys.argv[2:], "1", "1"][:3])
 STEPS, BATCH = 5, 16
 CONFIG = Config(
     model=ModelConfig(
@@ -39,14 +39,17 @@ CONFIG = Config(
 
 
 class Steps(keras.callbacks.Callback):
-    """Collects the mean loss of each execution, from the running mean that `fit` logs, and its last gradient norm."""
+    """Collects the mean loss of each execution, from the running mean that `fit` logs, and the last of the other numbers."""
 
     lines, done, total = (), 0, 0.0
 
     def on_train_batch_end(self, batch, logs=None):
         total = float(logs["loss"]) * (batch + 1)
-        norm = float(keras.ops.convert_to_numpy(self.model.optimizer.gradient_norm))
-        self.lines += ([(total - self.total) / (batch + 1 - self.done), norm],)
+        optimizer = self.model.optimizer
+        norm, average = (
+            keras.ops.convert_to_numpy(v) for v in (optimizer.gradient_norm, optimizer._model_variables_moving_average[0])
+        )
+        self.lines += ([(total - self.total) / (batch + 1 - self.done), float(norm), float(np.abs(average).sum())],)
         self.total, self.done = total, batch + 1
 
 
@@ -61,8 +64,8 @@ def first_steps():
     keras.utils.set_random_seed(0)
     with devices.scope():
         model = build_pretrainer(CONFIG)
-        optimizer = build_optimizer(model, PretrainConfig(learning_rate=1e-2, weight_decay=0.001), STEPS, 1)
-        devices.compile(model, STEPS_PER_EXECUTION, optimizer=optimizer)
+        optimizer = build_optimizer(model, PretrainConfig(learning_rate=1e-2, weight_decay=0.001, ema=0.5), STEPS, 1)
+        devices.compile(model, STEPS_PER_EXECUTION, PARTS, optimizer=optimizer)
     if not os.path.exists(WEIGHTS):
         np.savez(WEIGHTS, *model.get_weights())
     model.set_weights(list(np.load(WEIGHTS).values()))

@@ -43,7 +43,7 @@ def test_the_other_requirements_files_agree_with_the_extras(file, extra):
 
 
 def test_the_extras_are_there():
-    assert {"gpu", "tpu", "beam", "heif", "hub", "docs", "dev"} == set(PROJECT["optional-dependencies"])
+    assert {"gpu", "tpu", "beam", "mlflow", "wandb", "heif", "hub", "docs", "dev"} == set(PROJECT["optional-dependencies"])
 
 
 def test_the_version_is_defined_once():

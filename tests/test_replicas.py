@@ -1,4 +1,7 @@
-"""Losses and gradient norms are the same for any number of devices, processes and steps per execution, on both backends."""
+"""Losses, gradient norms and averaged weights are the same for any number of devices, processes and steps per execution.
+
+Also for a batch in parts, and on both backends.
+"""
 
 import json
 import os
@@ -11,6 +14,8 @@ import numpy as np
 import pytest
 from backends import ENVIRONMENTS
 
+from pf_keras.training.metrics_log import MetricsLog
+from pf_keras.training.workdir import Workdir
 from tests.robustness.runs import Run
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +44,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one_device(weights):
-    """The first steps on one device, `[[loss, gradient norm], ...]`."""
+    """The first steps on one device, `[[loss, gradient norm, size of an averaged weight], ...]`."""
     return result_of(start("tests/replicas_run.py", weights, "1", **ENVIRONMENTS["tensorflow"]))
 
 
@@ -59,11 +64,32 @@ def test_replicas_and_backends_agree(one_device, weights, backend, replicas):
 
 def test_two_replicas_with_all_steps_in_one_execution_agree(one_device, weights):
     steps = result_of(start("tests/replicas_run.py", weights, "2", "5", **ENVIRONMENTS["tensorflow"]))
-    np.testing.assert_allclose(steps, [[np.mean([loss for loss, _ in one_device]), one_device[-1][1]]], rtol=1e-4)
+    np.testing.assert_allclose(steps, as_one_execution(one_device), rtol=1e-4)
+
+
+def as_one_execution(steps):
+    return [[np.mean([loss for loss, *_ in steps]), *steps[-1][1:]]]
+
+
+@pytest.fixture(scope="module")
+def in_two_parts(weights, one_device):
+    """The first steps on one device, with each batch in two parts, so that batch norm sees half a batch."""
+    return result_of(start("tests/replicas_run.py", weights, "1", "1", "2", **ENVIRONMENTS["tensorflow"]))
+
+
+def test_parts_of_a_batch_on_two_replicas_and_eight_devices(one_device, in_two_parts, weights):
+    assert np.abs(np.array(in_two_parts) / one_device - 1).max() > 1e-3
+    several = start("tests/replicas_run.py", weights, "2", "5", "2", **ENVIRONMENTS["tensorflow"])
+    environment = dict(ENVIRONMENTS["jax"])
+    environment["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
+    under_jax = result_of(start("tests/replicas_run.py", weights, "8", "1", "2", **environment))
+    np.testing.assert_allclose(under_jax, in_two_parts, rtol=1e-4)
+    np.testing.assert_allclose(result_of(several), as_one_execution(in_two_parts), rtol=1e-4)
 
 
 SHARED = {"pretrain.batch": "16", "pretrain.steps": "4", "run.log_every": "2", "run.eval_batch": "32", "model.dropout": "0"}
 LOGGED = ("step", "loss", "gradient_norm", "learning_rate")
+OPTIONS = {"pretrain.accumulate": "2", "pretrain.ema": "0.5", "pretrain.probe_every": "2", "pretrain.probe_images": "60"}
 
 
 def metrics(workdir):
@@ -87,15 +113,18 @@ def two_workers(workdir, *fields):
     return [worker.result() for worker in workers]
 
 
-def test_two_workers_train_and_score_as_one_process(tmp_path):
-    alone = Run(tmp_path / "alone", SHARED, figures=True)
+@pytest.mark.parametrize("options", [{}, OPTIONS], ids=["plain", "options"])
+def test_two_workers_train_and_score_as_one_process(tmp_path, options):
+    alone = Run(tmp_path / "alone", {**SHARED, **options}, figures=True)
     expected, workers = alone.result(), tmp_path / "workers"
     # The second worker's clock says that a save is due at every step. The clock of the first, which writes, never does.
-    rare, often = ({"run.checkpoint_every": f"{minutes}min"} for minutes in ("60", "0.00001"))
+    rare, often = ({**options, "run.checkpoint_every": f"{minutes}min"} for minutes in ("60", "0.00001"))
     results = two_workers(workers, rare, often)
     np.testing.assert_allclose(metrics(workers), metrics(alone.workdir), rtol=1e-4)
     for result in results:
         assert result["loss"] == pytest.approx(expected["loss"], rel=1e-4)
         assert result["marginal_entropy"] == pytest.approx(expected["marginal_entropy"], rel=1e-6)
+    probed = ["knn_top1" in line for line in MetricsLog(Workdir(workers)).lines()]
+    assert probed == [bool(options)] * 2
     saved = sorted(path.name for path in (workers / "checkpoints").iterdir())
     assert saved == ["step-00000002", "step-00000004"]  # at the ends of log intervals

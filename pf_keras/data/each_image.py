@@ -14,7 +14,10 @@ T = TypeVar("T")
 
 
 def each_image(
-    split: Split, function: Callable[[bytes, int, int, str], T], damaged: Callable[[str], object] = lambda reason: None
+    split: Split,
+    function: Callable[[bytes, int, int, str], T],
+    damaged: Callable[[str], object] = lambda reason: None,
+    after: int = -1,
 ) -> Iterator[T]:
     """Call a function with each image of a split. Several run at once, and few images are in memory at a time.
 
@@ -22,6 +25,7 @@ def each_image(
         split: what to read.
         function: takes the encoded image, its index, its label, and why it cannot be read: empty for one that can.
         damaged: is called with the reason where a damaged file ends the stream early.
+        after: only images with a greater index.
 
     Yields:
         What the function returns, in the order of the split.
@@ -40,7 +44,7 @@ def each_image(
 
     def keys():
         try:
-            yield from split.keys(shuffle=False)
+            yield from split.keys(shuffle=False).filter(lambda key: key["index"] > after)
         except (tf.errors.OpError, UnicodeDecodeError) as error:
             damaged(_reason(error))
 

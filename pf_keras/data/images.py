@@ -55,6 +55,15 @@ class Images:
         names, values, sizes = ([column[i] for i in pick] for column in (self.names, self.values, self.sizes))
         return dataclasses.replace(self, names=names, labels=self.labels[pick], values=values, sizes=sizes)
 
+    @property
+    def indices(self) -> np.ndarray:
+        """int64 (size,): the `index` of every key, ascending."""
+        return np.arange(self.size)
+
+    def at(self, indices: Iterable[int]) -> "Images":
+        """The split of the examples with these keys' `index`, in ascending order."""
+        return self.subset(sorted(indices))
+
     def sample(self, count: int) -> "Images":
         """The split of `count` examples evenly spread over this one, or of all where there are fewer."""
         if count >= self.size:
@@ -75,7 +84,14 @@ class Images:
         return hashlib.sha256(json.dumps([self.names, self.sizes, *content]).encode()).hexdigest()
 
     def keys(
-        self, start: int = 0, seed: int = 0, shuffle: bool = True, batch: int = 1, host: int = 0, hosts: int = 1
+        self,
+        start: int = 0,
+        seed: int = 0,
+        shuffle: bool = True,
+        batch: int = 1,
+        host: int = 0,
+        hosts: int = 1,
+        counted: bool = True,
     ) -> "tf.data.Dataset":
         """The order of the examples: endless and shuffled anew each epoch, or once through.
 
@@ -89,6 +105,7 @@ class Images:
             batch: examples of a batch over all hosts, a multiple of `hosts`.
             host: which slice of every batch to take, if shuffled: all hosts together have the batch that one host would.
             hosts: the number of hosts.
+            counted: not used; `Records.keys` needs it.
 
         Returns:
             A dataset of dicts of int64 scalars `epoch` and `index`.

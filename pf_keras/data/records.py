@@ -96,7 +96,7 @@ class Records:
         """The split of the first `count` records, which converters shuffle, or of all where there are fewer."""
         if count >= self.size:
             return self
-        wanted = self._indices()[:count]
+        wanted = self.indices[:count]
         files = int(wanted[-1] // FILE) + 1
         return self._part(wanted, files)
 
@@ -165,7 +165,7 @@ class Records:
     def without(self, names: Collection[str]) -> "Records":
         """The split without the records of these names (`name_of`), whatever folder they were in."""
         left_out = {_without_folder(name) for name in names}
-        indices = self._indices().tolist()
+        indices = self.indices.tolist()
         kept = [index for index in indices if _without_folder(self.name_of(index)) not in left_out]
         left = self._part(np.asarray(kept, "int64"))
         # The first label must be found without reading what is left out.
@@ -177,14 +177,26 @@ class Records:
         first, counts, sha256 = self.files[:files], self.counts[:files], self.sha256[:files]
         return dataclasses.replace(self, files=first, counts=counts, wanted=wanted, sha256=sha256)
 
-    def _indices(self) -> np.ndarray:
-        """int64 (size,): the indices of the split, ascending."""
+    def at(self, indices: Collection[int]) -> "Records":
+        """The split of the examples with these keys' `index`, in ascending order."""
+        return self._part(np.sort(np.asarray(indices, "int64")))
+
+    @property
+    def indices(self) -> np.ndarray:
+        """int64 (size,): the `index` of every key, ascending."""
         if self.wanted is not None:
             return self.wanted
         return np.concatenate([number * FILE + np.arange(count) for number, count in enumerate(self.counts)])
 
     def keys(
-        self, start: int = 0, seed: int = 0, shuffle: bool = True, batch: int = 1, host: int = 0, hosts: int = 1
+        self,
+        start: int = 0,
+        seed: int = 0,
+        shuffle: bool = True,
+        batch: int = 1,
+        host: int = 0,
+        hosts: int = 1,
+        counted: bool = True,
     ) -> "tf.data.Dataset":
         """The records in order: endless, from shuffled files and a shuffle buffer, or once through.
 
@@ -199,6 +211,7 @@ class Records:
             host: which files to read, if shuffled: every `hosts`-th, from this one on. An epoch of a host is an epoch of
                 its own files.
             hosts: the number of hosts.
+            counted: unless shuffled: whether it is an error if there are more or fewer records than were counted.
 
         Returns:
             A dataset of dicts of the int64 scalars `epoch` and `index` and the string `serialized`.
@@ -241,7 +254,9 @@ class Records:
             zero = tf.constant(0, tf.int64)
             records = chosen(tf.data.Dataset.range(count).flat_map(lambda number: numbered(number, zero)))
             # Where a manifest counts too many, the zeros that fill up the last batch would be scored as examples.
-            return records.apply(tf.data.experimental.assert_cardinality(size)).skip(start)
+            if counted:
+                records = records.apply(tf.data.experimental.assert_cardinality(size))
+            return records.skip(start)
 
         first = start // size
 
@@ -322,7 +337,7 @@ def _hold_out_records(place: str, split: Records) -> tuple[Records, Records]:
     held = draw_per_class(positions, [0] * split.size, lambda n: min(max(1, round(fraction * n)), n - 1))
     is_held = np.zeros(split.size, bool)
     is_held[held] = True
-    indices = split._indices()
+    indices = split.indices
     return split._part(indices[~is_held]), split._part(indices[is_held])
 
 

@@ -1,10 +1,13 @@
 """Probes of frozen features by scikit-learn: a linear classifier and nearest neighbours.
 
-The same probes of raw pixels and of the untrained network show how much of a score is due to the pre-training.
+The same probes of raw pixels and of the untrained network show how much of a score is due to the pre-training. While a
+pre-training runs, `Probes` show how its features get better.
 """
 
 import sys
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -13,9 +16,11 @@ from etils import epath
 from pf_keras.config import Config
 from pf_keras.data.labels import class_names, labelled_subset, require_classes, require_labels
 from pf_keras.data.pipeline import evaluation_batches
-from pf_keras.data.records import Split
+from pf_keras.data.records import Records, Split
+from pf_keras.data.selection import draw_per_class
 from pf_keras.data.sources import Source
-from pf_keras.evaluation.scores import predict_logits
+from pf_keras.errors import UserError
+from pf_keras.evaluation.scores import Predictor, predict_logits
 from pf_keras.models import Embedder, build_backbone
 from pf_keras.training.checkpoint import Checkpoint
 from pf_keras.training.devices import Devices
@@ -24,6 +29,8 @@ from pf_keras.training.workdir import Workdir
 
 NEIGHBOURS = 20
 PIXELS = 32  # raw pixels are compared at this size, so that the linear probe does not take too long
+ITERATIONS = 1000  # of fitting a linear probe, at most
+QUICK_ITERATIONS = 100  # while a pre-training waits
 
 
 def probe(
@@ -108,7 +115,7 @@ def features(model: keras.Model | None, split: Split, config: Config, devices: D
     return pixels.reshape(split.size, -1) / 255.0
 
 
-def fit_probes(train, labels, validation, truth) -> tuple[float, float]:
+def fit_probes(train, labels, validation, truth, iterations: int = ITERATIONS) -> tuple[float, float]:
     """Fit both probes on training features and score them on validation features.
 
     Args:
@@ -116,17 +123,125 @@ def fit_probes(train, labels, validation, truth) -> tuple[float, float]:
         labels: int `(n,)`, of `train`.
         validation: float `(m, D)`.
         truth: int `(m,)`, the labels of `validation`.
+        iterations: of fitting the linear probe, at most.
 
     Returns:
         The top-1 accuracy of logistic regression on standardised features, and of the nearest neighbours by cosine distance.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(train, labels)
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=iterations))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of iterations is meant as a limit
+        linear.fit(train, labels)
     # With few labels, 20 neighbours would be examples of all classes whatever the features.
     votes = min(NEIGHBOURS, len(labels) // len(np.unique(labels)))
     neighbours = KNeighborsClassifier(votes, metric="cosine").fit(train, labels)
     return float(linear.score(validation, truth)), float(neighbours.score(validation, truth))
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled images of a split.
+
+    Args:
+        split: the images.
+        rows: int `(n,)`, the positions of the labelled ones in the split.
+        labels: int `(n,)`, theirs. Their numbers mean nothing but which images are of one class.
+    """
+
+    split: Split
+    rows: np.ndarray
+    labels: np.ndarray
+
+    def take(self, places: Sequence[int]) -> "Labelled":
+        """Some of these images."""
+        return Labelled(self.split, self.rows[places], self.labels[places])
+
+
+def probe_images(source: Source, count: int, validation: Split | None = None) -> tuple[Labelled, Labelled]:
+    """The labelled images that a pre-training is probed on. Says so where some or all validation images have no label.
+
+    Args:
+        source: of the pre-training, opened with labels.
+        count: how many training and how many validation images there are, at most. Of `Records`, that many are looked at,
+            because only a pass over the data would tell which of them have labels.
+        validation: a part of the validation split to take them from, by default all of it.
+
+    Returns:
+        The images to fit the probes on, and those to score them on. Without labels in the validation split both are parts of
+        the training images.
+
+    Raises:
+        UserError: the training images have no labels, or labels of one class only.
+    """
+    train, scored = labelled_sample(source.train, count), labelled_sample(validation or source.validation, count)
+    if not train.labels.size:
+        why = source.train.unlabelled or "the training images have no labels"
+        raise UserError(f"pretrain.probe_every needs labels, but {why}. Use labelled images, or pretrain.probe_every=0.")
+    if not scored.labels.size:
+        held = draw_per_class([str(row) for row in train.rows], train.labels, lambda size: size // 2)
+        scored, train = train.take(held), train.take(np.setdiff1d(np.arange(train.rows.size), held))
+        print("probes: no validation image has a label, so half of the training images score them", file=sys.stderr)
+    classes = len(set(train.labels.tolist()))
+    if classes < 2 or not scored.labels.size:
+        raise UserError(
+            f"pretrain.probe_every needs two classes with two labelled images each, but the {train.labels.size} images of "
+            f"the sample are of {classes}. Raise pretrain.probe_images, or set pretrain.probe_every=0."
+        )
+    return train, scored
+
+
+def labelled_sample(split: Split, count: int) -> Labelled:
+    """At most `count` labelled images from all over a split. Of `Records`, those among the first `count`."""
+    if isinstance(split, Records):
+        split = split.sample(count)
+        labels = split.stored_labels  # the label of the first class, which may take a pass over all data, does not matter
+    else:
+        known = np.flatnonzero(split.labels >= 0)
+        split = (split if known.size == split.size else split.subset(known)).sample(count)
+        labels = split.labels
+    rows = np.flatnonzero(labels >= 0)
+    return Labelled(split, rows, labels[rows])
+
+
+class Probes:
+    """Probes of the features of a backbone in training: a function that measures `knn_top1` and `linear_top1`.
+
+    The linear probe has a tenth of the iterations that `probe` gives it, so that the training does not wait long.
+
+    Args:
+        backbone: of the model in training.
+        train: the images that the probes are fitted on.
+        validation: the images that they are scored on.
+        config: of the run.
+        devices: that the model was built on.
+    """
+
+    def __init__(self, backbone: keras.Model, train: Labelled, validation: Labelled, config: Config, devices: Devices):
+        self.train, self.validation = train, validation
+        with devices.scope():
+            model = Embedder(backbone)
+            model.build()
+            devices.compile(model)
+        self.fitted = self.scored = Predictor(model, train.split, config, devices)
+        if validation.split is not train.split:
+            self.scored = Predictor(model, validation.split, config, devices)
+        sizes = f"fitted on {train.labels.size} labelled images and scored on {validation.labels.size}"
+        print(f"probes: {sizes}; the training does not see the labels", file=sys.stderr)
+
+    def __call__(self) -> dict[str, float]:
+        fitted = self.fitted()
+        scored = fitted if self.scored is self.fitted else self.scored()
+        linear, knn = fit_probes(
+            fitted[self.train.rows],
+            self.train.labels,
+            scored[self.validation.rows],
+            self.validation.labels,
+            QUICK_ITERATIONS,
+        )
+        return {"knn_top1": knn, "linear_top1": linear}

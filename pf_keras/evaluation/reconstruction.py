@@ -14,11 +14,11 @@ from pf_keras.figures import draw_reconstruction
 from pf_keras.models import PretrainScores
 from pf_keras.noise import Shapes
 from pf_keras.patches.grid import assemble_patches, extract_patches
+from pf_keras.training.averaging import averaged_weights
 from pf_keras.training.callbacks import RunCallback
-from pf_keras.training.workdir import Workdir
 
 EXAMPLES = 6
-INTERVALS = 20  # log intervals between two pictures for TensorBoard
+INTERVALS = 20  # log intervals between two pictures for the tracker
 
 
 def score_pretrainer(scorer: PretrainScores, batches: Iterable, size: int) -> dict[str, float | None]:
@@ -94,24 +94,21 @@ def reconstruct_levels(model: keras.Model, batch: dict) -> tuple:
 
 
 class Pictures(RunCallback):
-    """Show TensorBoard how the same images are reconstructed as the training goes on.
+    """Show the tracker how the same images are reconstructed as the training goes on.
 
     Args:
-        workdir: of the run.
         batch: of `examples`.
         log_every: steps of a log interval. There is a picture every `INTERVALS` intervals.
     """
 
-    def __init__(self, workdir: Workdir, batch: dict[str, np.ndarray], log_every: int):
+    def __init__(self, batch: dict[str, np.ndarray], log_every: int):
         super().__init__()
-        self.workdir, self.batch, self.every = workdir, batch, INTERVALS * log_every
+        self.batch, self.every = batch, INTERVALS * log_every
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         if self.step % self.every:
             return
-        import tensorflow as tf
-
-        image, hidden, decoded, truth = panels_of(self.model, self.batch)
-        with self.summaries(self.workdir):
-            tf.summary.image("images", np.concatenate([image, hidden], axis=2), max_outputs=EXAMPLES)
-            tf.summary.image("decoded and true", np.concatenate([decoded, truth], axis=2), EXAMPLES)
+        with averaged_weights(self.model):
+            image, hidden, decoded, truth = panels_of(self.model, self.batch)
+        pairs = {"images": (image, hidden), "decoded and true": (decoded, truth)}
+        self.tracker.pictures(self.step, {name: np.concatenate(pair, axis=2) for name, pair in pairs.items()})

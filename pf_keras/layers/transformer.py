@@ -124,21 +124,31 @@ class TransformerBlock(keras.layers.Layer):
         norm_order: `post_norm` normalises the sum after each residual connection, as BERT does. `pre_norm` normalises
             the input of each part instead.
         dropout: dropout rate of the output of each part.
+        drop_path: how often an image skips a part in training, in [0, 1). What is kept is scaled up to the same mean.
 
     Input and output:
         `(B, V, D)`.
 
     Raises:
-        ValueError: unknown `norm_order`.
+        ValueError: unknown `norm_order`, or a `drop_path` outside [0, 1).
     """
 
     def __init__(
-        self, heads: int, mlp_ratio: int = 4, norm_order: str = "post_norm", dropout: float = 0.0, **kwargs
+        self,
+        heads: int,
+        mlp_ratio: int = 4,
+        norm_order: str = "post_norm",
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        **kwargs,
     ):
         super().__init__(**kwargs)
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"Expected drop_path in [0, 1). Received: {drop_path}")
         if norm_order not in ("post_norm", "pre_norm"):
             raise ValueError(f"Expected norm_order to be 'post_norm' or 'pre_norm'. Received: {norm_order!r}")
         self.heads, self.mlp_ratio, self.norm_order, self.dropout = heads, mlp_ratio, norm_order, dropout
+        self.drop_path = drop_path
 
     def build(self, input_shape):
         self.attention = Attention(self.heads, dtype=self.dtype_policy, name="attention")
@@ -146,24 +156,35 @@ class TransformerBlock(keras.layers.Layer):
         self.mlp = Mlp(self.mlp_ratio, self.dropout, dtype=self.dtype_policy, name="mlp")
         self.mlp_norm = layer_norm(self, "mlp_norm")
         self.drop = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name="drop")
+        # One random number for each image and part.
+        self.skip = keras.layers.Dropout(self.drop_path, (None, 1, 1), dtype=self.dtype_policy, name="skip")
         self.attention.build(input_shape, input_shape)
         for layer in (self.attention_norm, self.mlp, self.mlp_norm):
             layer.build(input_shape)
 
     def call(self, x, training=False):
+        def residual(part):
+            return self.skip(part, training=training)
+
         if self.norm_order == "pre_norm":
             normed = self.attention_norm(x)
-            x = x + self.drop(self.attention(normed, normed), training=training)
-            return x + self.mlp(self.mlp_norm(x), training=training)
-        x = self.attention_norm(x + self.drop(self.attention(x, x), training=training))
-        return self.mlp_norm(x + self.mlp(x, training=training))
+            x = x + residual(self.drop(self.attention(normed, normed), training=training))
+            return x + residual(self.mlp(self.mlp_norm(x), training=training))
+        x = self.attention_norm(x + residual(self.drop(self.attention(x, x), training=training)))
+        return self.mlp_norm(x + residual(self.mlp(x, training=training)))
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return input_shape
 
     def get_config(self) -> dict:
-        config = {"heads": self.heads, "mlp_ratio": self.mlp_ratio, "norm_order": self.norm_order, "dropout": self.dropout}
-        return {**super().get_config(), **config}
+        return {
+            **super().get_config(),
+            "heads": self.heads,
+            "mlp_ratio": self.mlp_ratio,
+            "norm_order": self.norm_order,
+            "dropout": self.dropout,
+            "drop_path": self.drop_path,
+        }
 
 
 @keras.saving.register_keras_serializable("pf_keras")
@@ -173,22 +194,37 @@ class Transformer(keras.layers.Layer):
     Args:
         depth: number of blocks.
         heads, mlp_ratio, norm_order, dropout: see `TransformerBlock`.
+        drop_path: of the last block. It rises linearly over the blocks (Huang et al., Deep Networks with Stochastic Depth,
+            2016).
 
     Input and output:
         `(B, V, D)`.
     """
 
     def __init__(
-        self, depth: int, heads: int, mlp_ratio: int = 4, norm_order: str = "post_norm", dropout: float = 0.0, **kwargs
+        self,
+        depth: int,
+        heads: int,
+        mlp_ratio: int = 4,
+        norm_order: str = "post_norm",
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.depth, self.heads, self.mlp_ratio = depth, heads, mlp_ratio
-        self.norm_order, self.dropout = norm_order, dropout
+        self.norm_order, self.dropout, self.drop_path = norm_order, dropout, drop_path
 
     def build(self, input_shape):
         self.blocks = [
             TransformerBlock(
-                self.heads, self.mlp_ratio, self.norm_order, self.dropout, dtype=self.dtype_policy, name=f"block_{i}"
+                self.heads,
+                self.mlp_ratio,
+                self.norm_order,
+                self.dropout,
+                self.drop_path * (i + 1) / self.depth,
+                dtype=self.dtype_policy,
+                name=f"block_{i}",
             )
             for i in range(self.depth)
         ]
@@ -212,6 +248,7 @@ class Transformer(keras.layers.Layer):
             "mlp_ratio": self.mlp_ratio,
             "norm_order": self.norm_order,
             "dropout": self.dropout,
+            "drop_path": self.drop_path,
         }
 
 

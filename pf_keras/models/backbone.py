@@ -25,7 +25,7 @@ class Backbone(keras.Model):
         vectors = backbone.pool_targets(context, masked_indices) # (B, M, D), one per target
 
     Args:
-        image_size, grid, stem, ..., decode_position: see `pf_keras.config.ModelConfig`. The defaults are the paper's model.
+        image_size, grid, stem, ..., drop_path: see `pf_keras.config.ModelConfig`. The defaults are the paper's model.
 
     Inputs:
         patches: scaled patches, float `(B, V, p, p, 3)`.
@@ -55,6 +55,7 @@ class Backbone(keras.Model):
         norm_order: str = ModelConfig.norm_order,
         dropout: float = ModelConfig.dropout,
         decode_position: str = ModelConfig.decode_position,
+        drop_path: float = ModelConfig.drop_path,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -66,6 +67,7 @@ class Backbone(keras.Model):
             "image_size": image_size, "grid": grid, "stem": stem, "stem_width": stem_width, "stacks": tuple(stacks),
             "stack_widths": tuple(stack_widths), "norm": norm, "width": width, "depth": depth, "heads": heads,
             "mlp_ratio": mlp_ratio, "norm_order": norm_order, "dropout": dropout, "decode_position": decode_position,
+            "drop_path": drop_path,
         }  # fmt: skip
         self.image_size, self.grid, self.width, self.norm = image_size, grid, width, norm
         self.decode_position = decode_position
@@ -74,7 +76,9 @@ class Backbone(keras.Model):
             width, stem, stem_width, stacks, stack_widths, norm, dtype=policy, name="patch_encoder"
         )
         self.positions = FactorizedPositions(grid, width, dtype=policy, name="positions")
-        self.transformer = Transformer(depth, heads, mlp_ratio, norm_order, dropout, dtype=policy, name="transformer")
+        self.transformer = Transformer(
+            depth, heads, mlp_ratio, norm_order, dropout, drop_path, dtype=policy, name="transformer"
+        )
         self.pooling = AttentionPooling(heads, mlp_ratio, dtype=policy, name="pooling")
 
     def build(self, patches_shape=None, indices_shape=None):

@@ -7,10 +7,12 @@ from etils import epath
 
 from pf_keras.config import Config, differing_fields
 from pf_keras.data.corrupt import naming_corrupt_images
-from pf_keras.data.folder import class_key
 from pf_keras.data.labels import labelled_source, require_labels
 from pf_keras.data.sources import Source
 from pf_keras.errors import UserError
+from pf_keras.evaluation.attention import draw_looks
+from pf_keras.evaluation.neighbours import spread
+from pf_keras.evaluation.predictions import numbers_in_head
 from pf_keras.evaluation.probes import probe
 from pf_keras.evaluation.scores import predict_logits, top_k
 from pf_keras.figures import draw_confusion
@@ -20,6 +22,8 @@ from pf_keras.training.devices import Devices, open_devices
 from pf_keras.training.identity import RunIdentity, earlier_run
 from pf_keras.training.weights import load_classifier
 from pf_keras.training.workdir import Workdir, open_workdir
+
+LOOKED_AT = 12  # images with a heat map
 
 
 def run(request: Request) -> dict:
@@ -56,7 +60,7 @@ def run(request: Request) -> dict:
 def score_classifier(
     workdir: Workdir, earlier: RunIdentity, config: Config, devices: Devices, source: Source, folder: epath.Path
 ) -> dict:
-    """Score a classifier on the validation split, and write `classes.csv` and `confusion.png`.
+    """Score a classifier on the validation split, and write `classes.csv`, `confusion.png` and `attention.png`.
 
     Args:
         workdir: of a fine-tuning.
@@ -87,6 +91,9 @@ def score_classifier(
     ]
     workdir.write_csv(folder / "classes.csv", [["class", "images", "correct", "accuracy"], *rows])
     draw_confusion(confusion, classes, folder / "confusion.png")
+    shown = spread(validation.size, LOOKED_AT)
+    lines = [answered(classes[logits[row].argmax()], classes[labels[row]]) for row in shown]
+    draw_looks(model, validation, config, validation.indices[shown], lines, folder / "attention.png")
     return {
         "top1": top_k(logits, labels, 1),
         "top5": top_k(logits, labels, 5),
@@ -94,6 +101,11 @@ def score_classifier(
         "images": validation.size,
         "classes": len(classes),
     }
+
+
+def answered(predicted: str, true: str) -> list[str]:
+    """What a classifier says of an image, and the truth if that is another class."""
+    return [predicted] if predicted == true else [predicted, f"true: {true}"]
 
 
 def labels_of_head(labels: np.ndarray, names: Sequence[str], classes: Sequence[str]) -> np.ndarray:
@@ -107,14 +119,14 @@ def labels_of_head(labels: np.ndarray, names: Sequence[str], classes: Sequence[s
     Raises:
         UserError: the data have a class that the classifier does not know.
     """
-    count, given, known = len(classes), list(map(class_key, names)), list(map(class_key, classes))
-    if not names or given == known or len(set(known)) < count == len(names):
+    count, numbers = len(classes), numbers_in_head(names, classes)
+    if numbers is None:
         if labels.max() >= count:
             raise UserError(f"The data have label {labels.max()}, but the classifier knows {count} classes. Use other data.")
         return labels
-    unknown = [name for name, key in zip(names, given, strict=True) if key not in known]
+    unknown = [name for name, number in zip(names, numbers, strict=True) if number < 0]
     if unknown or len(names) > count:
         first = f"{', '.join(classes[:5])}{', ...' if count > 5 else ''}"
         extra = f"class {unknown[0]}" if unknown else f"{len(names)} classes"
         raise UserError(f"The data have {extra}, but the classifier knows {count} classes ({first}). Use data of its classes.")
-    return np.array([known.index(key) for key in given])[labels]
+    return numbers[labels]

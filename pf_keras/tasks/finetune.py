@@ -21,7 +21,8 @@ from pf_keras.data.labels import (
 from pf_keras.data.mix import require_pairs
 from pf_keras.data.pipeline import training_batches
 from pf_keras.data.records import Split
-from pf_keras.evaluation.scores import predict_logits, top_k
+from pf_keras.data.selection import hold_out_labelled
+from pf_keras.evaluation.scores import TopOne, predict_logits, top_k
 from pf_keras.figures import draw_loss
 from pf_keras.models import build_classifier
 from pf_keras.noise import finetune_noise
@@ -33,8 +34,10 @@ from pf_keras.training.identity import RunIdentity, start_run
 from pf_keras.training.learning_rate import layer_rates
 from pf_keras.training.loop import train
 from pf_keras.training.metrics_log import MetricsLog
+from pf_keras.training.monitoring import HOLDOUT, HoldOut, Monitor, choice
 from pf_keras.training.optimizer import build_optimizer
-from pf_keras.training.weights import check_init, init_step, load_backbone, record_init
+from pf_keras.training.trackers import check_tracker
+from pf_keras.training.weights import check_init, checkpoint_to_use, init_step, load_backbone, record_init
 from pf_keras.training.workdir import Workdir, open_workdir
 
 
@@ -42,6 +45,7 @@ def run(request: Request) -> dict:
     """Fine-tune in `request.workdir` from `request.init`. Returns the content of `result.json`."""
     config, init, fraction, listed = request.config, request.init, request.label_fraction, request.label_list
     check_init(init, config)
+    check_tracker(config.run.tracker)
     devices = open_devices(config.run.precision, request.tpu)
     workdir = open_workdir(request.workdir, devices.chief)
     data = open_run_data(workdir, config.data)
@@ -55,7 +59,7 @@ def run(request: Request) -> dict:
         require_labels(validation)
         classes = class_names(source)
         require_classes(classes)
-        steps_of(config, devices, labelled.size)
+        steps_of(config, devices, part_to_train(config, labelled)[0].size)
         facts = {"init": init, **labels_definition(fraction, listed), "classes": list(classes), **devices.facts()}
         start_run(workdir, RunIdentity("finetune", config, facts), data)
         record_labels(workdir, labelled)
@@ -103,15 +107,17 @@ def fit_and_score(
         config: of the run.
         devices: to train on.
         workdir: of the run, which has been started. A training that was stopped there resumes.
-        labelled: the images to train on.
+        labelled: the images to train on. With `finetune.holdout` a part of them is held out to choose the checkpoint by.
         validation: the images to score on.
         classes: the names of the classes.
         init: the workdir of a pre-training, or `scratch`.
 
     Returns:
-        `top1`, `top5`, the number of validation `images`, `steps`, `parameters` and `images_per_second`.
+        `top1`, `top5`, the `majority_top1` of always answering the most frequent class, the number of validation `images`,
+        `steps`, `parameters` and `images_per_second`. With a hold-out also what `choice` returns, and `holdout_images`.
     """
-    settings, steps = config.finetune, steps_of(config, devices, labelled.size)
+    train_split, held_out = part_to_train(config, labelled)
+    settings, steps = config.finetune, steps_of(config, devices, train_split.size)
     keras.utils.set_random_seed(config.run.seed)
     with devices.scope():
         model = build_classifier(config, len(classes))
@@ -124,36 +130,69 @@ def fit_and_score(
         devices.compile(
             model,
             config.run.steps_per_execution,
+            settings.accumulate,
             optimizer=optimizer,
             loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
             # An object, because Keras creates a metric given by name in the first step, and traces that step twice.
             metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
         )
-    images = f"{labelled.size} labelled images of {len(set(labelled.labels.tolist()))} of {len(classes)} classes"
+    images = f"{train_split.size} labelled images of {len(set(train_split.labels.tolist()))} of {len(classes)} classes"
     print(f"{images}, {steps} steps of {settings.batch} on {devices}", file=sys.stderr)
+    monitors = []
+    if held_out:
+        print(f"{held_out.size} labelled images are held out to choose the best checkpoint by", file=sys.stderr)
+        score = TopOne(HOLDOUT, model, held_out, config, devices)
+        every = settings.evaluate_every or config.run.log_every
+        monitors.append(HoldOut(score, every, steps, workdir, settings.patience))
+    if settings.evaluate_every:
+        print("validation_top1 is for watching only: nothing is chosen by it", file=sys.stderr)
+        score = TopOne("validation_top1", model, validation, config, devices)
+        monitors.append(Monitor(score, settings.evaluate_every, steps))
 
     options = {"crop_scale": settings.crop_scale, "classes": len(classes)}
-    training = partial(training_batches, labelled, config, settings.batch, finetune_noise(config), **options)
+    training = partial(training_batches, train_split, config, settings.batch, finetune_noise(config), **options)
     train(
-        model, lambda step: devices.distribute(partial(training, start_step=step)), steps, settings.batch, workdir, config.run
+        model,
+        lambda step: devices.distribute(partial(training, start_step=step)),
+        steps,
+        settings.batch,
+        workdir,
+        config.run,
+        monitors,
     )
+    metrics = MetricsLog(workdir)
+    chosen = {**choice(metrics.lines(), steps), "holdout_images": held_out.size} if held_out else {}
+    if held_out or settings.ema:  # else the model has the right weights, of its last step
+        checkpoint_to_use(workdir).load_into(model)
     logits = predict_logits(model, validation, config, devices)
-    draw_loss(MetricsLog(workdir).lines(), workdir.figures / "loss.png")
+    draw_loss(metrics.lines(), workdir.figures / "loss.png")
     return {
         "top1": top_k(logits, validation.labels, 1),
         "top5": top_k(logits, validation.labels, 5),
+        "majority_top1": float(np.bincount(validation.labels).max() / validation.size),
         "images": validation.size,
         "steps": steps,
         "parameters": model.count_params(),
-        "images_per_second": MetricsLog(workdir).throughput(),
+        "images_per_second": metrics.throughput(),
+        **chosen,
     }
+
+
+def part_to_train(config: Config, labelled: Split) -> tuple[Split, Split | None]:
+    """The labelled images to train on, and those that `finetune.holdout` keeps, the same ones for every seed.
+
+    Raises:
+        UserError: a class has a single image, so that none can be held out.
+    """
+    holdout = config.finetune.holdout
+    return hold_out_labelled(labelled, holdout) if holdout else (labelled, None)
 
 
 def steps_of(config: Config, devices: Devices, size: int) -> int:
     """The number of steps of a fine-tuning on `size` images. Raises UserError where batch, steps and devices do not fit."""
     settings, several = config.finetune, config.run.steps_per_execution
     steps = several * max(1, round(settings.epochs * size / settings.batch / several))
-    devices.check_run(config.run, steps, finetune=settings.batch)
+    devices.check_run(config.run, steps, finetune=settings)
     if settings.mix:
         require_pairs(settings.batch // devices.replicas)
     return steps

@@ -1,6 +1,5 @@
 """`--mode=inspect`: what a data source holds, before anything is trained on it."""
 
-import base64
 import io
 import itertools
 import json
@@ -13,7 +12,6 @@ import numpy as np
 from etils import epath
 from keras import ops
 
-from pf_keras import __version__
 from pf_keras.config import Config
 from pf_keras.data.corrupt import naming_corrupt_images
 from pf_keras.data.duplicates import SplitCopies
@@ -25,10 +23,12 @@ from pf_keras.data.survey import Survey, class_counts, survey, thumbnails
 from pf_keras.errors import UserError, printable, reading
 from pf_keras.figures import draw_crops, draw_patches
 from pf_keras.noise import pretrain_noise
+from pf_keras.pages import data_url, render
 from pf_keras.patches.masking import block_mask
 from pf_keras.processes import progress
 from pf_keras.request import Request
 from pf_keras.training.identity import RunIdentity, find_run
+from pf_keras.training.lock import lock
 from pf_keras.training.workdir import Workdir
 
 LIMIT = 20_000  # images of a split that are read; of a larger split, a sample
@@ -52,6 +52,7 @@ def run(request: Request) -> dict:
     if (earlier := find_run(workdir)) and earlier.mode != "inspect":
         raise UserError(f"{workdir.path} is the workdir of a --mode={earlier.mode}. Choose another --workdir.")
     figures = workdir.folder("figures")  # fails now, not after minutes, where the workdir cannot be written
+    lock(workdir.path)
     # Before the data are listed: what is in a workdir is skipped, should it be among the images.
     workdir.write_json(workdir.config_file, RunIdentity("inspect", config).to_dict())
     source = open_source(config.data)
@@ -229,7 +230,7 @@ def table(result: dict) -> str:
         for name, count in result["shorter_side"]["histogram"].items()
     ]
     lines += ["", *(f"- {sentence}" for sentence in result["findings"])] if result["findings"] else []
-    return printable("\n".join([result["data"], "", *lines, "", f"report: {result['report']}"]))
+    return "\n".join(map(printable, [result["data"], "", *lines, "", f"report: {result['report']}"]))
 
 
 def describe_data(result: dict) -> dict[str, str]:
@@ -268,14 +269,13 @@ def short_list(classes: dict[str, int], most: int = 8) -> str:
 
 def report_page(result: dict, config: Config, copies: SplitCopies, options: ReadOptions, drawn: Sequence[epath.Path]) -> str:
     """The result as a page of HTML that needs no other file and no network."""
-    import jinja2
 
     def picture(array):
         from PIL import Image
 
         buffer = io.BytesIO()
         Image.fromarray(array).save(buffer, "JPEG", quality=85)
-        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+        return data_url(buffer.getvalue(), "jpeg")
 
     pairs = copies.pairs()
     pixels = thumbnails_of(copies, {place for _, *pair in pairs for place in pair}, options)
@@ -286,16 +286,10 @@ def report_page(result: dict, config: Config, copies: SplitCopies, options: Read
     inlined = {}
     for path in drawn:
         with reading(path):
-            inlined[path.stem] = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+            inlined[path.stem] = data_url(path.read_bytes(), "png")
     names = list(dict.fromkeys(name for split in result["splits"].values() for name in split["classes"]))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pf_keras"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("inspect.html").render(
+    return render(
+        "inspect.html",
         result=result,
         facts=describe_data(result),
         classes=names[:CLASSES],
@@ -305,7 +299,6 @@ def report_page(result: dict, config: Config, copies: SplitCopies, options: Read
         pairs=shown,
         pictures=inlined,
         config=config,
-        version=__version__,
     )
 
 

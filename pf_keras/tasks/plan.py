@@ -16,6 +16,7 @@ from pf_keras.tpu.op_check import check_pretraining
 from pf_keras.tpu.slices import GIB, Slice, find_slice
 from pf_keras.training.devices import Devices
 from pf_keras.training.identity import RunIdentity, find_run
+from pf_keras.training.lock import lock
 from pf_keras.training.workdir import Workdir
 
 PEAK_FRACTION = 0.3  # what others reach: MAE's ViT-L 29% on TPU v3, big_vision's ViT-S 27%
@@ -33,11 +34,12 @@ def run(request: Request) -> dict:
             written before.
     """
     config, slice_ = request.config, find_slice(request.topology)
-    Devices("tpu", slice_.cores).check_batch("pretrain.batch", config.pretrain.batch)
+    Devices("tpu", slice_.cores).check_training(pretrain=config.pretrain)
     workdir = Workdir(request.workdir)
     if (run := find_run(workdir)) and run.mode != "plan":
         raise UserError(f"{workdir.path} is the workdir of a --mode={run.mode}. Choose another --workdir for --mode=plan.")
     workdir.folder("figures")  # fails now, not after minutes, where the workdir cannot be written
+    lock(workdir.path)
 
     result = estimate(config, slice_)
     if keras.backend.backend() == "tensorflow":
@@ -99,9 +101,11 @@ def estimate(config: Config, slice_: Slice) -> dict:
 def compiled(config: Config, slice_: Slice, parameters: int) -> dict:
     """What the compiler reports of the config's batch, and the largest batch per core that it finds to fit."""
 
+    parts = config.pretrain.accumulate
+
     def compile_batch(images: int) -> dict:
         print(f"compiling for {slice_.name}, {images} images per core", file=sys.stderr, flush=True)
-        answer = compile_for(config, slice_, images)
+        answer = in_parts(compile_for(config, slice_, images // parts), parts, parameters, slice_.kind.hbm)
         verdict = "fits" if answer["fits"] else "does not fit"
         print(f"    {gib(answer['peak_hbm_bytes'])} per core: {verdict}", file=sys.stderr, flush=True)
         return answer
@@ -109,12 +113,22 @@ def compiled(config: Config, slice_: Slice, parameters: int) -> dict:
     batch = config.pretrain.batch // slice_.cores
     first = compile_batch(batch)
     state = parameters * STATE_BYTES
+    largest = largest_batch(lambda images: compile_batch(images * parts), batch // parts, first, state, slice_.kind.hbm)
     return {
         "fits": first["fits"],
         "peak_hbm_bytes": first["peak_hbm_bytes"],
         "compiler_flops_per_image": first["flops"] / batch if first["fits"] else None,
-        "largest_batch_per_core": largest_batch(compile_batch, batch, first, state, slice_.kind.hbm),
+        "largest_batch_per_core": largest and largest * parts,
     }
+
+
+def in_parts(answer: dict, parts: int, parameters: int, room: int) -> dict:
+    """What the compiler reports of a step with one part of a batch, with the sum of the gradients of all `parts` added."""
+    if parts == 1:
+        return answer
+    needed = answer["peak_hbm_bytes"] + 4 * parameters
+    answer |= {"peak_hbm_bytes": needed, "fits": answer["fits"] and needed <= room}
+    return {**answer, "flops": answer["flops"] * parts} if "flops" in answer else answer
 
 
 def largest_batch(compile_batch: Callable[[int], dict], batch: int, answer: dict, fixed: int, room: int) -> int | None:

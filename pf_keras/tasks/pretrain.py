@@ -10,6 +10,7 @@ from pf_keras.data.corrupt import check_validation, naming_corrupt_images
 from pf_keras.data.images import Images
 from pf_keras.data.labels import describe_classes
 from pf_keras.data.pipeline import evaluation_batches, training_batches
+from pf_keras.evaluation.probes import Probes, probe_images
 from pf_keras.evaluation.reconstruction import Pictures, draw, examples, score_pretrainer
 from pf_keras.figures import draw_loss
 from pf_keras.models import PretrainScores, build_pretrainer
@@ -21,35 +22,49 @@ from pf_keras.training.devices import open_devices
 from pf_keras.training.identity import RunIdentity, start_run
 from pf_keras.training.loop import train
 from pf_keras.training.metrics_log import MetricsLog
+from pf_keras.training.monitoring import Monitor
 from pf_keras.training.optimizer import build_optimizer
+from pf_keras.training.trackers import check_tracker
+from pf_keras.training.weights import check_pretraining, checkpoint_to_use, init_step, load_pretraining, record_init
 from pf_keras.training.workdir import open_workdir
 
 
 def run(request: Request) -> dict:
     """Pre-train in `request.workdir` with `request.config`. Returns the content of `result.json`."""
     config, settings = request.config, request.config.pretrain
+    check_tracker(config.run.tracker)
     devices = open_devices(config.run.precision, request.tpu)
-    devices.check_run(config.run, settings.steps, pretrain=settings.batch)
+    devices.check_run(config.run, settings.steps, pretrain=settings)
     workdir = open_workdir(request.workdir, devices.chief)
-    data = open_run_data(workdir, config.data, labels=False)
+    init, begins = request.init or "scratch", latest_checkpoint(workdir.checkpoints) is None
+    if init != "scratch" and begins:
+        check_pretraining(init, config)
+    data = open_run_data(workdir, config.data, labels=settings.probe_every > 0)  # labels are for the probes alone
     config = data.reading(config)
     seen = data.source.train
     print(describe_classes(data.source) if isinstance(seen, Images) else f"{seen.size} images, labels unread", file=sys.stderr)
     with naming_corrupt_images(data.source):
-        start_run(workdir, RunIdentity("pretrain", config, devices.facts()), data)
+        scored = data.source.validation.sample(config.run.score_images)
+        probed = probe_images(data.source, settings.probe_images, scored) if settings.probe_every else ()
+        start_run(workdir, RunIdentity("pretrain", config, {"init": init, **devices.facts()}), data)
 
         keras.utils.set_random_seed(config.run.seed)
         with devices.scope():
             model = build_pretrainer(config)
             optimizer = build_optimizer(model, settings, settings.steps, settings.warmup_steps)
-            devices.compile(model, config.run.steps_per_execution, optimizer=optimizer)
+            devices.compile(model, config.run.steps_per_execution, settings.accumulate, optimizer=optimizer)
+            if init != "scratch" and begins:
+                record_init(workdir, load_pretraining(model, init, config).step)
         describe(model, config)
         print(f"training on {devices}", file=sys.stderr)
 
-        noise, scored = pretrain_noise(config), data.source.validation.sample(config.run.score_images)
-        if not (latest_checkpoint(workdir.checkpoints) or data.searched) and devices.chief:
+        noise = pretrain_noise(config)
+        if begins and not data.searched and devices.chief:
             check_validation(data.source, scored)
-        pictures = Pictures(workdir, examples(scored, config, noise), config.run.log_every)
+        callbacks = [pictures := Pictures(examples(scored, config, noise), config.run.log_every)]
+        if probed:
+            probes = Probes(model.backbone, *probed, config, devices)
+            callbacks.append(Monitor(probes, settings.probe_every, settings.steps))
         training = partial(training_batches, data.source.train, config, settings.batch, noise)
         train(
             model,
@@ -58,8 +73,10 @@ def run(request: Request) -> dict:
             settings.batch,
             workdir,
             config.run,
-            [pictures],
+            callbacks,
         )
+        if settings.ema:  # else the model has the right weights, of its last step
+            checkpoint_to_use(workdir).load_into(model)
         with devices.scope():
             scorer = PretrainScores(model)
             devices.compile(scorer)
@@ -76,6 +93,8 @@ def run(request: Request) -> dict:
         "validation_images": scored.size,
         "bad_images": len(data.corrupt),
     }
+    if init != "scratch":
+        result |= {"init": init, "init_step": init_step(workdir)}
     workdir.write_result(result)
     if scores["loss_ratio"] is None:
         print(

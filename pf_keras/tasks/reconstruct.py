@@ -1,6 +1,7 @@
 """`--mode=reconstruct`: draw what a pre-trained model decodes, for any checkpoint and any images."""
 
 from pf_keras.data.corrupt import naming_corrupt_images
+from pf_keras.evaluation.attention import draw_targets
 from pf_keras.evaluation.reconstruction import draw, examples
 from pf_keras.noise import pretrain_noise
 from pf_keras.request import Request
@@ -12,7 +13,7 @@ from pf_keras.training.workdir import open_workdir
 
 
 def run(request: Request) -> dict:
-    """Draw `figures/reconstruction.png` in `request.workdir`. Returns the content of `reconstruct.json`.
+    """Draw `reconstruction.png` and `attention.png` in `request.workdir/figures`. Returns the content of `reconstruct.json`.
 
     Raises:
         UserError: the config has another model than the run, or there is no such checkpoint.
@@ -29,7 +30,14 @@ def run(request: Request) -> dict:
         batch = examples(data.source.validation, config, pretrain_noise(config))
     workdir = open_workdir(request.workdir, devices.chief)
     picture = workdir.folder("figures") / "reconstruction.png"
+    attention = picture.with_name("attention.png")
     draw(model, batch, picture)
-    result = {"step": checkpoint.step, "data": request.other_data or config.data.source, "figure": str(picture)}
+    draw_targets(model, batch, attention)
+    result = {
+        "step": checkpoint.step,
+        "data": request.other_data or config.data.source,
+        "figure": str(picture),
+        "attention": str(attention),
+    }
     workdir.write_json(workdir.path / "reconstruct.json", result)
     return result

@@ -32,12 +32,13 @@ from pf_keras.data.selection import hold_out_labelled
 from pf_keras.errors import UserError
 from pf_keras.figures import draw_grid
 from pf_keras.request import Request
-from pf_keras.tasks.finetune import fit_and_score, steps_of, warn_if_nothing_learned
+from pf_keras.tasks.finetune import fit_and_score, part_to_train, steps_of, warn_if_nothing_learned
 from pf_keras.training.callbacks import NonFiniteLoss
 from pf_keras.training.data_record import open_run_data, record_labels
 from pf_keras.training.devices import open_devices, workers_of_a_step
-from pf_keras.training.identity import RunIdentity, check_same_run, start_run
+from pf_keras.training.identity import RunIdentity, check_same_run, find_run, start_run
 from pf_keras.training.lock import unlock
+from pf_keras.training.trackers import check_tracker
 from pf_keras.training.weights import check_init, init_step
 from pf_keras.training.workdir import Workdir
 
@@ -51,7 +52,12 @@ def run(request: Request) -> dict:
         The content of `result.json`. For a worker, its name and how many runs it did.
     """
     start_step = check_init(request.init, request.config)
+    check_tracker(request.config.run.tracker)
     check_seeds(request)
+    if scaled := request.config.finetune.learning_rate_per_256:
+        raise UserError(
+            f"finetune.learning_rate_per_256 is {scaled}, but a sweep compares values of finetune.learning_rate. Set it to 0."
+        )
     if workers_of_a_step() > 1:
         raise UserError(
             "TF_CONFIG is set, with which processes share a step, but the workers of a sweep share its grid. Unset it, and set "
@@ -132,7 +138,8 @@ class Sweep:
         self.train, self.held_out = hold_out_labelled(self.labelled, self.config.sweep.holdout, self.config.run.seed)
         for batch in self.config.sweep.batches:  # now, and not when the grid comes to a batch that does not fit
             for split in (self.train, self.labelled):
-                steps_of(self.config_of(batch, self.config.finetune.learning_rate, seed=0), self.devices, split.size)
+                config = self.config_of(batch, self.config.finetune.learning_rate, seed=0)
+                steps_of(config, self.devices, part_to_train(config, split)[0].size)
         labels = labels_definition(request.label_fraction, request.label_list)
         facts = {"init": request.init, "init_step": start_step, **labels, "seeds": list(request.seeds)}
         self.identity = RunIdentity("sweep", self.config, {**facts, **self.devices.facts()})
@@ -190,10 +197,10 @@ class Sweep:
         """Run the best point of a start on all labelled images for each seed. Returns its row of the table."""
         (batch, learning_rate), held_out = max(self.points(start).items(), key=lambda point: point[1])
         results = []
+        folder = self.final_folder(start, batch, learning_rate)
         for seed in self.seeds:
-            folder = self.workdir.path / "final" / start / f"seed-{seed}"
             config = self.config_of(batch, learning_rate, seed)
-            results.append(self.result_of(folder, config, start, self.labelled, self.validation))
+            results.append(self.result_of(folder / f"seed-{seed}", config, start, self.labelled, self.validation))
         row = {"start": start, "labels": self.labelled.size, "batch": batch, "learning_rate": learning_rate, METRIC: held_out}
         for name in ("top1", "top5"):
             values = [result[name] for result in results]
@@ -249,7 +256,21 @@ class Sweep:
 
     def point_folder(self, start: str, batch: int, learning_rate: float) -> epath.Path:
         """Where the runs of a point are."""
-        return self.workdir.path / "grid" / f"{start}-b{batch}-lr{learning_rate:g}"
+        return self.workdir.path / "grid" / point_name(start, batch, learning_rate)
+
+    def final_folder(self, start: str, batch: int, learning_rate: float) -> epath.Path:
+        """Where the final runs of a start are. Where another point won before the grid grew, its runs are moved aside."""
+        final = self.workdir.path / "final"
+        folder, own = final / start, final / point_name(start, batch, learning_rate)
+        run = next((found for path in sorted(folder.glob("seed-*")) if (found := find_run(Workdir(path)))), None)
+        if run:
+            settings = run.config.finetune
+            if (settings.batch, settings.learning_rate) == (batch, learning_rate):
+                return folder
+            folder.rename(final / point_name(start, settings.batch, settings.learning_rate))
+        if own.exists():  # it won before
+            own.rename(folder)
+        return folder
 
     def points(self, start: str) -> dict[tuple[int, float], float]:
         """The mean held-out top-1 of each point that is done, by `(batch, learning rate)`."""
@@ -260,6 +281,11 @@ class Sweep:
                 if file.exists():
                     found[batch, learning_rate] = self.workdir.read_json(file)[METRIC]
         return found
+
+
+def point_name(start: str, batch: int, learning_rate: float) -> str:
+    """The name of a point's folder."""
+    return f"{start}-b{batch}-lr{learning_rate:g}"
 
 
 def forget_models() -> None:

@@ -2,21 +2,24 @@
 
 import contextlib
 import math
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 
 import keras
 
-from pf_keras.config import RunConfig
+from pf_keras.config import PretrainConfig, RunConfig
 from pf_keras.errors import Stopped, UserError
 from pf_keras.training.checkpoint import latest_checkpoint, save_checkpoint
 from pf_keras.training.execution import any_worker, has_workers
+from pf_keras.training.identity import find_run
 from pf_keras.training.learning_rate import learning_rate_at
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.resume import Start
+from pf_keras.training.trackers import Tracker
 from pf_keras.training.workdir import Workdir
 
 
@@ -31,12 +34,13 @@ class RunCallback(keras.callbacks.Callback):
         first_step: the number of steps done before the present call of `fit`.
         interval: the steps of a log interval, which is an epoch for Keras.
         step: the number of steps done.
+        tracker: takes metrics and pictures beside `metrics.jsonl`.
     """
 
     first_step = 0
     interval = 0
     step = 0
-    writer = None  # of TensorBoard's files
+    tracker: Tracker
 
     def on_train_begin(self, logs=None) -> None:
         self.step = self.first_step
@@ -47,28 +51,45 @@ class RunCallback(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None) -> None:
         self.step = self.interval_start + batch + 1
 
-    @contextlib.contextmanager
-    def summaries(self, workdir: Workdir) -> Iterator[None]:
-        """Write what the body summarizes at this step for TensorBoard."""
-        import tensorflow as tf
 
-        with workdir.writing():
-            self.writer = self.writer or tf.summary.create_file_writer(str(workdir.tensorboard))
-            with self.writer.as_default(step=self.step):
-                yield
-            self.writer.flush()
+class Clock(RunCallback):
+    """Measures the throughput of each log interval. What comes after this callback, as monitors do, does not count.
+
+    Args:
+        images_per_step: over all replicas.
+
+    Attributes:
+        throughput: of the last interval, in images/s. 0 where it had one step only.
+    """
+
+    def __init__(self, images_per_step: int):
+        super().__init__()
+        self.images_per_step, self.throughput, self.timed = images_per_step, 0.0, False
+
+    def on_epoch_begin(self, epoch, logs=None) -> None:
+        super().on_epoch_begin(epoch)
+        self.began, self.timed_from = time.monotonic(), self.step
+
+    def on_train_batch_end(self, batch, logs=None) -> None:
+        super().on_train_batch_end(batch)
+        if not self.timed:  # the first step traces and compiles, so that it says nothing about throughput
+            self.began, self.timed_from, self.timed = time.monotonic(), self.step, True
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        seconds, steps = time.monotonic() - self.began, self.step - self.timed_from
+        self.throughput = steps * self.images_per_step / seconds if steps else 0.0
 
 
 class Log(RunCallback):
-    """Log each interval: a line of `metrics.jsonl`, scalars for TensorBoard, and progress on standard error.
+    """Log each interval: a line of `metrics.jsonl`, scalars for the tracker, and progress on standard error.
 
     Progress is a bar on a terminal and a line for each log interval elsewhere.
     """
 
-    def __init__(self, workdir: Workdir, metrics: MetricsLog, steps: int, images_per_step: int):
+    def __init__(self, metrics: MetricsLog, clock: Clock, steps: int):
         super().__init__()
-        self.workdir, self.metrics, self.steps, self.images_per_step = workdir, metrics, steps, images_per_step
-        self.timed, self.bar = False, None
+        self.metrics, self.clock, self.steps = metrics, clock, steps
+        self.bar, self.shown = None, {}
 
     def on_train_begin(self, logs=None) -> None:
         super().on_train_begin()
@@ -81,18 +102,9 @@ class Log(RunCallback):
         super().on_train_batch_end(batch)
         if self.bar is not None:
             self.bar.update(self.step - self.bar.n)
-        if not self.timed:  # the first step traces and compiles, so that it says nothing about throughput
-            self.began, self.timed_from, self.timed = time.monotonic(), self.step, True
-
-    def on_epoch_begin(self, epoch, logs=None) -> None:
-        super().on_epoch_begin(epoch)
-        self.began, self.timed_from = time.monotonic(), self.step
 
     def on_epoch_end(self, epoch, logs=None) -> None:
-        import tensorflow as tf
-
-        seconds = time.monotonic() - self.began
-        throughput = (self.step - self.timed_from) * self.images_per_step / seconds if self.step > self.timed_from else 0.0
+        throughput = self.clock.throughput
         optimizer, logs = self.model.optimizer, {name: float(value) for name, value in logs.items()}
         line = {
             "step": self.step,
@@ -102,10 +114,7 @@ class Log(RunCallback):
             "images_per_second": round(throughput, 2),
         }
         self.metrics.append(line)
-        with self.summaries(self.workdir):
-            for name, value in line.items():
-                if name != "step":
-                    tf.summary.scalar(name, value)
+        self.tracker.scalars(self.step, {name: value for name, value in line.items() if name != "step"})
         with contextlib.suppress(OSError):  # a terminal that was closed must not end the run
             self._show(logs, throughput)
 
@@ -116,10 +125,11 @@ class Log(RunCallback):
 
     def _show(self, logs: dict[str, float], throughput: float) -> None:
         if self.bar is not None:
-            shown = {name: f"{value:.4f}" for name, value in logs.items()}
-            self.bar.set_postfix({**shown, "images/s": f"{throughput:.0f}"})
+            self.shown |= {name: f"{value:.4f}" for name, value in logs.items()}  # what is measured now and then stays
+            self.bar.set_postfix({**self.shown, "images/s": f"{throughput:.0f}"})
             return
-        left = f"{_duration((self.steps - self.step) * self.images_per_step / throughput)} left" if throughput else ""
+        images = (self.steps - self.step) * self.clock.images_per_step
+        left = f"{_duration(images / throughput)} left" if throughput else ""
         shown = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
         print(f"step {self.step}/{self.steps}  {shown}  {throughput:.0f} images/s  {left}", file=sys.stderr, flush=True)
 
@@ -151,22 +161,41 @@ class Guard(RunCallback):
             return
         (step, loss), self.pending = self.pending, None
         if not math.isfinite(float(loss)):
-            self._stop(f"The loss is {float(loss)} at step {step}", step)
+            raise _not_finite(f"The loss is {float(loss)} at step {step}", self.model, self.workdir, step)
 
     def check_weights(self) -> None:
         """Read everything that a checkpoint holds, because a finite loss can have gradients that are not finite."""
         self.check()
-        for variable in (*self.model.variables, *self.model.optimizer.variables):
-            if "float" in variable.dtype and not keras.ops.all(keras.ops.isfinite(variable)):
-                self._stop(f"{variable.path} has values that are not finite after step {self.step}", self.step)
+        require_finite(self.model, self.workdir, self.step)
 
-    def _stop(self, what: str, step: int) -> None:
-        learning_rate = learning_rate_at(self.model.optimizer, step - 1)
-        last = latest_checkpoint(self.workdir.checkpoints)
-        raise NonFiniteLoss(
-            f"{what}, with a learning rate of {learning_rate:.3g}. Use a lower learning rate or a longer warm-up in a new "
-            f"workdir; the last good checkpoint is {last.path if last else 'none'}."
-        )
+
+def require_finite(model: keras.Model, workdir: Workdir, step: int) -> None:
+    """Raises NonFiniteLoss where a variable of the model or its optimizer is not finite after `step`."""
+    for variable in (*model.variables, *model.optimizer.variables):
+        if "float" in variable.dtype and not keras.ops.all(keras.ops.isfinite(variable)):
+            raise _not_finite(f"{variable.path} has values that are not finite after step {step}", model, workdir, step)
+
+
+def _not_finite(what: str, model: keras.Model, workdir: Workdir, step: int) -> NonFiniteLoss:
+    learning_rate, last = learning_rate_at(model.optimizer, step - 1), latest_checkpoint(workdir.checkpoints)
+    message = (
+        f"{what}, with a learning rate of {learning_rate:.3g}. Use a lower learning rate or a longer warm-up in a new "
+        f"workdir; the last good checkpoint is {last.path if last else 'none'}."
+    )
+    run = find_run(workdir)
+    if last and run and run.mode == "pretrain":
+        message += f" To continue from it: {_continuation(workdir, run.config.pretrain, last.step)}"
+    return NonFiniteLoss(message)
+
+
+def _continuation(workdir: Workdir, settings: PretrainConfig, step: int) -> str:
+    """The command that continues a pre-training from a step with half the learning rate, in a new workdir."""
+    name = "learning_rate_per_256" if settings.learning_rate_per_256 else "learning_rate"
+    old, new = (shlex.quote(f"{workdir.path}{end}") for end in ("", "-lower"))
+    return (
+        f"pf-keras --mode=pretrain --init={old} --workdir={new} --config.pretrain.steps={settings.steps - step} "
+        f"--config.pretrain.{name}={getattr(settings, name) / 2:g}"
+    )
 
 
 class SaveCheckpoints(RunCallback):
@@ -192,7 +221,7 @@ class SaveCheckpoints(RunCallback):
         self.workdir, self.keep, self.steps, self.guard = workdir, run.keep_checkpoints, steps, guard
         self.log_every, (self.every_steps, self.every_seconds) = run.log_every, run.checkpoint_interval()
         self.batches_from, self.interval_metrics = batches_from, start.interval_metrics
-        self.workers = False
+        self.workers = self.ends_early = False
         self.step = self.saved_step = start.step
         self.signal, self.saved_at = None, time.monotonic()
 
@@ -228,13 +257,14 @@ class SaveCheckpoints(RunCallback):
                 self.save()
 
     def on_epoch_end(self, epoch, logs=None) -> None:
+        self.ends_early = self.model.stop_training
         due, stopped = any_worker(self.model, self._due_by_time(), self.signal)
         if stopped and not self.signal:
             self.signal = signal.SIGTERM  # another worker was told to stop, and this one cannot continue without it
         self._save_if(due, stopped)
 
     def _save_if(self, due: object, stopped: object) -> None:
-        if due or stopped or self._due_by_steps() or self.step == self.steps:
+        if due or stopped or self._due_by_steps() or self.step == self.steps or self.ends_early:
             self.save()
         if stopped or (self.signal and not self.workers and self.saved_step == self.step):  # told to stop while it saved
             self._leave()

@@ -3,11 +3,13 @@
 Where a rename is not atomic (`gs://` copies), the checksum tells a whole checkpoint from a partial one.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import keras
@@ -16,8 +18,10 @@ from etils import epath
 
 from pf_keras.errors import UserError, reading, writing
 from pf_keras.filesystem import is_remote
+from pf_keras.training.averaging import averaged_weights, has_average
 
 WEIGHTS = "model.weights.h5"
+AVERAGED = "averaged.weights.h5"  # of a run with an average of its weights, without the optimizer
 STATE = "state.json"
 DIGEST = "state_sha256"
 FIRST_KEYS = {"step", "bytes", "sha256", "seeds", "window"}  # of the first checkpoints, whose state has no digest
@@ -39,8 +43,12 @@ class Checkpoint:
     state: dict = field(default_factory=dict)
     requested: bool = False
 
-    def load_into(self, model: keras.Model) -> "Checkpoint":
-        """Set the variables of the model, and of its optimizer if it is compiled.
+    def load_into(self, model: keras.Model, resume: bool = False) -> "Checkpoint":
+        """Set the variables of the model: to their average where the run kept one (`ema`).
+
+        Args:
+            model: has the variables of the run's model.
+            resume: set them to those of the last step instead, and the optimizer's too if the model is compiled.
 
         Returns:
             The checkpoint that was read: a newer one where a run in progress has removed this one meanwhile.
@@ -49,7 +57,11 @@ class Checkpoint:
             UserError: the model has other shapes than the checkpoint.
         """
         try:
-            model.load_weights(_Memory((self.path / WEIGHTS).read_bytes()))
+            if AVERAGED in self.state and not resume:
+                with _without_optimizer(model):
+                    model.load_weights(_Memory((self.path / AVERAGED).read_bytes()))
+            else:
+                model.load_weights(_Memory((self.path / WEIGHTS).read_bytes()))
             seeds = _seeds(model)
             if len(seeds) == len(self.state["seeds"]):  # not where dropout was turned on or off, as for an evaluation
                 for variable, value in zip(seeds, self.state["seeds"], strict=True):
@@ -60,7 +72,7 @@ class Checkpoint:
             if newer is None or newer.path == self.path:
                 raise UserError(f"{self.path} was removed while it was read. Run the command again.") from error
             print(f"{self.path} was removed by a run in progress: reading {newer.path}", file=sys.stderr)
-            return newer.load_into(model)
+            return newer.load_into(model, resume)
         except ValueError as error:
             reason = " ".join(str(error).split()).partition(" List of objects")[0]  # the list names every layer
             raise UserError(f"{self.path} does not fit the model: {reason} Use the config of the run.") from error
@@ -86,17 +98,23 @@ def save_checkpoint(
     directory = epath.Path(directory)
     final = directory / f"step-{step:08d}"
     temporary = directory / f".{final.name}.writing"
-    weights = _Memory()
-    model.save_weights(weights)
+    files = {WEIGHTS: _Memory()}
+    model.save_weights(files[WEIGHTS])
+    if has_average(model):
+        files[AVERAGED] = _Memory()
+        with averaged_weights(model), _without_optimizer(model):
+            model.save_weights(files[AVERAGED])
     seeds = [np.asarray(variable).tolist() for variable in _seeds(model)]
-    state = {"step": step, "bytes": len(weights), "sha256": _digest(weights), "seeds": seeds, **(state or {})}
+    digests = {name: {"bytes": len(content), "sha256": _digest(content)} for name, content in files.items()}
+    state = {"step": step, **digests.pop(WEIGHTS), **digests, "seeds": seeds, **(state or {})}
     state[DIGEST] = _digest_of_state(state)
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         _remove(*(p for p in directory.iterdir() if p.name.startswith(".step-")))  # a killed run left them
         try:
             temporary.mkdir()
-            _write(temporary / WEIGHTS, weights.getbuffer())
+            for name, content in files.items():
+                _write(temporary / name, content.getbuffer())
             _write(temporary / STATE, json.dumps(state, indent=2).encode())
         except OSError:
             _remove(temporary)  # a partial checkpoint only takes room
@@ -147,6 +165,20 @@ def _seeds(model: keras.Model) -> list[keras.Variable]:
     return [variable for variable in model.variables if id(variable) not in others]
 
 
+@contextlib.contextmanager
+def _without_optimizer(model: keras.Model) -> Iterator[None]:
+    """Keras saves and loads the optimizer of a compiled model with its weights."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        yield
+        return
+    try:
+        model.optimizer = None
+        yield
+    finally:
+        model.optimizer = optimizer
+
+
 def _folders(directory: epath.Path) -> list[epath.Path]:
     if not directory.exists():
         return []
@@ -160,17 +192,21 @@ def _examine(path: epath.Path) -> tuple[dict, str]:
         digest = state.pop(DIGEST, None)
         if digest != _digest_of_state(state) and (digest or not FIRST_KEYS >= set(state)):
             return {}, f"the checksum of {STATE} differs"
-        size, digest = state["bytes"], state["sha256"]
-        received = (path / WEIGHTS).stat().length
-        if received != size:
-            return state, f"{WEIGHTS} has {received} bytes, not {size}"
-        with (path / WEIGHTS).open("rb") as file:
-            whole = _digest(file) == digest
+        for name, known in ((WEIGHTS, state), (AVERAGED, state.get(AVERAGED))):
+            if known is None:
+                continue
+            size, digest = known["bytes"], known["sha256"]
+            received = (path / name).stat().length
+            if received != size:
+                return state, f"{name} has {received} bytes, not {size}"
+            with (path / name).open("rb") as file:
+                if _digest(file) != digest:
+                    return state, f"the checksum of {name} differs"
     except OSError as error:
         return {}, error.strerror or str(error)
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}, f"{STATE} is cut short or altered"
-    return state, "" if whole else f"the checksum of {WEIGHTS} differs"
+    return state, ""
 
 
 def _remove(*paths: epath.Path) -> None:

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 import keras
 
-from pf_keras.config import RunConfig
+from pf_keras.config import FinetuneConfig, PretrainConfig, RunConfig
 from pf_keras.errors import UserError
+from pf_keras.training.accumulate import accumulate
 from pf_keras.training.determinism import add_in_order
 from pf_keras.training.execution import build_from_shapes, several_steps
+
+_chief = True  # see is_chief
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,19 @@ class Devices:
             return True
         return self.kind == "gpu" and self.replicas == 1
 
-    def compile(self, model: keras.Model, steps_per_execution: int = 1, **options) -> None:
-        """Call `model.compile` as these devices need it. Use it within `scope()`."""
+    def compile(self, model: keras.Model, steps_per_execution: int = 1, parts: int = 1, **options) -> None:
+        """Call `model.compile` as these devices need it. Use it within `scope()`.
+
+        Args:
+            model: to compile.
+            steps_per_execution: see `pf_keras.config.RunConfig`.
+            parts: of a batch, computed one after the other, see `training.accumulate`.
+            **options: of `model.compile`.
+        """
         model.compile(jit_compile=self.jit_compile, steps_per_execution=steps_per_execution, **options)
-        if self.strategy or (steps_per_execution > 1 and keras.backend.backend() == "tensorflow"):
+        if parts > 1:
+            accumulate(model, parts)
+        elif self.strategy or (steps_per_execution > 1 and keras.backend.backend() == "tensorflow"):
             model.train_function = several_steps(model)
         if self.strategy:
             model._maybe_symbolic_build = build_from_shapes(model)
@@ -87,19 +99,38 @@ class Devices:
             choice = f"{near} or {near + self.replicas}" if near < batch else f"{near}"
             raise UserError(f"{name} is {batch}, which {self.replicas} replicas cannot split evenly. Use {choice}.")
 
-    def check_run(self, run: RunConfig, steps: int, **batches: int) -> None:
+    def check_training(self, **settings: PretrainConfig | FinetuneConfig) -> None:
+        """Check that the replicas can share a batch, and each replica's images its parts.
+
+        Args:
+            **settings: the section of the config by its name, as `pretrain=config.pretrain`.
+
+        Raises:
+            UserError: they cannot.
+        """
+        for section, training in settings.items():
+            self.check_batch(f"{section}.batch", training.batch)
+            images, parts = training.batch // self.replicas, training.accumulate
+            if images % parts:
+                each = f", {images} on each of {self.replicas} replicas" if self.replicas > 1 else ""
+                raise UserError(
+                    f"{section}.batch is {training.batch}{each}, which {section}.accumulate={parts} does not divide evenly. "
+                    "Change one of the two."
+                )
+
+    def check_run(self, run: RunConfig, steps: int, **settings: PretrainConfig | FinetuneConfig) -> None:
         """Check that a training fits these devices.
 
         Args:
             run: the `run` section of the config.
             steps: of the training.
-            **batches: images a step by the section they belong to, as `pretrain=64`.
+            **settings: see `check_training`.
 
         Raises:
-            UserError: the replicas cannot share a batch, or `run.steps_per_execution` does not divide the steps.
+            UserError: the replicas cannot share a batch, its parts are not equal, or `run.steps_per_execution` does not divide
+                the steps.
         """
-        for section, batch in batches.items():
-            self.check_batch(f"{section}.batch", batch)
+        self.check_training(**settings)
         self.check_batch("run.eval_batch", run.eval_batch)
         for name, value in (("number of steps", steps), ("run.log_every", run.log_every)):
             if value % run.steps_per_execution:
@@ -125,7 +156,14 @@ def open_devices(precision: str = "auto", tpu: str = "") -> Devices:
     if precision == "auto":
         precision = "float32" if devices.kind == "cpu" else "mixed_bfloat16"
     keras.config.set_dtype_policy(precision)
+    global _chief
+    _chief = devices.chief
     return devices
+
+
+def is_chief() -> bool:
+    """Whether this process writes the files of a run, as `open_devices` found."""
+    return _chief
 
 
 def _tensorflow_devices(tpu: str) -> Devices:

@@ -8,22 +8,27 @@ import keras
 from pf_keras.errors import UserError
 
 
-def several_steps(model: keras.Model) -> Callable:
+def several_steps(model: keras.Model, one_step: Callable | None = None) -> Callable:
     """A `train_function` for `Model.fit` that does `model.steps_per_execution` steps a call.
 
     Keras's own uses a `while_loop` over optional values, which fails under a strategy with several replicas, and averages
     scalar metrics over an axis that they lack under several workers. This one loops on the host over the step, which is
     traced once. The metrics are the same on every replica and are read after the last step.
+
+    Args:
+        model: a compiled model.
+        one_step: does a step on the data of all replicas. Default: Keras's `train_step` on each.
     """
     import tensorflow as tf
 
     strategy = model.distribute_strategy
-    step = tf.function(tf.autograph.experimental.do_not_convert(model.train_step), jit_compile=model.jit_compile)
+    train_step = tf.function(tf.autograph.experimental.do_not_convert(model.train_step), jit_compile=model.jit_compile)
+    one_step = one_step or (lambda data: strategy.run(train_step, args=(data,)))
 
     @tf.function
     def steps(iterator):
         for _ in tf.range(model.steps_per_execution):
-            strategy.run(step, args=(next(iterator),))
+            one_step(next(iterator))
 
     def train_function(iterator):
         steps(iterator)

@@ -11,7 +11,7 @@ from pf_keras.config import Config, differing_fields
 from pf_keras.errors import UserError, reading
 from pf_keras.filesystem import same_path
 from pf_keras.training.data_record import RunData
-from pf_keras.training.lock import lock
+from pf_keras.training.lock import lock, unlock
 from pf_keras.training.workdir import Workdir
 
 # Fields that may change when a run resumes. They change what is written and when, not what is learned. `data.source` may
@@ -22,6 +22,9 @@ CHANGEABLE = (
     "run.checkpoint_every",
     "run.keep_checkpoints",
     "run.eval_batch",
+    "run.tracker",
+    "pretrain.probe_every",
+    "pretrain.probe_images",
     "data.max_bad_fraction",
     "data.max_pixels",
     "data.source",
@@ -29,7 +32,13 @@ CHANGEABLE = (
 # How version 0.1 read images. Its configs do not have these fields, and a run keeps what it was trained with.
 READING_BEFORE = {"exif": False, "background": "drop"}
 # Fields that do not change the weights of a backbone. The patch encoder averages over the pixels of a patch, whatever its size.
-NOT_IN_WEIGHTS = ("model.image_size", "model.dropout", "model.decode_position", "model.decoder_width")
+NOT_IN_WEIGHTS = (
+    "model.image_size",
+    "model.dropout",
+    "model.drop_path",
+    "model.decode_position",
+    "model.decoder_width",
+)
 
 
 @dataclass(frozen=True)
@@ -115,17 +124,19 @@ def check_same_run(workdir: Workdir, run: RunIdentity) -> RunIdentity | None:
     if known.mode != run.mode:
         raise UserError(f"{workdir.path} is the workdir of a --mode={known.mode}. Choose another --workdir.")
     precision = known.facts.get("precision")
-    # run.precision may be `auto`. If the precision that was used is recorded, that is compared instead.
-    free = (*CHANGEABLE, "run.precision") if precision else CHANGEABLE
+    free = [*CHANGEABLE, *_grown(known.config, run.config)]
+    if precision:  # run.precision may be `auto`. If the precision that was used is recorded, that is compared instead.
+        free.append("run.precision")
     fields = [d for d in differing_fields(known.config, run.config) if d.split(":")[0] not in free]
     same = {"label_list"}  # its path may change: the fact `label_list_sha256` says what it holds
-    starts = [one.facts.get("init", "scratch") for one in (known, run)]
+    before = {"init": "scratch", **known.facts}  # a pre-training did not record its start when there was no other
+    starts = [one.get("init", "scratch") for one in (before, run.facts)]
     if "scratch" not in starts and same_path(*starts):
         same.add("init")
     facts = [
-        f"{name}: {known.facts[name]} -> {new}"
+        f"{name}: {before[name]} -> {new}"
         for name, new in run.facts.items()
-        if name in known.facts and name not in same and known.facts[name] != new
+        if name in before and name not in same and before[name] != new
     ]
     if changed := facts + fields:
         flag = f" (--config.run.precision={precision})" if precision != run.facts.get("precision", precision) else ""
@@ -134,6 +145,12 @@ def check_same_run(workdir: Workdir, run: RunIdentity) -> RunIdentity | None:
             f"Use another --workdir, or the original values{flag}."
         )
     return known
+
+
+def _grown(known: Config, config: Config) -> list[str]:
+    """The fields of a sweep's grid that have all their former values. The points that are done are kept."""
+    names = ("batches", "learning_rates")
+    return [f"sweep.{name}" for name in names if set(getattr(known.sweep, name)) <= set(getattr(config.sweep, name))]
 
 
 def start_run(workdir: Workdir, run: RunIdentity, data: RunData | None = None) -> None:
@@ -149,8 +166,12 @@ def start_run(workdir: Workdir, run: RunIdentity, data: RunData | None = None) -
     """
     workdir.folder("figures")
     lock(workdir.path)
-    known = check_same_run(workdir, run)
-    if data:
-        data.record(workdir, known and known.config.data.source, run.config.data.source)
+    try:
+        known = check_same_run(workdir, run)
+        if data:
+            data.record(workdir, known and known.config.data.source, run.config.data.source)
+    except UserError:
+        unlock(workdir.path)  # a command that is refused leaves no trace
+        raise
     facts = {**run.facts, **known.facts} if known else run.facts
     workdir.write_json(workdir.config_file, RunIdentity(run.mode, run.config, facts).to_dict())

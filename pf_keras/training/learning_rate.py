@@ -8,20 +8,25 @@ from pf_keras.config import FinetuneConfig, PretrainConfig
 def schedule(
     settings: PretrainConfig | FinetuneConfig, steps: int, warmup_steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear warm-up from 0 to `settings.learning_rate`, then cosine decay to 0, which it would reach one step after the last.
+    """Linear warm-up from 0 to `peak(settings)`, then cosine decay to 0, which it would reach one step after the last.
 
     Args:
         settings: the section of the config.
         steps: of the whole training.
         warmup_steps: over which the learning rate rises.
     """
-    warmup_steps = min(warmup_steps, steps - 1)
+    warmup_steps, highest = min(warmup_steps, steps - 1), peak(settings)
     return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup_steps else settings.learning_rate,
+        initial_learning_rate=0.0 if warmup_steps else highest,
         decay_steps=steps - warmup_steps,
-        warmup_target=settings.learning_rate if warmup_steps else None,
+        warmup_target=highest if warmup_steps else None,
         warmup_steps=warmup_steps,
     )
+
+
+def peak(settings: PretrainConfig | FinetuneConfig) -> float:
+    """The highest learning rate: `learning_rate`, or `learning_rate_per_256` times the batch over 256 (Goyal et al., 2017)."""
+    return settings.learning_rate_per_256 * settings.batch / 256 or settings.learning_rate
 
 
 def layer_rates(backbone: keras.Model, decay: float) -> list[tuple[keras.Variable, float]]:

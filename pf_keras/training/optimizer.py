@@ -1,5 +1,6 @@
 """AdamW as in BERT: weight decay times the learning rate, and none on biases, norms, positions and queries."""
 
+import sys
 from collections.abc import Iterable
 
 import keras
@@ -10,6 +11,8 @@ from pf_keras.layers import kernels
 from pf_keras.layers.transformer import FactorizedPositions
 from pf_keras.training.learning_rate import schedule
 
+INITIAL_WEIGHT = 0.05  # how much of an average of the weights the initial weights may make up without a warning
+
 
 @keras.saving.register_keras_serializable("pf_keras")
 class AdamW(keras.optimizers.AdamW):
@@ -19,17 +22,26 @@ class AdamW(keras.optimizers.AdamW):
 
     Args:
         clip_norm: the largest norm of the gradient; 0 turns clipping off.
+        ema: decay of a running average of the weights, in [0, 1); 0 is off. It is Keras's `use_ema` with this momentum, but
+            `fit` leaves the weights as they are at its end, because a training may take several calls of `fit`.
+            `pf_keras.training.averaging` reads the average.
         *args, **kwargs: those of `keras.optimizers.AdamW`.
 
     Attributes:
         gradient_norm: float32 variable, the norm of the last gradient before clipping.
 
     Raises:
-        ValueError: one of Keras's own kinds of clipping is set.
+        ValueError: one of Keras's own kinds of clipping is set, or both `ema` and `use_ema`; later, that
+            `gradient_accumulation_steps` meets several replicas, for which Keras has no implementation.
     """
 
-    def __init__(self, *args, clip_norm: float = 0.0, **kwargs):
+    def __init__(self, *args, clip_norm: float = 0.0, ema: float = 0.0, **kwargs):
+        if ema:
+            if not 0 < ema < 1 or kwargs.get("use_ema"):
+                raise ValueError(f"Expected ema in [0, 1), without use_ema. Received: ema={ema}, {kwargs}")
+            kwargs |= {"use_ema": True, "ema_momentum": ema}
         super().__init__(*args, **kwargs)
+        self.ema = ema
         for name in ("clipnorm", "clipvalue", "global_clipnorm"):
             if getattr(self, name) is not None:
                 raise ValueError(f"Expected clip_norm as the only kind of clipping. Received: {name}={getattr(self, name)}")
@@ -91,6 +103,19 @@ class AdamW(keras.optimizers.AdamW):
             shape=(), dtype="float32", name="gradient_norm", aggregation="only_first_replica"
         )
 
+    def apply(self, grads, trainable_variables=None):
+        if self.gradient_accumulation_steps and _replicas() > 1:
+            raise ValueError(
+                f"Expected one replica with gradient_accumulation_steps. Received: {_replicas()} replicas. "
+                "Call pf_keras.training.accumulate.accumulate(model, parts) after compile instead."
+            )
+        super().apply(grads, trainable_variables)
+
+    def finalize_variable_values(self, var_list) -> None:
+        """Overwrite the weights with their average at the end of `fit` where Keras's `use_ema` asks for it, not with `ema`."""
+        if not self.ema:
+            super().finalize_variable_values(var_list)
+
     def _clip(self, gradients):
         squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients if g is not None]
         norm = ops.sqrt(sum(squares))
@@ -113,7 +138,19 @@ class AdamW(keras.optimizers.AdamW):
         return list(zip(self._clip(gradients), variables, strict=True))
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "clip_norm": self.clip_norm}
+        config = super().get_config()
+        if self.ema:  # which turns on `use_ema` itself
+            config |= {"ema": self.ema, "use_ema": False}
+        return {**config, "clip_norm": self.clip_norm}
+
+
+def _replicas() -> int:
+    """How many replicas of a `tf.distribute` strategy share a step. 1 under JAX, whose devices share one array."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def build_optimizer(model: keras.Model, settings: PretrainConfig | FinetuneConfig, steps: int, warmup_steps: int) -> AdamW:
@@ -133,7 +170,14 @@ def build_optimizer(model: keras.Model, settings: PretrainConfig | FinetuneConfi
         weight_decay=settings.weight_decay,
         beta_2=settings.beta_2,
         clip_norm=settings.clip_norm,
+        ema=settings.ema,
     )
+    if settings.ema**steps > INITIAL_WEIGHT:
+        print(
+            f"warning: an ema of {settings.ema} averages over about {1 / (1 - settings.ema):.0f} steps, but the training has "
+            f"{steps}: the average keeps {settings.ema**steps:.0%} of the initial weights",
+            file=sys.stderr,
+        )
     optimizer.exclude_from_weight_decay(var_list=no_decay(model))
     optimizer.build(model.trainable_variables)
     return optimizer

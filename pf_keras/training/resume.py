@@ -35,7 +35,7 @@ def resume(model: keras.Model, workdir: Workdir, log_every: int) -> Start:
     checkpoint = latest_checkpoint(workdir.checkpoints)
     start = Start()
     if checkpoint:
-        checkpoint.load_into(model)
+        checkpoint.load_into(model, resume=True)
         print(f"resuming from {checkpoint.path}", file=sys.stderr)
         done = checkpoint.step % log_every
         same_interval = done and checkpoint.state["window"]["first"] == checkpoint.step - done

@@ -1,4 +1,7 @@
-"""Models with the weights of an earlier run: whole, or the backbone alone."""
+"""Models with the weights of an earlier run: whole, or the backbone alone.
+
+Where a run kept an average of its weights (`ema`), the average is loaded. Only a run that resumes goes on from the last step.
+"""
 
 import os
 import sys
@@ -8,13 +11,13 @@ import keras
 from pf_keras.config import Config
 from pf_keras.errors import UserError
 from pf_keras.models import build_classifier, build_pretrainer
-from pf_keras.training.checkpoint import Checkpoint, require_checkpoint
-from pf_keras.training.identity import RunIdentity, earlier_run
+from pf_keras.training.checkpoint import Checkpoint, latest_checkpoint, require_checkpoint
+from pf_keras.training.identity import NOT_IN_WEIGHTS, RunIdentity, earlier_run
 from pf_keras.training.workdir import Workdir
 
 
 def load(path: str | os.PathLike) -> keras.Model:
-    """Load the model of a workdir with the weights of its newest checkpoint.
+    """Load the model of a workdir with the weights of its newest checkpoint, or of its best one (`finetune.holdout`).
 
     Args:
         path: the workdir of a pre-training or fine-tuning.
@@ -67,7 +70,12 @@ def load_classifier(
     run.require_same_model(workdir.path, config, "model", "finetune.head")
     classes = tuple(run.facts["classes"])
     model = build_classifier(config, len(classes))
-    return model, classes, require_checkpoint(workdir.checkpoints).load_into(model)
+    return model, classes, checkpoint_to_use(workdir).load_into(model)
+
+
+def checkpoint_to_use(workdir: Workdir) -> Checkpoint:
+    """The best checkpoint of a run by its held-out images, or its newest where it holds out none. UserError if it has none."""
+    return latest_checkpoint(workdir.best) or require_checkpoint(workdir.checkpoints)
 
 
 def load_backbone(model: keras.Model, init: str, config: Config) -> Checkpoint:
@@ -84,17 +92,47 @@ def load_backbone(model: keras.Model, init: str, config: Config) -> Checkpoint:
     workdir, run = earlier_run(init, "pretrain")
     run.require_same_model(init, config, "model")
     pretrainer, checkpoint = load_pretrainer(workdir, run)
-    given, wanted = _by_name(pretrainer.backbone), _by_name(model.backbone)
-    assert given.keys() == wanted.keys(), given.keys() ^ wanted.keys()
-    for name, variable in wanted.items():
-        variable.assign(given[name])
+    count = _assign(_by_name(model.backbone), _by_name(pretrainer.backbone))
     new = [f"{layer.name} ({layer.count_params()})" for layer in model.layers if layer is not model.backbone and layer.weights]
     print(
-        f"loaded the backbone from {checkpoint.path}: {len(wanted)} tensors, {model.backbone.count_params()} parameters; "
+        f"loaded the backbone from {checkpoint.path}: {count} tensors, {model.backbone.count_params()} parameters; "
         f"new: {', '.join(new) or 'nothing'}; not used: the decoder",
         file=sys.stderr,
     )
     return checkpoint
+
+
+def load_pretraining(model: keras.Model, init: str, config: Config) -> Checkpoint:
+    """Load all weights of the pre-trainer `model` from the newest checkpoint in the workdir `init`, and print what was loaded.
+
+    Args:
+        model: a pre-trainer that `config` describes.
+        init: the workdir of a pre-training, see `check_pretraining`.
+        config: of `model`.
+    """
+    check_pretraining(init, config)
+    pretrainer, checkpoint = load_pretrainer(*earlier_run(init, "pretrain"))
+    count = _assign({v.path: v for v in model.weights}, {v.path: v for v in pretrainer.weights})
+    print(
+        f"loaded the backbone and the decoder from {checkpoint.path}: {count} tensors, {model.count_params()} parameters; "
+        "new: the optimizer, the learning rate and the number of steps",
+        file=sys.stderr,
+    )
+    return checkpoint
+
+
+def check_pretraining(init: str, config: Config) -> None:
+    """Check that a pre-training with `config` can start from the weights in the workdir `init`.
+
+    Data, masks, augmentation and image size may differ.
+
+    Raises:
+        UserError: `init` is no pre-training workdir, has no checkpoint, or its network is not the config's.
+    """
+    workdir, run = earlier_run(init, "pretrain")
+    free = set(NOT_IN_WEIGHTS) - {"model.decode_position", "model.decoder_width"}  # of which the decoder does depend
+    run.require_same_model(init, config, "model", "target.size", "target.bits", "target.channels", free=free)
+    require_checkpoint(workdir.checkpoints)
 
 
 def check_init(init: str, config: Config) -> int | None:
@@ -113,13 +151,21 @@ def check_init(init: str, config: Config) -> int | None:
 
 
 def record_init(workdir: Workdir, step: int) -> None:
-    """Write `init.json`: which step of its pre-training a fine-tuning started from."""
+    """Write `init.json`: which step of the pre-training in `--init` a run started from."""
     workdir.write_json(workdir.init_file, {"step": step})
 
 
 def init_step(workdir: Workdir) -> int | None:
-    """The step of its pre-training that a fine-tuning started from. None where it started from scratch."""
+    """The step of the pre-training in `--init` that a run started from. None where it started from scratch."""
     return workdir.read_json(workdir.init_file)["step"] if workdir.init_file.exists() else None
+
+
+def _assign(variables: dict[str, keras.Variable], values: dict[str, keras.Variable]) -> int:
+    """Set variables to the values of the same name. Returns how many."""
+    assert variables.keys() == values.keys(), variables.keys() ^ values.keys()
+    for name, variable in variables.items():
+        variable.assign(values[name])
+    return len(variables)
 
 
 def _by_name(backbone: keras.Model) -> dict[str, keras.Variable]:

@@ -25,6 +25,8 @@ class Workdir:
         UserError: the path has an unknown scheme. Later: the disk is full or may not be written to.
     """
 
+    chief = True  # whether this process writes the run's files
+
     def __init__(self, path: str | os.PathLike):
         try:
             self.path = epath.Path(path).expanduser()
@@ -37,6 +39,7 @@ class Workdir:
         self.metrics_file = self.path / "metrics.jsonl"
         self.result_file = self.path / "result.json"
         self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "best"  # the checkpoint with the best score on held-out images
         self.figures = self.path / "figures"
         self.tensorboard = self.path / "tensorboard"
 
@@ -83,12 +86,12 @@ def open_workdir(path: str, chief: bool) -> Workdir:
     """The workdir of a run, for one of the processes that train together.
 
     The chief writes the run's files. Any other process gets a temporary workdir, removed at exit, with a copy of what it must
-    start from: the run's identity, its data record and its newest checkpoint. It copies before the first step, which all
-    processes do together, so that all start from the same checkpoint.
+    start from: the run's identity, its data record, its metrics, and its newest and its best checkpoint. It copies before the
+    first step, which all processes do together, so that all start from the same checkpoint.
 
     Args:
         path: the workdir of the run.
-        chief: whether this process is the one that writes.
+        chief: whether this process writes the run's files.
     """
     run = Workdir(path)
     if chief:
@@ -96,13 +99,15 @@ def open_workdir(path: str, chief: bool) -> Workdir:
     from pf_keras.training.checkpoint import latest_checkpoint  # it imports Keras, which readers of a workdir do without
 
     scratch = Workdir(tempfile.mkdtemp(prefix="follower-"))
+    scratch.chief = False
     atexit.register(shutil.rmtree, scratch.path, ignore_errors=True)
-    for file in (run.config_file, run.data_file, run.corrupt_file):
+    for file in (run.config_file, run.data_file, run.corrupt_file, run.metrics_file):
         if file.exists():
             file.copy(scratch.path / file.name)
-    if newest := latest_checkpoint(run.checkpoints):
-        copy = scratch.folder("checkpoints") / newest.path.name
-        copy.mkdir()
-        for file in newest.path.iterdir():
-            file.copy(copy / file.name)
+    for folder in (run.checkpoints, run.best):
+        if newest := latest_checkpoint(folder):
+            copy = scratch.folder(folder.name) / newest.path.name
+            copy.mkdir()
+            for file in newest.path.iterdir():
+                file.copy(copy / file.name)
     return scratch

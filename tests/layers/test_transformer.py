@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from tiny import randomize, run
+from tiny import randomize, run, runner
 
-from pf_keras.layers import Attention, AttentionPooling, FactorizedPositions, Mlp, TransformerBlock
+from pf_keras.layers import Attention, AttentionPooling, FactorizedPositions, Mlp, Transformer, TransformerBlock
 
 
 def floats(*shape, seed=0):
@@ -99,6 +99,57 @@ def test_dropout_is_only_active_in_training():
     x = floats(1, 5, 8)
     np.testing.assert_array_equal(run(layer, x), run(layer, x))
     assert np.abs(run(layer, x) - run(layer, x, training=True)).max() > 0.1
+
+
+@pytest.mark.parametrize("norm_order", ["post_norm", "pre_norm"])
+def test_drop_path_skips_whole_images_and_keeps_the_mean(norm_order):
+    """Of the two parts of a block an image has both, one, or none. What is kept is divided by the probability to keep it."""
+    rate, images = 0.3, 2000
+    layer = built(TransformerBlock(2, norm_order=norm_order, drop_path=rate), (None, 3, 8))
+    x = np.repeat(floats(1, 3, 8), images, axis=0)
+    ours = run(layer, x, training=True)
+    one = x[0]
+
+    def outcome(attention, mlp_kept):
+        scale = 1 / (1 - rate)
+        if norm_order == "pre_norm":
+            inner = normed(layer.attention_norm, one)
+            y = one + attention * scale * attend(layer.attention, inner, inner)
+            return y + mlp_kept * scale * mlp(layer.mlp, normed(layer.mlp_norm, y))
+        y = normed(layer.attention_norm, one + attention * scale * attend(layer.attention, one, one))
+        return normed(layer.mlp_norm, y + mlp_kept * scale * mlp(layer.mlp, y))
+
+    counts = []
+    for kept in ((1, 1), (1, 0), (0, 1), (0, 0)):
+        expected = outcome(*kept)
+        counts.append(int((np.abs(ours - expected).max(axis=(1, 2)) < 1e-3).sum()))
+    assert sum(counts) == images
+    # each count is binomial: four standard deviations are at most 4 * sqrt(2000 / 4) = 90
+    np.testing.assert_allclose(counts, images * np.array([0.49, 0.21, 0.21, 0.09]), atol=90)
+    np.testing.assert_allclose(run(layer, x[:1])[0], outcome(1 - rate, 1 - rate), atol=2e-5)  # nothing is skipped or scaled
+
+
+def test_drop_path_keeps_the_mean_of_a_part():
+    layer = built(TransformerBlock(2, norm_order="pre_norm", drop_path=0.4), (None, 3, 8))
+    layer.mlp.narrow.kernel.assign(np.zeros(layer.mlp.narrow.kernel.shape))  # one part is left, so that the mean is exact
+    layer.mlp.narrow.bias.assign(np.zeros(8))
+    x = np.repeat(floats(1, 3, 8), 4000, axis=0)
+    part, kept = run(layer, x[:1])[0] - x[0], run(layer, x, training=True).mean(axis=0) - x[0]
+    # the mean of 4000 values that are 0 or 1 / 0.6 has a standard deviation of 0.013
+    np.testing.assert_allclose(kept, part, atol=4 * 0.013 * np.abs(part).max())
+
+
+def test_drop_path_rises_linearly_over_the_blocks_and_draws_anew():
+    layer = built(Transformer(4, 2, drop_path=0.2), (None, 3, 8))
+    np.testing.assert_allclose([block.drop_path for block in layer.blocks], [0.05, 0.1, 0.15, 0.2])
+    x = np.repeat(floats(1, 3, 8), 50, axis=0)
+    call = runner(layer, training=True)
+    if keras.backend.backend() == "tensorflow":  # a stateless call under JAX does not count up the seed
+        assert np.abs(call(x) - call(x)).max() > 0.1
+    np.testing.assert_array_equal(run(layer, x), run(layer, x))
+    assert Transformer.from_config(layer.get_config()).drop_path == 0.2
+    with pytest.raises(ValueError, match=r"Expected drop_path in \[0, 1\). Received: 1"):
+        TransformerBlock(2, drop_path=1)
 
 
 def test_a_position_is_a_row_vector_plus_a_column_vector():

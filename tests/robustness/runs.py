@@ -31,6 +31,16 @@ TINY = {
     "run.checkpoint_every": "5",
 }
 
+# What has a state of its own to resume: an average of the weights, seeds that count up for each part of a batch. And probes.
+OPTIONS = {
+    "pretrain.accumulate": "2",
+    "pretrain.ema": "0.9",
+    "pretrain.learning_rate_per_256": "0.01",
+    "model.drop_path": "0.2",
+    "pretrain.probe_every": "14",
+    "pretrain.probe_images": "60",
+}
+
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(MODULES)
 

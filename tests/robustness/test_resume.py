@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.robustness.runs import TINY, Run, digest, metrics
+from tests.robustness.runs import OPTIONS, TINY, Run, digest, metrics
 
 STEPS = int(TINY["pretrain.steps"])
 
@@ -18,10 +18,16 @@ def uninterrupted(workdir, fields=None):
     return run.workdir
 
 
+@pytest.fixture(scope="module", params=[{}, pytest.param(OPTIONS, marks=pytest.mark.long)], ids=["plain", "options"])
+def fields(request):
+    """The config fields of the runs, besides `TINY`."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory):
+def expected(fields, tmp_path_factory):
     """The workdir of an uninterrupted run."""
-    return uninterrupted(tmp_path_factory.mktemp("uninterrupted") / "run")
+    return uninterrupted(tmp_path_factory.mktemp("uninterrupted") / "run", fields)
 
 
 def check_same(run, expected, steps=STEPS):
@@ -30,17 +36,18 @@ def check_same(run, expected, steps=STEPS):
     assert metrics(run.workdir) == metrics(expected)
 
 
-def test_killed_between_steps_and_while_saving(expected, tmp_path):
-    run = Run(tmp_path / "run", signalled=(12, signal.SIGKILL))  # within a log interval of 7 steps
+def test_killed_between_steps_and_while_saving(expected, fields, tmp_path):
+    run = Run(tmp_path / "run", fields, signalled=(12, signal.SIGKILL))  # within a log interval of 7 steps
     assert run.wait() == -signal.SIGKILL
     assert run.saved()[-1] == 10
 
-    run = Run(tmp_path / "run", dies_saving=25)
+    run = Run(tmp_path / "run", fields, dies_saving=25)
     assert run.wait() == -signal.SIGKILL
     checkpoints = tmp_path / "run" / "checkpoints"
-    assert [p.name for p in (checkpoints / ".step-00000025.writing").iterdir()] == ["model.weights.h5"]
+    written = {p.name for p in (checkpoints / ".step-00000025.writing").iterdir()}
+    assert written == {"model.weights.h5", *(["averaged.weights.h5"] if fields else [])}
 
-    run = Run(tmp_path / "run")
+    run = Run(tmp_path / "run", fields)
     assert run.wait() == 0, run.stderr
     assert "resuming from" in run.stderr
     check_same(run, expected)
@@ -48,15 +55,15 @@ def test_killed_between_steps_and_while_saving(expected, tmp_path):
 
 
 @pytest.mark.long
-def test_stop_signal_saves_at_once(expected, tmp_path):
+def test_stop_signal_saves_at_once(expected, fields, tmp_path):
     for number, step in ((signal.SIGTERM, 9), (signal.SIGHUP, 21)):  # step 21 ends a log interval
-        run = Run(tmp_path / "run", {"run.checkpoint_every": "60min"}, signalled=(step, number))
+        run = Run(tmp_path / "run", {**fields, "run.checkpoint_every": "60min"}, signalled=(step, number))
         assert run.wait() == 128 + number
         last = run.stderr.splitlines()[-1]
         assert last == f"stopped by {number.name} at step {step}, which is saved: run the same command again to resume"
         assert run.saved()[-1] == step
 
-    run = Run(tmp_path / "run")
+    run = Run(tmp_path / "run", fields)
     assert run.wait() == 0, run.stderr
     check_same(run, expected)
 
@@ -72,7 +79,7 @@ def test_stop_signal_before_the_first_step(tmp_path):
 def test_many_kills_at_random_moments(tmp_path):
     """At least 20 kills, each at a random time after a log line. About half are SIGTERM."""
     steps = 3 * STEPS
-    fields = {"pretrain.steps": str(steps), "run.checkpoint_every": "2"}
+    fields = {**OPTIONS, "pretrain.steps": str(steps), "run.checkpoint_every": "2"}
     expected = uninterrupted(tmp_path / "uninterrupted", fields)
     chance, kills, saving = random.Random(0), 0, 0
     for trial in range(8):

@@ -1,4 +1,7 @@
+import os
 import shutil
+import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +14,8 @@ from pf_keras.data.labels import labelled_subset
 from pf_keras.data.sources import open_source
 from pf_keras.models import build_classifier, build_pretrainer
 from pf_keras.models.classifier import Classifier
-from pf_keras.tasks.finetune import warn_if_nothing_learned
+from pf_keras.tasks.finetune import part_to_train, warn_if_nothing_learned
+from pf_keras.training.callbacks import Guard
 from pf_keras.training.checkpoint import latest_checkpoint, save_checkpoint
 from pf_keras.training.identity import RunIdentity, find_run, start_run
 from pf_keras.training.metrics_log import MetricsLog
@@ -240,6 +244,96 @@ def test_result_has_the_step_of_the_pretraining_that_it_first_started_from(pretr
     monkeypatch.setattr("pf_keras.tasks.finetune.load_backbone", lambda *_: type("Newer", (), {"step": 30}))
     flags = [flag.removesuffix("/") for flag in flags]  # a shell's completion appends a slash to a folder
     assert succeed(*flags)["init_step"] == 20
+
+
+CHOOSING = ("--label_fraction=0.2", "--config.finetune.epochs=20", "--config.finetune.batch=16",
+            "--config.finetune.learning_rate=0.01", "--config.finetune.holdout=0.2", "--config.run.log_every=10",
+            "--config.finetune.patience=3")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def chosen(pretrained, tmp_path_factory):
+    """A fine-tuning that holds images out and ends when three scores were not better: its workdir, result and metrics."""
+    workdir = tmp_path_factory.mktemp("chosen")
+    done = command("--mode=finetune", f"--init={pretrained.workdir}", f"--workdir={workdir}", *CHOOSING)
+    assert done.code == 0, done.err
+    return SimpleNamespace(workdir=workdir, lines=MetricsLog(Workdir(workdir)).lines(), **vars(done))
+
+
+@pytest.mark.long
+def test_best_checkpoint_by_the_held_out_images_is_scored_and_evaluated(chosen):
+    result, scores = chosen.result, {line["step"]: line["holdout_top1"] for line in chosen.lines}
+    assert result["holdout_top1"] == max(scores.values()) == scores[result["best_step"]]
+    assert [p.name for p in (chosen.workdir / "best").iterdir()] == [f"step-{result['best_step']:08d}"]
+    evaluated = succeed("--mode=evaluate", f"--workdir={chosen.workdir}")
+    assert (evaluated["top1"], evaluated["steps"]) == (result["top1"], result["best_step"])
+    assert "validation_top1" not in chosen.lines[-1]
+
+
+@pytest.mark.long
+def test_training_ends_when_the_patience_is_over(chosen):
+    scores = [line["holdout_top1"] for line in chosen.lines]
+    assert chosen.result["stopped_at"] == chosen.lines[-1]["step"] < chosen.result["steps"]
+    assert len(scores) == scores.index(max(scores)) + 1 + 3
+
+
+@pytest.mark.long
+def test_held_out_images_are_not_trained_on(chosen):
+    assert chosen.result["labels"] == 289 and chosen.result["holdout_images"] == 57
+    assert "232 labelled images of 10 of 10 classes" in chosen.err
+    assert "57 labelled images are held out to choose the best checkpoint by" in chosen.err
+    config = find_run(Workdir(chosen.workdir)).config
+    labelled = labelled_subset(open_source(config.data).train, 0.2)
+    train, held_out = part_to_train(config, labelled)
+    assert not set(train.names) & set(held_out.names) and {*train.names, *held_out.names} == set(labelled.names)
+    assert set((chosen.workdir / "labels.txt").read_text().split()) == set(labelled.names)
+
+
+def test_validation_scores_are_logged_and_leave_the_training_as_it_is(pretrained, finetuned, tmp_path):
+    done = command("--mode=finetune", f"--workdir={tmp_path}", f"--init={pretrained.workdir}", "--label_fraction=0.1",
+                   "--config.finetune.epochs=6", "--config.finetune.batch=16", "--config.finetune.evaluate_every=20")
+    assert done.code == 0, done.err
+    assert "validation_top1 is for watching only: nothing is chosen by it" in done.err
+    lines = MetricsLog(Workdir(tmp_path)).lines()
+    scores = {line["step"]: line["validation_top1"] for line in lines if "validation_top1" in line}
+    last = done.result["steps"]
+    assert list(scores) == [20, 40, last] and scores[last] == done.result["top1"] and not (tmp_path / "best").exists()
+    same = ("top1", "top5", "labels", "steps")
+    assert [done.result[name] for name in same] == [finetuned.result[name] for name in same]
+    assert lines[-1]["loss"] == MetricsLog(Workdir(finetuned.workdir)).lines()[-1]["loss"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("step", [23, 30])
+def test_stopped_run_chooses_as_one_that_was_not_stopped(pretrained, chosen, tmp_path, monkeypatch, step):
+    original = Guard.on_train_batch_end
+
+    def end(self, batch, logs=None):
+        original(self, batch, logs)
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    flags = ("--mode=finetune", f"--init={pretrained.workdir}", f"--workdir={tmp_path}", *CHOOSING)
+    with monkeypatch.context() as patch:
+        patch.setattr(Guard, "on_train_batch_end", end)
+        assert command(*flags).code == 128 + signal.SIGTERM
+    result = succeed(*flags)
+
+    def without_clock(values):
+        return {name: value for name, value in values.items() if name != "images_per_second"}
+
+    assert without_clock(result) == without_clock(chosen.result)
+    assert [*map(without_clock, MetricsLog(Workdir(tmp_path)).lines())] == [*map(without_clock, chosen.lines)]
+    assert without_clock(succeed(*flags)) == without_clock(result)  # a run that is done trains no further
+
+
+def test_bad_input_of_watching_and_choosing_is_one_line(pretrained, tmp_path):
+    flags = ("--mode=finetune", f"--init={pretrained.workdir}", f"--workdir={tmp_path}", "--label_fraction=0.001")
+    assert_refused((*flags, "--config.finetune.evaluate_every=15"), "finetune.evaluate_every is 15", "run.log_every=10")
+    assert_refused((*flags, "--config.finetune.patience=2"), "finetune.patience is 2", "Set finetune.holdout")
+    assert_refused((*flags, "--config.finetune.holdout=1"), "finetune.holdout is 1.0. Use a fraction in [0, 1)")
+    assert_refused((*flags, "--config.finetune.holdout=0.2"), "only labelled image of its class", "Use more labelled images")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.long

@@ -4,11 +4,11 @@ import io
 import json
 import shutil
 from collections import Counter
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from commands import TINY, command, refused
+from html_page import Page
 from PIL import Image
 
 from pf_keras.config import DataConfig
@@ -123,32 +123,6 @@ def test_the_table_is_on_standard_error_and_the_result_alone_on_standard_output(
     done = inspected[1]
     assert done.out.count("\n") == 1
     assert "validation" in done.err and "JPEG 24, PNG 4" in done.err and "report.html" in done.err
-
-
-class Page(HTMLParser):
-    """Collects the tags, the addresses and the text of a page. Fails where tags are not closed in order."""
-
-    VOID = {"meta", "img", "br"}
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.open, self.tags, self.addresses, self.text = [], Counter(), [], ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags[tag] += 1
-        self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset", "action", "data")]
-        assert not any(name.startswith("on") for name, _ in attributes)
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def test_the_report_needs_nothing_else_and_escapes_names(inspected):

@@ -1,14 +1,19 @@
 import json
+import shutil
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from commands import TINY, command, refused, succeed
 from PIL import Image
 
 from pf_keras.training.identity import find_run
+from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.workdir import Workdir
 from tests.data import images_made as made
 from tests.data.test_range16 import x_rays
+from tests.tasks.test_first_label import write_shard
 
 
 def test_workdir_has_config_metrics_figures_and_result(pretrained):
@@ -73,8 +78,68 @@ def test_run_on_blank_images_says_that_it_learned_nothing(tmp_path):
     done = command("--mode=pretrain", f"--workdir={tmp_path / 'run'}", f"--data=folder:{tmp_path / 'scans'}", *TINY, *SHORT)
     assert done.code == 0 and done.result["loss_ratio"] is None, done.err
     assert "classes: a (4), b (4)\n" in done.err
-    last = done.err.splitlines()[-1]
+    *_, last, report = done.err.splitlines()
     assert last.startswith("WARNING: this run learned nothing. The targets of all 2 validation images have a single"), last
+    assert report == f"report: {tmp_path / 'run' / 'report.html'}"
+
+
+def weights_of(workdir, step):
+    """Everything that a checkpoint holds, by its place in the file."""
+    found = {}
+    with h5py.File(Path(workdir) / "checkpoints" / f"step-{step:08d}" / "model.weights.h5") as file:
+        file.visititems(lambda name, item: found.update({name: item[()]} if isinstance(item, h5py.Dataset) else {}))
+    return found
+
+
+def test_probes_are_logged_drawn_and_leave_the_training_as_it_is(pretrained, tmp_path):
+    done = command("--mode=pretrain", f"--workdir={tmp_path}", *TINY, "--config.pretrain.steps=20",
+                   "--config.pretrain.batch=32", "--config.run.log_every=10", "--config.pretrain.probe_every=10",
+                   "--config.pretrain.probe_images=150")  # fmt: skip
+    assert done.code == 0, done.err
+    assert "probes: fitted on 150 labelled images and scored on 150; the training does not see the labels" in done.err
+    assert "  knn_top1 0." in done.err and "  linear_top1 0." in done.err
+    lines = MetricsLog(Workdir(tmp_path)).lines()
+    assert [line["step"] for line in lines if 0.1 < line["knn_top1"] < 1 and 0.1 < line["linear_top1"] < 1] == [10, 20]
+    assert {k: v for k, v in done.result.items() if k != "images_per_second"} == {
+        k: v for k, v in pretrained.result.items() if k != "images_per_second"
+    }
+    left, right = weights_of(tmp_path, 20), weights_of(pretrained.workdir, 20)
+    assert left.keys() == right.keys() and len(left) > 100
+    for name, values in left.items():
+        np.testing.assert_array_equal(values, right[name], err_msg=name)
+
+
+def test_probes_without_labels_or_at_other_steps_than_the_log_are_one_line(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(40):
+        Image.new("RGB", (20, 20), (i, 0, 0)).save(tmp_path / "photos" / f"{i}.png")
+    flags = ("--mode=pretrain", f"--workdir={tmp_path / 'run'}", f"--data=folder:{tmp_path / 'photos'}", *TINY, *SHORT)
+    line = refused(*flags, "--config.pretrain.probe_every=50")
+    assert "pretrain.probe_every needs labels, but" in line and "is not in a class folder" in line, line
+    assert not (tmp_path / "run" / "config.json").exists()
+    line = refused(*flags, "--config.pretrain.probe_every=30")
+    assert "pretrain.probe_every is 30, which is not a multiple of run.log_every=50. Change one of the two." in line
+
+
+@pytest.mark.long
+def test_records_are_probed_and_probes_can_be_turned_on_when_a_run_resumes(tmp_path):
+    write_shard(tmp_path / "data", "train", [0, 1, 2] * 20, first=1)
+    write_shard(tmp_path / "data", "validation", [0, 1, 2] * 4, first=1)
+    flags = ("--mode=pretrain", f"--data=tfrecord:{tmp_path / 'data'}", *TINY, "--config.pretrain.steps=8",
+             "--config.pretrain.batch=8", "--config.run.log_every=4", "--config.run.checkpoint_every=4",
+             "--config.run.eval_batch=8")  # fmt: skip
+    for name, probing in (("without", ()), ("with", ("--config.pretrain.probe_every=4", "--config.pretrain.probe_images=30"))):
+        done = command(*flags, *probing, f"--workdir={tmp_path / name}")
+        assert done.code == 0, done.err
+    assert "probes: fitted on 30 labelled images and scored on 12" in done.err
+    left, right = weights_of(tmp_path / "with", 8), weights_of(tmp_path / "without", 8)
+    for name, values in left.items():
+        np.testing.assert_array_equal(values, right[name], err_msg=name)
+    shutil.rmtree(tmp_path / "without" / "checkpoints" / "step-00000008")
+    done = command(*flags, *probing, f"--workdir={tmp_path / 'without'}")
+    assert done.code == 0, done.err
+    lines = [MetricsLog(Workdir(tmp_path / name)).lines()[-1] for name in ("with", "without")]
+    assert lines[0]["knn_top1"] == lines[1]["knn_top1"] > 0.5
 
 
 def test_warm_up_longer_than_the_training_is_a_warning(tmp_path):

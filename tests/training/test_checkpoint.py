@@ -98,27 +98,10 @@ def test_any_flipped_bit_of_the_state_is_detected(tmp_path, capsys):
     assert latest_checkpoint(tmp_path).step == 2
 
 
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """A `gs://` path for etils, which reads it by TensorFlow's file functions. Here they read a local folder instead."""
-    import tensorflow as tf
-    from etils.epath import backend
-
-    def place(path):
-        return os.fspath(path).replace("gs:/", str(tmp_path), 1) if str(path).startswith("gs:/") else path
-
-    class Files:
-        def __getattr__(self, name):
-            real = getattr(tf.io.gfile, name)
-            return lambda *paths, **options: real(*map(place, paths), **options)
-
-    monkeypatch.setattr(backend._TfBackend, "gfile", property(lambda self: Files()))
-    return "gs://bucket/run/checkpoints"
-
-
 def test_checkpoints_in_a_bucket(bucket, tmp_path, capsys):
     from etils import epath
 
+    bucket = f"{bucket}/run/checkpoints"
     save_checkpoint(bucket, 1, tiny_model(1.5))
     save_checkpoint(bucket, 2, tiny_model(2.5))
     model, found = tiny_model(), latest_checkpoint(bucket)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from pf_keras.config import AugmentConfig, Config, ModelConfig, RunConfig, TargetConfig
+from pf_keras.config import AugmentConfig, Config, FinetuneConfig, ModelConfig, PretrainConfig, RunConfig, TargetConfig
 from pf_keras.data.digits import open_digits
 from pf_keras.data.pipeline import evaluation_batches, training_batches
 from pf_keras.errors import UserError
@@ -64,11 +64,20 @@ def test_batch_must_be_a_multiple_of_the_replicas():
 
 def test_training_must_fit_the_devices():
     run = RunConfig(steps_per_execution=5, log_every=50)
-    Devices("tpu", 8).check_run(run, 100, pretrain=64)
+    Devices("tpu", 8).check_run(run, 100, pretrain=PretrainConfig(batch=64, accumulate=4))
     with pytest.raises(UserError, match="pretrain.batch is 100, which 8 replicas"):
-        Devices("tpu", 8).check_run(run, 100, pretrain=100)
+        Devices("tpu", 8).check_run(run, 100, pretrain=PretrainConfig(batch=100))
     with pytest.raises(UserError, match="run.eval_batch is 100, which 8 replicas"):
-        Devices("tpu", 8).check_run(RunConfig(eval_batch=100), 100, pretrain=64)
+        Devices("tpu", 8).check_run(RunConfig(eval_batch=100), 100, pretrain=PretrainConfig(batch=64))
+
+
+def test_parts_of_a_batch_must_be_equal():
+    settings = FinetuneConfig(batch=64, accumulate=16)
+    Devices("cpu", 1).check_run(RunConfig(), 100, finetune=settings)
+    with pytest.raises(UserError, match="finetune.batch is 64, 8 on each of 8 replicas, which finetune.accumulate=16 does not"):
+        Devices("tpu", 8).check_run(RunConfig(), 100, finetune=settings)
+    with pytest.raises(UserError, match="pretrain.batch is 64, which pretrain.accumulate=3 does not divide evenly. Change one"):
+        Devices("cpu", 1).check_run(RunConfig(), 100, pretrain=PretrainConfig(batch=64, accumulate=3))
 
 
 def test_steps_must_be_a_multiple_of_steps_per_execution():

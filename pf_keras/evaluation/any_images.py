@@ -1,0 +1,129 @@
+"""The images that `predict` and `embed` answer for: any that can be read, with or without labels."""
+
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from etils import epath
+
+from pf_keras import __version__
+from pf_keras.config import Config
+from pf_keras.data.corrupt import naming_corrupt_images
+from pf_keras.data.images import Images
+from pf_keras.data.labels import labelled_source
+from pf_keras.data.readable import unreadable
+from pf_keras.data.reader import RULES, ReadOptions
+from pf_keras.data.records import Records, Split
+from pf_keras.errors import UserError, printable
+from pf_keras.evaluation.streaming import Batch, SavedRows, collect
+from pf_keras.request import Request
+from pf_keras.training.data_record import open_earlier_data, open_other_data, same_source
+from pf_keras.training.identity import RunIdentity
+from pf_keras.training.workdir import Workdir
+
+
+@dataclass(frozen=True)
+class AnyImages:
+    """Images to answer for.
+
+    Args:
+        split: the images.
+        classes: the names of their labels. Empty where images have no labels or no names are known.
+        config: with which they are read.
+        place: the `data.source` that they are of.
+    """
+
+    split: Split
+    classes: tuple[str, ...]
+    config: Config
+    place: str
+
+    def path_of(self, index: int) -> str:
+        """Where the image of a key's `index` is: the path of its file, or the file and place of its record."""
+        if isinstance(self.split, Images) and self.split.paths:
+            return self.split.values[index].decode("utf-8", "backslashreplace")
+        return self.split.name_of(index)
+
+    def identity(self, **facts: object) -> dict:
+        """What the answers for these images depend on, as JSON: the images, how they are read, and `facts`."""
+        labels = hashlib.sha256(self.split.labels.tobytes()).hexdigest() if isinstance(self.split, Images) else ""
+        reading = [dataclasses.asdict(ReadOptions.from_config(self.config.data)), self.config.data.eval_crop, RULES]
+        return {
+            "version": __version__,
+            "data": [self.place, self.split.digest(), labels, list(self.config.data.keys)],
+            "reading": [*reading, self.config.model.image_size],
+            **facts,
+        }
+
+
+def open_images(request: Request, workdir: Workdir, run: RunIdentity | None) -> AnyImages:
+    """The images of `--data`, or the validation split of the run in the workdir.
+
+    Of other data all images are used, or their validation split where they have one, as in an evaluation.
+
+    Args:
+        request: names the images.
+        workdir: where the answers go.
+        run: the run in the workdir, if there is one.
+
+    Raises:
+        UserError: there is neither `--data` nor a run, or the data cannot be opened.
+    """
+    config, other = request.config, request.other_data
+    if run is None and not other:
+        raise UserError(f"There is no run in {workdir.path}, and --data is missing. Name the images: --data=folder:DIR.")
+    if other and (run is None or not same_source(other, config.data.source)):
+        # Corrupt images are found as they are read, so that nothing needs to look for them before.
+        found = open_other_data(dataclasses.replace(config.data, source=other, max_bad_fraction=0.0), True, workdir)
+        source = found.source
+    else:
+        found = open_earlier_data(workdir, run.config.data, config.data, "")
+        source = labelled_source(found.source, config.data.holdout) if run.mode == "finetune" else found.source
+    split = source.validation
+    if isinstance(split, Records) and split.first_label.value is None:
+        with naming_corrupt_images(source):
+            split.first_label.find(split)
+    return AnyImages(split, source.classes, dataclasses.replace(config, data=found.config), other or config.data.source)
+
+
+def answers(
+    images: AnyImages,
+    folder: epath.Path,
+    kind: np.dtype,
+    identity: dict,
+    batches: Callable[[int], Iterator[Batch]],
+    answer: Callable[[np.ndarray], dict[str, np.ndarray]],
+    otherwise: str = "",
+) -> tuple[SavedRows, np.ndarray, list[tuple[int, str]]]:
+    """Run a model over all images, and find out which cannot be read.
+
+    Args:
+        images: what to answer for.
+        folder: of the results, whose name is the mode.
+        kind: of a row of answers, with fields `index` and `label`.
+        identity: what the answers depend on, of `AnyImages.identity`.
+        batches, answer: see `streaming.collect`.
+        otherwise: why an image has no answer that can be read now.
+
+    Returns:
+        The saved rows, to be removed when the results are written; the rows; and `(index, reason)` of each unreadable image.
+
+    Raises:
+        UserError: no image can be read.
+    """
+    config = images.config
+    saved = SavedRows(folder, kind, identity, config.run.eval_batch)
+    if saved.kept:
+        print(f"resuming after {saved.kept} images", file=sys.stderr)
+    rows = collect(saved, images.split.size, batches, answer, folder.name)
+    missing = unreadable(images.split, rows["index"], ReadOptions.from_config(config.data), otherwise)
+    if missing:
+        index, reason = missing[0]
+        first = f"{images.path_of(index)}: {reason}"
+        if not len(rows):
+            raise UserError(f"None of the {len(missing)} images in {images.place} can be read, the first {first}.")
+        print(printable(f"{len(missing)} of {images.split.size} images cannot be read, the first {first}"), file=sys.stderr)
+    return saved, rows, missing

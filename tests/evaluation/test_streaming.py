@@ -1,0 +1,80 @@
+"""Answers for many images: kept as rows of a file, and continued after a stop."""
+
+import keras
+import numpy as np
+import pytest
+from etils import epath
+from tiny import tiny_classifier, tiny_config
+
+from pf_keras.data.sources import open_source
+from pf_keras.errors import UserError
+from pf_keras.evaluation.scores import predict_logits
+from pf_keras.evaluation.streaming import SavedRows, collect, each_batch, require_one_process
+from pf_keras.training.devices import open_devices
+from pf_keras.training.lock import unlock
+
+KIND = np.dtype([("index", "i8"), ("label", "i8"), ("vector", "f4", (2,))])
+
+
+def rows_of(numbers):
+    rows = np.zeros(len(numbers), KIND)
+    rows["index"], rows["vector"] = numbers, np.asarray(numbers)[:, None]
+    return rows
+
+
+def test_outputs_are_those_of_predict():
+    config = tiny_config({"data.source": "digits", "run.eval_batch": "8"})
+    model, devices = tiny_classifier(config), open_devices("float32")
+    devices.compile(model)
+    split = open_source(config.data).validation.sample(21)
+    index, label, logits = (np.concatenate(part) for part in zip(*each_batch(model, split, config, devices), strict=True))
+    assert index.tolist() == list(range(21)) and label.tolist() == split.labels.tolist()
+    np.testing.assert_allclose(logits, predict_logits(model, split, config, devices), atol=1e-5)
+    later = np.concatenate([part for part, *_ in each_batch(model, split, config, devices, after=15)])
+    assert later.tolist() == list(range(16, 21))
+
+
+def test_rows_of_a_killed_process_are_continued_at_a_whole_batch(tmp_path):
+    folder = epath.Path(tmp_path)
+    saved = SavedRows(folder, KIND, {"weights": 1}, batch=4)
+    assert saved.kept == 0 and saved.last == -1 and len(saved.read()) == 0
+    saved.append(rows_of([0, 1, 2, 4]))
+    saved.append(rows_of([5, 6]))
+    with (tmp_path / ".rows").open("ab") as file:
+        file.write(b"half a row")
+    unlock(folder)  # the process ends
+    again = SavedRows(folder, KIND, {"weights": 1}, batch=4)
+    assert again.kept == 4 and again.last == 4
+    begun = []
+
+    def batches(after):
+        begun.append(after)
+        yield np.array([5, 6, 7]), np.array([1, 1, -1]), np.ones((3, 2))
+
+    rows = collect(again, 8, batches, lambda outputs: {"vector": outputs}, "embed")
+    assert begun == [4] and rows["index"].tolist() == [0, 1, 2, 4, 5, 6, 7] and rows["label"].tolist()[4:] == [1, 1, -1]
+    np.testing.assert_array_equal(rows["vector"][4:], 1)
+    again.remove()
+    assert not list(tmp_path.glob(".rows*"))
+    assert len(rows) == 7  # they can still be read
+
+
+def test_rows_of_something_else_are_discarded(tmp_path):
+    folder = epath.Path(tmp_path)
+    for identity, batch, kind, kept in (
+        ({"weights": 1}, 2, KIND, 0), ({"weights": 2}, 2, KIND, 0), ({"weights": 2}, 1, KIND, 0),
+        ({"weights": 2}, 1, np.dtype([("index", "i8"), ("label", "i8")]), 0),
+        ({"weights": 2}, 1, np.dtype([("index", "i8"), ("label", "i8")]), 2),
+    ):  # fmt: skip
+        saved = SavedRows(folder, kind, identity, batch)
+        assert saved.kept == kept
+        saved.append(np.zeros(2, kind))
+        unlock(folder)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TF_CONFIG is TensorFlow's")
+def test_several_processes_are_refused(monkeypatch):
+    cluster = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
+    monkeypatch.setenv("TF_CONFIG", cluster)
+    with pytest.raises(UserError, match="--mode=embed runs in one process, but 2 share"):
+        require_one_process("embed")
