@@ -17,6 +17,7 @@ FRACTIONS = (0.01, 0.1)
 def main() -> None:
     """Run the demo and print its table."""
     from pf_keras.data.digits import open_digits
+    from pf_keras.report import write_report
 
     heading("Pre-train on the digits, without labels. Two probes watch: knn_top1 and linear_top1 should rise")
     pretrained = command("--mode=pretrain", "--config.pretrain.probe_every=200", f"--workdir={RUNS}/pretrain")
@@ -50,6 +51,7 @@ def main() -> None:
     print("reports, to open in a browser:")
     print(f"  {RUNS}/pretrain/report.html: how it learned without labels, and what it decodes")
     print(f"  {RUNS}/pretrained-{FRACTIONS[-1]}/report.html: what it answers, and its mistakes")
+    print(f"  {write_report(ROOT / RUNS)}: all runs together")
 
 
 def heading(text: str) -> None:

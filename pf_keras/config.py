@@ -259,6 +259,14 @@ class RunConfig(_Section):
         _require(valid, f'run.checkpoint_every is {text!r}. Use steps, such as "500", or minutes, such as "10min".')
         return (None, 60 * float(number)) if text != number else (int(number), None)
 
+    def check_every(self, name: str, every: int) -> None:
+        """Raises UserError where the setting `name` asks for steps that do not end a log interval. 0 turns it off.
+
+        A task checks its own setting: another task may have left one that does not fit in a config that serves both.
+        """
+        problem = f"{name} is {every}, which is not a multiple of run.log_every={self.log_every}"
+        _require(every % self.log_every == 0, f"{problem}. Change one of the two.")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -287,10 +295,6 @@ class Config:
         _require(divides, f"{problem}. Change it, or use target.crop=centre_crop.")
         problem = f"augment.jitter_size is {jitter}, but a patch has {side}x{side} px"
         _require(not self.augment.enabled or jitter <= side, f"{problem}. Make it smaller, or 0 for no jitter.")
-        probe_every, evaluate_every = self.pretrain.probe_every, self.finetune.evaluate_every
-        for name, every in (("pretrain.probe_every", probe_every), ("finetune.evaluate_every", evaluate_every)):
-            problem = f"{name} is {every}, which is not a multiple of run.log_every={self.run.log_every}"
-            _require(every % self.run.log_every == 0, f"{problem}. Change one of the two.")
         problem = f"finetune.patience is {self.finetune.patience}, but no images are held out to judge by"
         _require(not self.finetune.patience or self.finetune.holdout, f"{problem}. Set finetune.holdout, such as 0.2.")
         problem = f"finetune.mask_ratio is {left_out}, which leaves out all {patches} patches"

@@ -2,9 +2,9 @@
 
     python tests/replicas_run.py WEIGHTS.npz REPLICAS [STEPS_PER_EXECUTION [PARTS]]
 
-Prints `[[loss, gradient norm, size of an averaged weight], ...]` as JSON, a list for each execution. The first run writes the initial weights to
-WEIGHTS.npz, and later runs under either backend start with them. A process can have only one number of replicas, because
-TensorFlow keeps the groups of its collective operations. JAX takes the number of its devices from XLA_FLAGS.
+Prints `[[loss, gradient norm, size of an averaged weight], ...]` as JSON, a list for each execution. The first run writes the
+initial weights to WEIGHTS.npz, and later runs under either backend start with them. A process can have only one number of
+replicas, because TensorFlow keeps the groups of its collective operations. JAX takes the number of its devices from XLA_FLAGS.
 """
 
 import json

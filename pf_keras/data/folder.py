@@ -35,7 +35,8 @@ def open_folder(place: str, config: DataConfig, whole: bool = False) -> Opened:
         `(train, validation, classes, validation_note, empty_classes, skipped)`.
 
     Raises:
-        UserError: there are no images, a folder cannot be entered, or the folders are not named as described.
+        UserError: there are no images, a folder cannot be entered, or the folders are not named as described. With `whole` any
+            names will do.
     """
     if fs.is_remote(place):
         raise UserError(
@@ -51,7 +52,8 @@ def open_folder(place: str, config: DataConfig, whole: bool = False) -> Opened:
     skipped = sum((part.listing.skipped for part in parts), Counter())
     _report(root, parts, skipped)
     if not used:
-        refuse_splits_as_classes(root, parts[0].classes)
+        if not whole:  # nothing is trained, so that it does not matter which of them is for training
+            refuse_splits_as_classes(root, parts[0].classes)
         _look_one_level_down(root, folders)
     elif others := [folder for folder in folders if folder not in (used, name)]:
         print(f"{root}: its folders {', '.join(map(as_text, others))} are not used", file=sys.stderr)

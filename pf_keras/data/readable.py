@@ -1,6 +1,6 @@
 """Reads the images of a split that can be read, and says of the others why they cannot.
 
-Training stops at a corrupt image. `predict` and `embed` go on to the next one instead.
+Training stops at a corrupt image. `predict` and `embed` list it and read the next one.
 """
 
 from collections.abc import Collection

@@ -74,7 +74,7 @@ def open_images(request: Request, workdir: Workdir, run: RunIdentity | None) -> 
     """
     config, other = request.config, request.other_data
     if run is None and not other:
-        raise UserError(f"There is no run in {workdir.path}, and --data is missing. Name the images: --data=folder:DIR.")
+        raise UserError(f"--data is missing, and {workdir.path} has no run with images of its own. Use --data=folder:DIR.")
     if other and (run is None or not same_source(other, config.data.source)):
         # Corrupt images are found as they are read, so that nothing needs to look for them before.
         found = open_other_data(dataclasses.replace(config.data, source=other, max_bad_fraction=0.0), True, workdir)

@@ -140,7 +140,7 @@ def lay_out(points: np.ndarray, seed: int) -> dict[str, np.ndarray]:
 
 def _umap(points: np.ndarray, seed: int) -> np.ndarray:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on the one core that a seed leaves it
+        warnings.simplefilter("ignore")  # it says that a seed makes it use one core
         import umap
 
         return umap.UMAP(random_state=seed).fit_transform(points)

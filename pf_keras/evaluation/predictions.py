@@ -113,7 +113,7 @@ class Predictions:
         return found
 
     def table(self, paths: Sequence[str], unreadable: Sequence[tuple[str, str]]) -> Iterator[list]:
-        """The lines of `predictions.csv`: its head, the mistakes, the other images in order, and the unreadable ones.
+        """The lines of `predictions.csv`: head, mistakes, other images in order, unreadable images.
 
         Args:
             paths: of the n images.

@@ -194,8 +194,7 @@ class Transformer(keras.layers.Layer):
     Args:
         depth: number of blocks.
         heads, mlp_ratio, norm_order, dropout: see `TransformerBlock`.
-        drop_path: of the last block. It rises linearly over the blocks (Huang et al., Deep Networks with Stochastic Depth,
-            2016).
+        drop_path: of the last block. It rises linearly over the blocks (stochastic depth, Huang et al., 2016).
 
     Input and output:
         `(B, V, D)`.

@@ -191,6 +191,7 @@ def part_to_train(config: Config, labelled: Split) -> tuple[Split, Split | None]
 def steps_of(config: Config, devices: Devices, size: int) -> int:
     """The number of steps of a fine-tuning on `size` images. Raises UserError where batch, steps and devices do not fit."""
     settings, several = config.finetune, config.run.steps_per_execution
+    config.run.check_every("finetune.evaluate_every", settings.evaluate_every)
     steps = several * max(1, round(settings.epochs * size / settings.batch / several))
     devices.check_run(config.run, steps, finetune=settings)
     if settings.mix:

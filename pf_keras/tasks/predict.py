@@ -138,7 +138,7 @@ def summary(predictions: Predictions, result: dict) -> str:
 def draw(
     images: AnyImages, predictions: Predictions, paths: list[str], model: keras.Model | None, folder: epath.Path
 ) -> list[epath.Path]:
-    """Draw the sheets into `folder`, and remove those of an earlier command. Returns their paths.
+    """Draw the sheets into `folder`, and remove the sheets of an earlier command. Returns the paths of the sheets.
 
     Args:
         images: what was classified.

@@ -32,6 +32,7 @@ from pf_keras.training.workdir import open_workdir
 def run(request: Request) -> dict:
     """Pre-train in `request.workdir` with `request.config`. Returns the content of `result.json`."""
     config, settings = request.config, request.config.pretrain
+    config.run.check_every("pretrain.probe_every", settings.probe_every)
     check_tracker(config.run.tracker)
     devices = open_devices(config.run.precision, request.tpu)
     devices.check_run(config.run, settings.steps, pretrain=settings)

@@ -29,7 +29,7 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
     own = [np.array(ops.convert_to_numpy(variable)) for variable in variables]
     try:
         for variable, average in zip(variables, model.optimizer._model_variables_moving_average, strict=True):
-            variable.assign(average)
+            variable.assign(ops.copy(average))  # under JAX `predict` takes the memory of the variables for its outputs
         yield
     finally:
         for variable, value in zip(variables, own, strict=True):

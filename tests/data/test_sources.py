@@ -384,6 +384,7 @@ def test_folders_named_like_splits_are_not_classes(tmp_path, splits):
     write_folder(tmp_path, splits=splits)
     with pytest.raises(UserError, match=f"^{tmp_path} has {' and '.join(sorted(splits))}, but no folder named train"):
         open_source(DataConfig(source=f"folder:{tmp_path}"))
+    assert open_source(DataConfig(source=f"folder:{tmp_path}"), whole=True).train.size  # nothing is trained on them
 
 
 @pytest.mark.parametrize("splits", [("Training", "testing"), ("training", "Val"), ("TRAIN", "Dev")])

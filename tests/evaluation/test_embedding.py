@@ -9,8 +9,10 @@ from pf_keras.evaluation import embedding
 from pf_keras.evaluation.embedding import class_name, clusters, lay_out, standardised, write_features
 
 
-def test_files_hold_paths_labels_and_vectors(tmp_path, monkeypatch):
+@pytest.mark.parametrize("remote", [False, True])
+def test_files_hold_paths_labels_and_vectors(tmp_path, monkeypatch, remote):
     monkeypatch.setattr(embedding, "PARQUET_ROWS", 2)
+    monkeypatch.setattr(embedding, "is_remote", lambda path: remote)
     paths, labels = ["a.jpg", "猫\n.png", "c.jpg", "d.jpg", "e.jpg"], np.array([1, -1, 0, 1, 7])
     vectors = np.arange(15, dtype="float32").reshape(5, 3)
     files = write_features(epath.Path(tmp_path), paths, labels, ("cat", "dog"), vectors)

@@ -1,5 +1,9 @@
 """Answers for many images: kept as rows of a file, and continued after a stop."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ from tiny import tiny_classifier, tiny_config
 
 from pf_keras.data.sources import open_source
 from pf_keras.errors import UserError
+from pf_keras.evaluation import streaming
 from pf_keras.evaluation.scores import predict_logits
 from pf_keras.evaluation.streaming import SavedRows, collect, each_batch, require_one_process
 from pf_keras.training.devices import open_devices
@@ -59,6 +64,16 @@ def test_rows_of_a_killed_process_are_continued_at_a_whole_batch(tmp_path):
     assert len(rows) == 7  # they can still be read
 
 
+def test_rows_of_a_remote_folder_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, "is_remote", lambda path: True)
+    for _ in range(2):
+        saved = SavedRows(epath.Path(tmp_path), KIND, {}, 1)
+        assert saved.kept == 0
+        saved.append(rows_of([3]))
+        assert saved.read()["index"].tolist() == [3] and not list(tmp_path.glob(".rows*"))
+        saved.remove()
+
+
 def test_rows_of_something_else_are_discarded(tmp_path):
     folder = epath.Path(tmp_path)
     for identity, batch, kind, kept in (
@@ -78,3 +93,38 @@ def test_several_processes_are_refused(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", cluster)
     with pytest.raises(UserError, match="--mode=embed runs in one process, but 2 share"):
         require_one_process("embed")
+
+
+TWO_DEVICES = """
+import keras, numpy as np
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tiny import tiny_classifier, tiny_config
+from pf_keras.data.pipeline import evaluation_batches
+from pf_keras.data.sources import open_source
+from pf_keras.evaluation.streaming import each_batch
+from pf_keras.training.devices import open_devices
+config = tiny_config({"data.source": "digits", "run.eval_batch": "8"})
+devices = open_devices("float32")
+assert devices.replicas == 2
+with devices.scope():
+    model = tiny_classifier(config)
+split = open_source(config.data).validation.sample(21)
+index, label, logits = (np.concatenate(part) for part in zip(*each_batch(model, split, config, devices)))
+assert index.tolist() == list(range(21)) and (label == split.labels).all()
+images = np.concatenate([batch["image"].numpy() for batch in evaluation_batches(split, config, 8)])[:21]
+np.testing.assert_allclose(logits, keras.ops.convert_to_numpy(model(images)), atol=1e-5)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_two_devices_answer_for_all_images_in_order(backend):
+    """In another process, because the number of devices cannot change later."""
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"} if backend == "jax" else {}
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, **devices, "KERAS_BACKEND": backend, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", TWO_DEVICES], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -28,6 +28,6 @@ def test_the_demo_prints_a_table_and_names_its_files(tmp_path, monkeypatch, capf
     assert re.search(r"a-validation-digit\.png: \d \(\d+\.\d%\)$", printed, re.MULTILINE)
     (exported,) = re.findall(r"^exported: +(.*)$", printed, re.MULTILINE)
     reports = re.findall(r"^  (.*/report\.html): ", printed, re.MULTILINE)
-    assert len(reports) == 2
+    assert len(reports) == 3
     for path in (*exported.split(", "), *reports, tmp_path / "pretrain" / "figures" / "reconstruction.png"):
         assert (tmp_path / path).exists(), path

@@ -158,10 +158,10 @@ def test_every_config_field_reaches_its_model():
         "model.image_size": "32", "model.grid": "4", "model.stem": "cifar", "model.stem_width": "8", "model.stacks": "(1,)",
         "model.stack_widths": "(4,)", "model.norm": "group", "model.width": "16", "model.depth": "1", "model.heads": "2",
         "model.mlp_ratio": "2", "model.norm_order": "pre_norm", "model.decode_position": "additive", "model.dropout": "0.1",
-        "model.decoder_width": "24", "mask.ratio": "0.5", "mask.block": "1", "target.size": "4", "target.bits": "3",
-        "target.crop": "subsample", "target.channels": "3", "augment.enabled": "false", "augment.jitter_size": "5",
-        "pretrain.label_smoothing": "0.03", "finetune.mask_ratio": "0.25", "finetune.dropout": "0.3",
-        "finetune.head": "linear",
+        "model.drop_path": "0.2", "model.decoder_width": "24", "mask.ratio": "0.5", "mask.block": "1", "target.size": "4",
+        "target.bits": "3", "target.crop": "subsample", "target.channels": "3", "augment.enabled": "false",
+        "augment.jitter_size": "5", "pretrain.label_smoothing": "0.03", "finetune.mask_ratio": "0.25",
+        "finetune.dropout": "0.3", "finetune.head": "linear",
     })  # fmt: skip
     for section in ("model", "target"):
         for name, value in vars(getattr(config, section)).items():

@@ -345,3 +345,9 @@ def test_same_seed_gives_the_same_loss_and_another_seed_another(pretrained, fine
         succeed(*flags, f"--workdir={tmp_path / name}", f"--seed={seed}")
         losses.append(MetricsLog(Workdir(tmp_path / name)).lines()[-1]["loss"])
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_setting_of_the_probes_of_a_pretraining_does_not_bind_its_fine_tuning(pretrained, tmp_path):
+    flags = ("--mode=finetune", f"--init={pretrained.workdir}", f"--workdir={tmp_path}", "--label_fraction=0.001",
+             "--config.pretrain.probe_every=10", "--config.run.log_every=7", "--config.finetune.holdout=0.2")  # fmt: skip
+    assert_refused(flags, "only labelled image of its class")

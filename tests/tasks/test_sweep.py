@@ -23,7 +23,8 @@ from pf_keras.errors import UserError
 from pf_keras.tasks import sweep
 from pf_keras.training.callbacks import NonFiniteLoss
 from pf_keras.training.devices import Devices
-from pf_keras.training.identity import check_same_run
+from pf_keras.training.identity import check_same_run, find_run
+from pf_keras.training.workdir import Workdir
 from tests.robustness.runs import in_a_process
 
 ROOT = Path(__file__).parents[2]
@@ -240,6 +241,41 @@ def test_killed_sweep_resumes_with_what_is_left_and_takes_the_best_point(tmp_pat
     assert {batch for batch, _ in grid} == {16, 32, 64} - {point["batch"]}
     assert batch == result["scratch_batch"] == 32  # the best of all three
     assert labels == result["labels"] > max(size for _, size in grid)  # the final run has the held-out images too
+
+
+def test_a_larger_grid_keeps_what_is_done_and_the_runs_of_an_earlier_winner(tmp_path, monkeypatch):
+    seen, final = scored_by_batch(monkeypatch), tmp_path / "final"
+    assert succeed(*flags(tmp_path, "scratch", "(16,)", "0"))["scratch_batch"] == 16
+    (tmp_path / "final" / "scratch" / "seed-0" / "mark").write_text("of the first winner")
+    seen.clear()
+    words = flags(tmp_path, "scratch", "(64,16)", "0")
+    result = succeed(*words)
+    assert [batch for batch, _ in seen] == [64, 64] and result["points"] == 2 and result["scratch_batch"] == 64
+    assert sorted(path.name for path in final.iterdir()) == ["scratch", "scratch-b16-lr0.001"]
+    assert (final / "scratch-b16-lr0.001" / "seed-0" / "mark").exists()
+    assert find_run(Workdir(final / "scratch" / "seed-0")).config.finetune.batch == 64
+    assert succeed(*words) == result and len(seen) == 2  # nothing is done again
+
+    seen.clear()  # a learning rate more: its two points are new, and the winner is another batch that was there before
+    monkeypatch.setattr(sweep, "fit_and_score", lambda config, *_: seen.append(config) or {**RESULT, "top1": 0.1})
+    words = [word.replace("(1e-3,)", "(1e-3,2e-3)") for word in words]
+    result = succeed(*words)
+    assert [config.finetune.learning_rate for config in seen] == [2e-3, 2e-3]
+    assert result["points"] == 4 and result["scratch_batch"] == 64 and result["scratch_learning_rate"] == 1e-3
+    for file in (tmp_path / "grid").glob("scratch-b64-*/seed-0/result.json"):  # as if the first winner were the best again
+        file.write_text(json.dumps({**RESULT, "top1": 0.0}))
+    result = succeed(*words)
+    assert len(seen) == 2 and result["scratch_batch"] == 16 and (final / "scratch" / "seed-0" / "mark").exists()
+    assert sorted(path.name for path in final.iterdir()) == ["scratch", "scratch-b64-lr0.001"]
+
+    line = refused(*flags(tmp_path, "scratch", "(64,)", "0"))
+    assert "sweep.batches: (64, 16) -> (64,)" in line and "sweep.learning_rates: (0.001, 0.002) -> (0.001,)" in line
+    assert "finetune.learning_rate_per_256 is 0.1, but a sweep compares" in refused(
+        *words, "--config.finetune.learning_rate_per_256=0.1"
+    )
+
+
+RESULT = {"top5": 0.8, "images": 360, "steps": 7}
 
 
 def process(flags, tuner, port):

@@ -96,6 +96,16 @@ def test_weights_come_back_bit_for_bit_after_an_error_too(run):
         np.testing.assert_array_equal(one, np.asarray(other))
 
 
+def test_predictions_with_the_average_leave_it_whole(run):
+    model, values = run
+    before = [np.array(variable) for variable in model.optimizer.variables]
+    with averaged_weights(model):
+        averaged = model.predict(np.ones((2, 4)), verbose=0)
+    assert np.abs(averaged - model.predict(np.ones((2, 4)), verbose=0)).max() > 1e-4
+    for one, other in zip(before, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(one, np.asarray(other))
+
+
 def test_before_the_first_step_and_without_an_average_nothing_changes():
     uncompiled = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
     for model in (tiny_model(), tiny_model(ema=0.0), tiny_model(use_ema=True), uncompiled):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 
 import keras
@@ -10,9 +11,10 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from pf_keras.config import RunConfig
+from pf_keras.config import Config, RunConfig
 from pf_keras.errors import Stopped, UserError
 from pf_keras.training.callbacks import RunCallback, SaveCheckpoints
+from pf_keras.training.identity import RunIdentity, start_run
 from pf_keras.training.loop import train
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.optimizer import AdamW
@@ -168,6 +170,23 @@ def test_a_nan_loss_stops_the_run_and_names_the_step(tmp_path):
     expected = "The loss is nan at step 14, with a learning rate of 0.01"
     assert expected in str(error.value) and str(tmp_path / "checkpoints" / "step-00000013") in str(error.value)
     assert saved(tmp_path) == list(range(1, 14))
+
+
+@pytest.mark.parametrize("field", ["learning_rate", "learning_rate_per_256"])
+def test_a_nan_loss_of_a_pretraining_names_the_command_that_continues_it(tmp_path, field):
+    def spoilt(step):
+        return batches(step).enumerate(step).map(lambda n, b: (b[0] * tf.where(n == 13, np.inf, 1.0), b[1]))
+
+    path = tmp_path / "a run"
+    config = Config().override({"pretrain.steps": str(STEPS), f"pretrain.{field}": "0.006"})
+    start_run(Workdir(path), RunIdentity("pretrain", config))
+    with pytest.raises(UserError) as error:
+        run_training(path, data=spoilt, checkpoint_every="4")
+    *_, command = str(error.value).partition(f"{path}/checkpoints/step-00000012. To continue from it: pf-keras ")
+    given = shlex.split(command)
+    assert given[:3] == ["--mode=pretrain", f"--init={path}", f"--workdir={path}-lower"]
+    read = Config().override(dict(flag.removeprefix("--config.").split("=") for flag in given[3:]))
+    assert read.pretrain.steps == STEPS - 12 and getattr(read.pretrain, field) == 0.003
 
 
 def test_the_last_loss_is_checked(tmp_path):

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from tiny import tiny_config, tiny_pretrainer
+from tiny import random_batch, tiny_config, tiny_pretrainer
 
-from pf_keras.config import PretrainConfig
-from pf_keras.training.learning_rate import layer_rates
+from pf_keras.config import FinetuneConfig, PretrainConfig
+from pf_keras.training.learning_rate import layer_rates, learning_rate_at, peak
 from pf_keras.training.optimizer import AdamW, build_optimizer, no_decay
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tensorflow_addons.json").read_text())["adamw"]
@@ -176,6 +176,65 @@ def test_options_of_keras_work_as_in_its_adamw(options):
         results.append([v.numpy() for v in [variable, *optimizer.variables] if v.name != "gradient_norm"])
     for ours, theirs in zip(*results, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def fitted(model, optimizer, data, batch):
+    """How far the variables of a model move in a plain `fit`."""
+    start = [np.array(v) for v in model.trainable_variables]
+    model.compile(optimizer, loss=None if isinstance(data, dict) else "mse")
+    model.fit(*([data] if isinstance(data, dict) else data), batch_size=batch, shuffle=False, verbose=0)
+    return [np.asarray(v) - old for v, old in zip(model.trainable_variables, start, strict=True)]
+
+
+# With an epsilon of 0.1 a weight moves in proportion to its gradient, whose rounding (1e-4 of the largest, see
+# test_accumulate.py) does not become a whole step.
+SMOOTH = {"learning_rate": 0.01, "weight_decay": 0.2, "epsilon": 0.1}
+
+
+@pytest.mark.parametrize("options", [{"gradient_accumulation_steps": 2}, {"use_ema": True, "ema_momentum": 0.5}], ids=str)
+def test_options_of_keras_work_in_a_plain_fit(options):
+    rng, results = np.random.default_rng(0), []
+    data = rng.standard_normal((16, 4)).astype("float32"), rng.standard_normal((16, 3)).astype("float32")
+    for kind in (AdamW, keras.optimizers.AdamW):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, activation="tanh"), keras.layers.Dense(3)])
+        results.append(fitted(model, kind(**SMOOTH, **options), data, batch=2))
+    for ours, theirs in zip(*results, strict=True):
+        assert np.abs(theirs).max() > 1e-4
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3 * np.abs(theirs).max())
+
+
+def test_accumulation_of_keras_gives_the_steps_of_whole_batches():
+    """In a pre-trainer, whose positions have gradients by rows."""
+    config = tiny_config({"model.norm": "group"})
+    data = random_batch(config, batch=16)
+    whole = fitted(tiny_pretrainer(config), AdamW(**SMOOTH), data, batch=8)
+    model = tiny_pretrainer(config)
+    accumulated = fitted(model, AdamW(**SMOOTH, gradient_accumulation_steps=2), data, batch=4)
+    for variable, ours, expected in zip(model.trainable_variables, accumulated, whole, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-3 * np.abs(expected).max() + 1e-7, err_msg=variable.path)
+
+
+def test_accumulation_of_keras_is_refused_on_several_replicas(monkeypatch):
+    """Keras's own AdamW fails there with an error about `tf.cond`."""
+    variable = keras.Variable(np.ones(3, "float32"))
+    optimizer = AdamW(0.1, gradient_accumulation_steps=2)
+    optimizer.build([variable])
+    monkeypatch.setattr("pf_keras.training.optimizer._replicas", lambda: 4)
+    with pytest.raises(ValueError, match="Expected one replica with gradient_accumulation_steps. Received: 4 replicas. Call"):
+        optimizer.apply([ops.ones(3)], [variable])
+    AdamW(0.1).apply([ops.ones(3)], [keras.Variable(np.ones(3, "float32"))])
+
+
+def test_learning_rate_per_256_replaces_the_learning_rate(model):
+    for settings, highest in (
+        (PretrainConfig(learning_rate=0.5, batch=64), 0.5),
+        (PretrainConfig(learning_rate=0.5, batch=64, learning_rate_per_256=0.02), 0.005),
+        (FinetuneConfig(batch=512, learning_rate_per_256=0.02), 0.04),
+    ):
+        assert peak(settings) == pytest.approx(highest)
+        rates = [learning_rate_at(build_optimizer(model, settings, 100, 10), step) for step in (0, 5, 10, 99)]
+        assert rates[0] == 0 and rates[1:3] == pytest.approx([highest / 2, highest]) and rates[3] < highest / 100
 
 
 def test_layer_rates_do_not_scale_weight_decay():

@@ -116,6 +116,20 @@ def test_init_is_compared_by_where_its_path_leads(tmp_path, monkeypatch):
         started(tmp_path / "remote", "finetune", {"init": "gs://bucket//pre"})
 
 
+def test_a_pretraining_without_a_recorded_start_is_from_scratch(tmp_path):
+    started(tmp_path, facts={"precision": "float32"})  # as an earlier version recorded it
+    with pytest.raises(UserError, match="init: scratch -> runs/pre"):
+        started(tmp_path, facts={"precision": "float32", "init": "runs/pre"})
+    started(tmp_path, facts={"precision": "float32", "init": "scratch"})
+
+
+def test_a_grid_may_grow(tmp_path):
+    started(tmp_path, "sweep", sweep__batches="(16,32)", sweep__learning_rates="(1e-3,)")
+    started(tmp_path, "sweep", sweep__batches="(64,32,16)", sweep__learning_rates="(1e-3,2e-3)")
+    with pytest.raises(UserError, match=r"sweep.batches: \(64, 32, 16\) -> \(16, 32\)"):
+        started(tmp_path, "sweep", sweep__batches="(16,32)", sweep__learning_rates="(1e-3,2e-3)")
+
+
 def test_a_label_list_is_compared_by_what_it_holds(tmp_path):
     labels = {"label_list": "ten.txt", "label_list_sha256": "abc"}
     started(tmp_path, "finetune", labels)

@@ -1,0 +1,81 @@
+"""Options of a training on the command line: continuing from another run, parts of a batch, an average of the weights."""
+
+import numpy as np
+import pytest
+from commands import TINY, command, refused, succeed
+
+import pf_keras
+from pf_keras.training.checkpoint import latest_checkpoint
+from pf_keras.training.metrics_log import MetricsLog
+from pf_keras.training.workdir import Workdir
+from tests.data import images_made as made
+
+SHORT = ("--config.pretrain.steps=2", "--config.pretrain.batch=8", "--config.run.eval_batch=8")
+
+
+@pytest.mark.long
+def test_pretraining_continues_from_another_with_other_data_and_settings(pretrained, tmp_path):
+    start, run = f"--init={pretrained.workdir}", f"--workdir={tmp_path / 'run'}"
+    still = ("--config.pretrain.steps=2", "--config.pretrain.learning_rate=1e-12", "--config.pretrain.warmup_steps=0",
+             "--config.pretrain.batch=16", "--config.model.drop_path=0.5", "--config.data.crop_scale=(0.9,1)")  # fmt: skip
+    done = command("--mode=pretrain", start, run, *still)
+    assert done.code == 0, done.err
+    assert "loaded the backbone and the decoder from" in done.err and "step-00000020" in done.err
+    before, after = (pf_keras.load(path).trainable_variables for path in (pretrained.workdir, tmp_path / "run"))
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-6, err_msg=one.path)
+    assert (done.result["init"], done.result["init_step"]) == (str(pretrained.workdir), 20)
+    again = command("--mode=pretrain", start, run)  # its config is that of the workdir
+    assert again.code == 0 and again.result == done.result and "loaded the backbone" not in again.err
+    assert "init: " in refused("--mode=pretrain", run) and "-> scratch" in refused("--mode=pretrain", run)
+    photos = made.photos(tmp_path / "photos")
+    other = succeed("--mode=pretrain", start, f"--workdir={tmp_path / 'other'}", f"--data=folder:{photos}", *SHORT)
+    assert other["init_step"] == 20
+
+
+def test_a_start_that_does_not_fit_is_refused(pretrained, finetuned, tmp_path):
+    new, start = ("--mode=pretrain", f"--workdir={tmp_path / 'run'}"), f"--init={pretrained.workdir}"
+    for wrong, words in (
+        ((f"--init={finetuned.workdir}",), "--mode=finetune"),
+        (("--init=/no/such/run",), "There is no run in /no/such/run"),
+        ((start, "--config.model.width=32"), "model.width: 16 -> 32"),
+        ((start, "--config.model.decoder_width=16"), "model.decoder_width: 8 -> 16"),
+        ((start, "--config.model.decode_position=additive"), "model.decode_position"),
+        ((start, "--config.target.bits=3"), "target.bits: 2 -> 3"),
+        (("--mode=pretrain", f"--workdir={pretrained.workdir}", start), "init: scratch -> "),
+    ):
+        assert words in refused(*new, *wrong)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ("pretrain.accumulate=3", "pretrain.batch is 8, which pretrain.accumulate=3 does not divide evenly."),
+        ("pretrain.accumulate=0", "pretrain.accumulate is 0. Use a number above 0"),
+        ("pretrain.ema=1", "pretrain.ema is 1.0. Use a fraction in [0, 1)"),
+        ("pretrain.learning_rate_per_256=-1", "pretrain.learning_rate_per_256 is -1.0. Use a number of 0 or more"),
+        ("model.drop_path=1", "model.drop_path is 1.0. Use a fraction in [0, 1)"),
+    ],
+)
+def test_invalid_training_options_are_refused(field, words, tmp_path):
+    assert words in refused("--mode=pretrain", f"--workdir={tmp_path}", *TINY, *SHORT, f"--config.{field}")
+
+
+@pytest.mark.long
+def test_averaged_weights_are_scored_and_loaded(pretrained, tmp_path):
+    """The average of weights that move by tens of percent is not the last weights."""
+    flags = ("--mode=pretrain", *TINY, "--config.pretrain.batch=16", "--config.pretrain.steps=6",
+             "--config.pretrain.warmup_steps=0", "--config.pretrain.learning_rate=0.01")  # fmt: skip
+    plain = succeed(*flags, f"--workdir={tmp_path / 'plain'}")
+    averaged = succeed(*flags, f"--workdir={tmp_path / 'ema'}", "--config.pretrain.ema=0.6", "--config.pretrain.accumulate=1")
+    lines = [MetricsLog(Workdir(tmp_path / name)).lines()[-1]["loss"] for name in ("plain", "ema")]
+    assert lines[0] == lines[1]  # the training is the same
+    assert averaged["loss"] != plain["loss"]
+    model, last = pf_keras.load(tmp_path / "ema"), pf_keras.load(tmp_path / "plain")
+    resumed = pf_keras.load(tmp_path / "plain")
+    latest_checkpoint(tmp_path / "ema" / "checkpoints").load_into(resumed, resume=True)
+    gaps = [np.abs(np.asarray(a) - np.asarray(b)).max() for a, b in zip(model.weights, last.weights, strict=True)]
+    assert max(gaps) > 1e-3
+    for one, other in zip(resumed.weights, last.weights, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
