@@ -86,7 +86,7 @@ def open_images(request: Request, workdir: Workdir, run: RunIdentity | None) -> 
     if isinstance(split, Records) and split.first_label.value is None:
         with naming_corrupt_images(source):
             split.first_label.find(split)
-    return AnyImages(split, source.classes, dataclasses.replace(config, data=found.config), other or config.data.source)
+    return AnyImages(split, source.classes, found.reading(config), other or config.data.source)
 
 
 def answers(
