@@ -39,7 +39,7 @@ CONFIG = Config(
 
 
 class Steps(keras.callbacks.Callback):
-    """Collects the mean loss of each execution, from the running mean that `fit` logs, and the last of the other numbers."""
+    """Collects the mean loss of each execution, from the running mean that `fit` logs, and the last value of the others."""
 
     lines, done, total = (), 0, 0.0
 

@@ -1,4 +1,4 @@
-"""Gradient accumulation: a batch is computed in equal parts, one after the other, in the memory of a single part."""
+"""Gradient accumulation: computes a batch in equal parts, in sequence, in the memory that one part needs."""
 
 from collections.abc import Callable
 

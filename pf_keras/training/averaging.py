@@ -17,7 +17,7 @@ def has_average(model: keras.Model) -> bool:
 def averaged_weights(model: keras.Model) -> Iterator[None]:
     """Give the model its averaged weights while the body runs, and its own weights afterwards, bit for bit.
 
-    Only what is trained has an average. The statistics of batch norm stay those of the latest steps.
+    Trained weights have an average. The statistics of batch norm have none, because they are running averages already.
 
     Args:
         model: a compiled model. Without an average nothing changes, nor before the first step.

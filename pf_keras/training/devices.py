@@ -57,7 +57,7 @@ class Devices:
         Args:
             model: to compile.
             steps_per_execution: see `pf_keras.config.RunConfig`.
-            parts: of a batch, computed one after the other, see `training.accumulate`.
+            parts: how many parts a batch is computed in, see `training.accumulate`.
             **options: of `model.compile`.
         """
         model.compile(jit_compile=self.jit_compile, steps_per_execution=steps_per_execution, **options)

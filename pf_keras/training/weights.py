@@ -127,10 +127,10 @@ def check_pretraining(init: str, config: Config) -> None:
     Data, masks, augmentation and image size may differ.
 
     Raises:
-        UserError: `init` is no pre-training workdir, has no checkpoint, or its network is not the config's.
+        UserError: `init` is no pre-training workdir, has no checkpoint, or has another network.
     """
     workdir, run = earlier_run(init, "pretrain")
-    free = set(NOT_IN_WEIGHTS) - {"model.decode_position", "model.decoder_width"}  # of which the decoder does depend
+    free = set(NOT_IN_WEIGHTS) - {"model.decode_position", "model.decoder_width"}  # the decoder depends on these two
     run.require_same_model(init, config, "model", "target.size", "target.bits", "target.channels", free=free)
     require_checkpoint(workdir.checkpoints)
 

@@ -54,6 +54,23 @@ def test_step_that_does_not_fit_is_refused_with_the_memory(tmp_path, formulas_on
     assert json.loads((tmp_path / "result.json").read_text())["fits"] is False
 
 
+def test_batch_in_parts_needs_the_memory_of_a_part_and_the_sum_of_the_gradients(tmp_path, formulas_only, monkeypatch):
+    asked = []
+
+    def compile_for(config, slice_, images):
+        asked.append(images)
+        return {"fits": images <= 10, "peak_hbm_bytes": GIB * images, **({"flops": 5.0 * images} if images <= 10 else {})}
+
+    monkeypatch.setattr(plan, "has_compiler", lambda: True)
+    monkeypatch.setattr(plan, "compile_for", compile_for)
+    parts = ("--config.pretrain.batch=128", "--config.pretrain.accumulate=4")  # 16 images on each core, in parts of 4
+    result = succeed(*flags(tmp_path), *parts)
+    assert asked[0] == 4 and result["peak_hbm_bytes"] == 4 * GIB + 4 * result["parameters"]
+    assert result["largest_batch_per_core"] == 40 and result["compiler_flops_per_image"] == 5.0
+    line = refused(*flags(tmp_path), "--config.pretrain.batch=128", "--config.pretrain.accumulate=32")
+    assert "pretrain.batch is 128, 16 on each of 8 replicas, which pretrain.accumulate=32 does not divide evenly" in line
+
+
 def test_batch_that_the_cores_cannot_split_is_refused(tmp_path):
     line = refused(*flags(tmp_path), "--config.pretrain.batch=100")
     assert "pretrain.batch is 100, which 8 replicas cannot split evenly. Use 96 or 104." in line

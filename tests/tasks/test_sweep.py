@@ -273,6 +273,7 @@ def test_a_larger_grid_keeps_what_is_done_and_the_runs_of_an_earlier_winner(tmp_
     assert "finetune.learning_rate_per_256 is 0.1, but a sweep compares" in refused(
         *words, "--config.finetune.learning_rate_per_256=0.1"
     )
+    assert "finetune.batch is 64, which finetune.accumulate=3 does not" in refused(*words, "--config.finetune.accumulate=3")
 
 
 RESULT = {"top5": 0.8, "images": 360, "steps": 7}

@@ -1,10 +1,14 @@
 """Options of a training on the command line: continuing from another run, parts of a batch, an average of the weights."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 from commands import TINY, command, refused, succeed
 
 import pf_keras
+from pf_keras.training.callbacks import Guard
 from pf_keras.training.checkpoint import latest_checkpoint
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.workdir import Workdir
@@ -79,3 +83,35 @@ def test_averaged_weights_are_scored_and_loaded(pretrained, tmp_path):
     assert max(gaps) > 1e-3
     for one, other in zip(resumed.weights, last.weights, strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+@pytest.mark.long
+def test_a_finetuning_with_all_options_resumes_with_the_same_numbers(pretrained, tmp_path, monkeypatch):
+    flags = ("--mode=finetune", f"--init={pretrained.workdir}", "--label_fraction=0.1", "--config.finetune.epochs=2",
+             "--config.finetune.batch=16", "--config.finetune.accumulate=4", "--config.finetune.ema=0.8",
+             "--config.finetune.learning_rate_per_256=0.1", "--config.model.drop_path=0.2", "--config.finetune.mix=0.5",
+             "--config.run.log_every=4")  # fmt: skip
+    whole = succeed(*flags, f"--workdir={tmp_path / 'whole'}")
+    end, stops = Guard.on_train_batch_end, [7, 12]
+
+    def stopping(self, batch, logs=None):
+        end(self, batch, logs)
+        if self.step in stops:
+            stops.remove(self.step)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Guard, "on_train_batch_end", stopping)
+    for _ in range(2):
+        assert command(*flags, f"--workdir={tmp_path / 'run'}").code == 128 + signal.SIGTERM
+    resumed = succeed(*flags, f"--workdir={tmp_path / 'run'}")
+    assert {**resumed, "images_per_second": 0} == {**whole, "images_per_second": 0}
+    logged = [MetricsLog(Workdir(tmp_path / name)).lines() for name in ("whole", "run")]
+    for lines in logged:
+        assert max(line["learning_rate"] for line in lines) == pytest.approx(0.1 * 16 / 256, rel=0.1)
+        for line in lines:
+            del line["images_per_second"]
+    assert logged[0] == logged[1]
+    models = [pf_keras.load(tmp_path / name) for name in ("whole", "run")]
+    for one, other in zip(models[0].weights, models[1].weights, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other), err_msg=one.path)
+    assert succeed("--mode=evaluate", f"--workdir={tmp_path / 'run'}")["top1"] == whole["top1"]
