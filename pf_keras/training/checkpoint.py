@@ -48,7 +48,7 @@ class Checkpoint:
 
         Args:
             model: has the variables of the run's model.
-            resume: set the variables to their values at the last step instead, also those of the optimizer of a compiled model.
+            resume: load the weights of the last step instead, and the optimizer's variables if the model is compiled.
 
         Returns:
             The checkpoint that was read: a newer one where a run in progress has removed this one meanwhile.

@@ -29,7 +29,7 @@ def test_pretraining_continues_from_another_with_other_data_and_settings(pretrai
     for one, other in zip(before, after, strict=True):
         np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-6, err_msg=one.path)
     assert (done.result["init"], done.result["init_step"]) == (str(pretrained.workdir), 20)
-    again = command("--mode=pretrain", start, run)  # its config is that of the workdir
+    again = command("--mode=pretrain", start, run)  # takes the config of the workdir
     assert again.code == 0 and again.result == done.result and "loaded the backbone" not in again.err
     assert "init: " in refused("--mode=pretrain", run) and "-> scratch" in refused("--mode=pretrain", run)
     photos = made.photos(tmp_path / "photos")
