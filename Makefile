@@ -29,4 +29,5 @@ test: lint
 
 test-long: venv
 	$(TENSORFLOW) -m "long and not slow"
-	$(JAX) -m "not slow" tests/models tests/training/test_optimizer.py
+	$(JAX) -m "not slow" tests/models tests/training/test_optimizer.py tests/training/test_accumulate.py \
+		tests/training/test_averaging.py
