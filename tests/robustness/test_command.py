@@ -55,7 +55,7 @@ def test_corrupt_image(tmp_path):
     (tmp_path / "page.jpg").write_bytes(made.HTML)
     fields = {"data.source": f"folder:{tmp_path}", "data.holdout": "0.2"}
     line = last_line(Run(tmp_path / "run", fields))
-    assert line.startswith("error: page.jpg cannot be read: not a JPEG, PNG, GIF")
+    assert line.startswith("error: page.jpg cannot be read: it is an HTML page, not an image")
 
     run = Run(tmp_path / "other", {**fields, "data.max_bad_fraction": "0.2", "pretrain.steps": "3"})
     assert '"bad_images": 1' in last_line(run, code=0)
