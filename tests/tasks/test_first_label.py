@@ -46,7 +46,7 @@ def test_other_records_without_the_first_class_are_scored_right(tmp_path):
 
     *right, said = evaluate()
     assert right == [*evaluate("--config.data.first_label=0")[:2]] and right[0] > 0.9 and right[1] == [0, 9, 9]
-    assert "labels begin at 0, as this run found" in said and "seem" not in said
+    assert "labels begin at 0, as in the data of this run" in said and "seem" not in said
 
     # A run without the record finds the label in the other data and says so. Without class 0 it takes 1 for the first label.
     (workdir / "data.json").write_text(json.dumps({"splits": data["splits"]}))
