@@ -1,11 +1,13 @@
 """Goes over the encoded images of a split once, in several threads, without decoding them by TensorFlow."""
 
+import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from pf_keras.data.images import Images
 from pf_keras.data.records import Split
 from pf_keras.errors import tensorflow_reason
 from pf_keras.processes import cores
@@ -30,31 +32,58 @@ def each_image(
     Yields:
         What the function returns, in the order of the split.
     """
-    import tensorflow as tf
-
-    load = tf.function(split.loader())
+    if isinstance(split, Images):
+        keys, fetch = range(after + 1, split.size), functools.partial(_from_images, split)
+    else:
+        keys, fetch = _keys(split, damaged, after), _from_stream(split)
 
     def read(key):
-        index = int(key["index"])
-        try:
-            encoded, label = load(key)
-        except (tf.errors.OpError, UnicodeDecodeError) as error:
-            return function(b"", index, -1, _reason(error))
-        return function(encoded.numpy(), index, int(label), "")
+        return function(*fetch(key))
 
-    def keys():
-        try:
-            yield from split.keys(shuffle=False).filter(lambda key: key["index"] > after)
-        except (tf.errors.OpError, UnicodeDecodeError) as error:
-            damaged(_reason(error))
-
-    waiting, keys = deque(), keys()
+    waiting, keys = deque(), iter(keys)
     with ThreadPoolExecutor(cores()) as threads:
         for key in itertools.islice(keys, 2 * cores()):
             waiting.append(threads.submit(read, key))
         while waiting:
             yield waiting.popleft().result()
             waiting.extend(threads.submit(read, key) for key in itertools.islice(keys, 1))
+
+
+def _from_images(split: Images, index: int) -> tuple[bytes, int, int, str]:
+    """An image by its index. TensorFlow would take longer to begin than a few files take to read."""
+    value, label = split.values[index], int(split.labels[index])
+    if not split.paths:
+        return value, index, label, ""
+    try:
+        with open(value, "rb") as file:
+            return file.read(), index, label, ""
+    except OSError as error:
+        return b"", index, -1, error.strerror or str(error)
+
+
+def _from_stream(split: Split) -> Callable[[dict], tuple[bytes, int, int, str]]:
+    import tensorflow as tf
+
+    load = tf.function(split.loader())
+
+    def fetch(key):
+        index = int(key["index"])
+        try:
+            encoded, label = load(key)
+        except (tf.errors.OpError, UnicodeDecodeError) as error:
+            return b"", index, -1, _reason(error)
+        return encoded.numpy(), index, int(label), ""
+
+    return fetch
+
+
+def _keys(split: Split, damaged: Callable[[str], object], after: int) -> Iterator[dict]:
+    import tensorflow as tf
+
+    try:
+        yield from split.keys(shuffle=False).filter(lambda key: key["index"] > after)
+    except (tf.errors.OpError, UnicodeDecodeError) as error:
+        damaged(_reason(error))
 
 
 def _reason(error: Exception) -> str:
