@@ -51,7 +51,8 @@ def main() -> None:
     print("reports, to open in a browser:")
     print(f"  {RUNS}/pretrain/report.html: how it learned without labels, and what it decodes")
     print(f"  {RUNS}/pretrained-{FRACTIONS[-1]}/report.html: what it answers, and its mistakes")
-    print(f"  {write_report(ROOT / RUNS)}: all runs together")
+    write_report(ROOT / RUNS)
+    print(f"  {RUNS}/report.html: all runs together")
 
 
 def heading(text: str) -> None:
