@@ -4,6 +4,7 @@ import contextlib
 import csv
 import importlib.util
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -150,7 +151,8 @@ def test_wandb_offline_has_one_run_with_config_metrics_and_pictures(workdir):
         tracker.pictures(20, PICTURES)
     run_id = json.loads((workdir.path / "tracker.json").read_text())["wandb"]
     folders = [path for path in sorted((workdir.path / "wandb").iterdir()) if path.name.startswith("offline-run-")]
-    assert folders and all(path.name.endswith(f"-{run_id}") for path in folders)
+    # W&B numbers folders that were begun in the same second.
+    assert folders and all(re.fullmatch(rf"offline-run-[\d_]+-{run_id}(-\d+)?", path.name) for path in folders)
     records = [record for path in folders for record in transactions(path / f"run-{run_id}.wandb")]
     assert {record.run.run_id for record in records if record.HasField("run")} == {run_id}
     settings = {item.key: item.value_json for record in records for item in record.run.config.update}
