@@ -191,7 +191,7 @@ class PretrainConfig(_Section):
     clip_norm: PositiveOrOff = 1.0  # largest norm of the whole gradient; 0 is off
     label_smoothing: FractionBelow1 = 0.01  # of the target levels, in [0, 1); the paper's soft-label noise
     learning_rate_per_256: PositiveOrOff = 0.0  # learning rate of a batch of 256, in place of learning_rate; 0 is off
-    accumulate: Count = 1  # parts of a batch that are computed one after the other, to need less memory
+    accumulate: Count = 1  # in how many parts, in turn, a batch is computed to save memory
     ema: FractionBelow1 = 0.0  # decay of the running average of the weights, which is scored and exported; 0 is off
     probe_every: CountOrOff = 0  # steps between two probes of the features, where images have labels; 0 is off
     probe_images: Count = 2048  # how many training and how many validation images a probe looks at, at most
@@ -216,7 +216,7 @@ class FinetuneConfig(_Section):
     layer_decay: FractionAbove0 = 1.0  # learning rate of a layer over the learning rate of the layer above, in (0, 1]; 1 is off
     crop_scale: Scale = (0.2, 1.0)  # lowest and highest fraction of the image's area in a crop of fine-tuning
     learning_rate_per_256: PositiveOrOff = 0.0  # learning rate of a batch of 256, in place of learning_rate; 0 is off
-    accumulate: Count = 1  # parts of a batch that are computed one after the other, to need less memory
+    accumulate: Count = 1  # in how many parts, in turn, a batch is computed to save memory
     ema: FractionBelow1 = 0.0  # decay of the running average of the weights, which is scored and exported; 0 is off
     evaluate_every: CountOrOff = 0  # steps between two scores of the validation images, to watch; 0 is off
     holdout: FractionBelow1 = 0.0  # fraction of each class's labelled images kept to choose the best checkpoint by; 0 is off

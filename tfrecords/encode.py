@@ -116,7 +116,7 @@ def _encoded(pixels: Image.Image, format: str, shorter: int | None, quality: int
     try:
         pixels.save(out, format, **options)
     except Exception as error:  # a JPEG cannot have more than 65,535 pixels a side, for example
-        raise CorruptImage(f"cannot be stored as a {format} ({_words(error)})") from None
+        raise CorruptImage(f"cannot be stored as a {format} ({reader.words_of(error)})") from None
     return pixels, out.getvalue()
 
 
@@ -132,7 +132,3 @@ def check_decodes(data: bytes) -> None:
 def encoder() -> str:
     """The versions of the libraries that write images, and of the rules of reading. Others may write other bytes."""
     return f"Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}, reading rules {reader.RULES}"
-
-
-def _words(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -11,7 +11,7 @@ from pf_keras import filesystem as fs
 from pf_keras.config import DataConfig
 from pf_keras.data.images import Images
 from pf_keras.data.listing import IRREGULAR, Listing, as_text, describe_skipped, scan, walk
-from pf_keras.data.selection import draw_per_class, hold_out
+from pf_keras.data.selection import hold_out
 from pf_keras.data.splits import TRAIN, find_split, refuse_splits_as_classes, validation_name
 from pf_keras.errors import UserError
 
@@ -84,10 +84,8 @@ def divide(images: Images, place: object, config: DataConfig, whole: bool, class
         part = "each class of " if classes else ""
         return train, held, classes, f"{config.holdout:.0%} of {part}{place}"
     # One image of each class would be far more, as with a folder for each day.
-    held = draw_per_class(images.names, [0] * images.size, lambda n: max(1, round(config.holdout * n)))
-    train = images.subset(sorted(set(range(images.size)).difference(held)))
     note = f"{config.holdout:.0%} of {place}, whatever their class, because the classes are small"
-    return train, images.subset(held), classes, note
+    return *hold_out(images, config.holdout, by_class=False), classes, note
 
 
 def number_classes(names: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:

@@ -1,8 +1,7 @@
 """Lists the image files below a folder. `folder:` and `tfrecords.build` list with this code, locally and on URLs.
 
-A file with the suffix of an image is a candidate, and if it is no image, that is found when it is read. A file with another
-suffix or none is a candidate if its first bytes are those of an image. Other files, and what systems and programs leave in
-folders, are skipped. They are counted by kind.
+A file with an image's suffix is listed, and checked when it is read. A file with another suffix or none is listed if it begins
+like an image. The listing skips other files, and what systems and programs leave in folders, and counts them by kind.
 """
 
 import os

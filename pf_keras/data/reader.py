@@ -243,7 +243,7 @@ def open_image(data: bytes, max_pixels: int | None = MAX_PIXELS) -> tuple[str, I
     except Exception as error:  # Pillow raises many kinds on damaged headers
         if "unknown pixel mode" in str(error):
             raise CorruptImage(f"this kind of {PLUGINS[kind]} is not supported; convert it, for example to PNG") from None
-        raise CorruptImage(f"damaged header ({_words(error)})") from None
+        raise CorruptImage(f"damaged header ({words_of(error)})") from None
     _check_pixels(*image.size, max_pixels)
     if kind == "tiff":  # a small image can have a tile of any size
         _check_pixels(*(image.tag_v2.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_HEIGHT)), max_pixels)
@@ -263,7 +263,7 @@ def check(data: bytes, options: ReadOptions = DEFAULTS) -> None:
         try:
             image.verify()
         except Exception as error:  # Pillow raises many kinds
-            raise CorruptImage(f"damaged PNG ({_words(error)})") from None
+            raise CorruptImage(f"damaged PNG ({words_of(error)})") from None
         if _PNG_END not in data:  # Pillow does not check the last chunk
             raise CorruptImage("damaged PNG (cut short)")
     elif kind == "jpeg" and not data.endswith(b"\xff\xd9"):
@@ -415,7 +415,7 @@ def _decoding() -> Iterator[None]:
     except MemoryError:
         raise CorruptImage("there is not enough memory to decode it") from None
     except Exception as error:  # Pillow raises many kinds
-        raise CorruptImage(f"damaged image data ({_words(error)})") from None
+        raise CorruptImage(f"damaged image data ({words_of(error)})") from None
 
 
 def _beyond_pillow() -> TooManyPixels:
@@ -437,5 +437,6 @@ def _upright(pixels: np.ndarray, kind: str, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _words(error: Exception) -> str:
+def words_of(error: Exception) -> str:
+    """An error of Pillow, in one short line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

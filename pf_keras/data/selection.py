@@ -74,18 +74,20 @@ def stratified_subset(
     return draw_per_class(names, labels, lambda n: max(1, round(fraction * n)), f"{seed}/", include)
 
 
-def hold_out(split: Split, fraction: float, salt: str = "") -> tuple[Split, Split]:
+def hold_out(split: Split, fraction: float, salt: str = "", by_class: bool = True) -> tuple[Split, Split]:
     """Hold out a fraction of each class: at least one example, but never the last one of a class.
 
     Args:
         split: what to divide. A class with a single example is not held out from. Unlabelled examples count as one class.
         fraction: between 0 and 1.
         salt: another salt gives another draw.
+        by_class: otherwise all examples count as one class.
 
     Returns:
         `(train, held out)`, both in the order of `split`.
     """
-    held = draw_per_class(split.names, split.labels, lambda n: min(max(1, round(fraction * n)), n - 1), salt)
+    labels = split.labels if by_class else [0] * split.size
+    held = draw_per_class(split.names, labels, lambda n: min(max(1, round(fraction * n)), n - 1), salt)
     train = sorted(set(range(split.size)).difference(held))
     return split.subset(train), split.subset(held)
 
