@@ -129,6 +129,7 @@ class MaskConfig(_Section):
 
     ratio: FractionBetween = 0.6  # fraction of the patches that is masked, in (0, 1)
     block: Count = 2  # patches on each side of a masked block; 1 masks single patches
+    decode_fraction: FractionAbove0 = 1.0  # fraction of the masked patches that a training step decodes, at random, in (0, 1]
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,7 @@ class RunConfig(_Section):
     checkpoint_every: str = "10min"  # steps ("500") or minutes ("10min")
     keep_checkpoints: Count = 3  # how many of the newest checkpoints stay
     steps_per_execution: Count = 1  # steps per call of the device; must divide log_every and all steps; 50 suits a TPU
+    parallel_parts: Count = 1  # of a batch, computed at the same time: one for each CPU core; batch norm normalises each part
     eval_batch: Count = 128  # images per step of an evaluation, over all replicas
     score_images: Count = 4096  # how many validation images pre-training is scored on, at most
 
@@ -304,6 +306,11 @@ class Config:
     def masked(self) -> int:
         """M, the number of masked patches of an image."""
         return round(self.mask.ratio * self.model.patches)
+
+    @property
+    def decoded(self) -> int:
+        """How many masked patches of an image a training step decodes."""
+        return max(1, round(self.mask.decode_fraction * self.masked))
 
     @property
     def visible(self) -> int:

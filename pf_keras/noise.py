@@ -6,10 +6,11 @@ epoch and the example, and the model is a pure function of the batch.
 
 from pf_keras.config import Config
 from pf_keras.patches.augment import NOISE
-from pf_keras.patches.masking import block_count
+from pf_keras.patches.masking import mask_noise_size
 
 # The input pipeline itself uses CROP, for the random crop, and MIX, for mixup and CutMix. The model uses the rest.
-CROP = ("area", "aspect_ratio", "top", "left", "flip")
+ATTEMPTS = 10  # at a window that fits into the image
+CROP = ("top", "left", "flip", *["area"] * ATTEMPTS, *["aspect_ratio"] * ATTEMPTS)
 MIX = ("kind", "kept", "row", "column")
 
 Shapes = dict[str, tuple[int, ...]]
@@ -17,8 +18,9 @@ Shapes = dict[str, tuple[int, ...]]
 
 def pretrain_noise(config: Config) -> Shapes:
     """The shapes of a pre-training example's noise, by the name of the model's input."""
-    blocks = block_count(config.model.grid, config.mask.block)
-    return {"mask_noise": (blocks,), "augment_noise": (config.visible, len(NOISE))}
+    mask = {"mask_noise": (mask_noise_size(config.model.grid, config.mask.block),)}
+    decode = {"decode_noise": (config.masked,)} if config.decoded < config.masked else {}
+    return {**mask, **decode, "augment_noise": (config.visible, len(NOISE))}
 
 
 def finetune_noise(config: Config) -> Shapes:

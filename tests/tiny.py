@@ -121,3 +121,26 @@ def run(layer, *inputs, training=False):
 
 def _to_numpy(x):
     return np.asarray(ops.convert_to_numpy(x))
+
+
+class Losses(keras.callbacks.Callback):
+    """Collects the mean loss of the steps so far, after each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.values.append(float(logs["loss"]))
+
+
+def trained_pretrainer(config, optimizer, change=None, steps=3, batch=8, **options):
+    """A tiny pre-trainer after some steps on random images, and its losses. `change` is called with the compiled model."""
+    model, losses = tiny_pretrainer(config), Losses()
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer, **{"jit_compile": keras.backend.backend() == "jax", **options})
+    if change:
+        change(model)
+    data = random_batch(config, batch=steps * batch)
+    model.fit(data, batch_size=batch, shuffle=False, verbose=0, callbacks=[losses])
+    return model, losses.values

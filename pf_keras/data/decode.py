@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from pf_keras.data.formats import EXIF_ENTRIES, FLIPPED, HEAD, MIRRORED, REDUCE_ABOVE, TURNED
 from pf_keras.data.reader import DEFAULTS, RANGE16, CorruptImage, ReadOptions, decode
-from pf_keras.noise import CROP
+from pf_keras.noise import ATTEMPTS, CROP
 
 # A function from int32 (height, width) to int32 (top, left, height, width), a window inside the upright image.
 Window = Callable[[object, object], tuple]
@@ -301,26 +301,38 @@ def _cut(image, window, orientation):
 
 
 def random_window(noise, scale: Sequence[float], ratio: Sequence[float]) -> Window:
-    """A window of random area and aspect ratio at a random place (Inception's crop).
+    """A window of random area and aspect ratio at a random place, with the law of torchvision's `RandomResizedCrop`.
+
+    Area and aspect ratio are drawn until the window fits into the image, up to ten times. If none fits, it is the largest
+    window in the middle whose aspect ratio is in the range.
 
     Args:
         noise: float32 (K,), uniform in [0, 1), K >= len(CROP).
         scale: (low, high), the fraction of the image's area.
-        ratio: (low, high), width over height, uniform on a logarithmic scale. A side that does not fit is cut to the image's.
+        ratio: (low, high), width over height, uniform on a logarithmic scale.
     """
-    draw = {name: noise[i] for i, name in enumerate(CROP)}
+
+    def drawn(name):
+        first = CROP.index(name)
+        return noise[first : first + CROP.count(name)]
 
     def window(height, width):
-        full_height, full_width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-        area = (scale[0] + draw["area"] * (scale[1] - scale[0])) * full_height * full_width
+        size = tf.cast(tf.stack([height, width]), tf.float32)
+        area = (scale[0] + drawn("area") * (scale[1] - scale[0])) * size[0] * size[1]
         low, high = math.log(ratio[0]), math.log(ratio[1])
-        aspect = tf.exp(low + draw["aspect_ratio"] * (high - low))
-        crop_height = tf.cast(tf.clip_by_value(tf.round(tf.sqrt(area / aspect)), 1.0, full_height), tf.int32)
-        crop_width = tf.cast(tf.clip_by_value(tf.round(tf.sqrt(area * aspect)), 1.0, full_width), tf.int32)
-        top = tf.cast(draw["top"] * tf.cast(height - crop_height + 1, tf.float32), tf.int32)
-        left = tf.cast(draw["left"] * tf.cast(width - crop_width + 1, tf.float32), tf.int32)
+        aspect = tf.exp(low + drawn("aspect_ratio") * (high - low))
+        sides = tf.round(tf.stack([tf.sqrt(area / aspect), tf.sqrt(area * aspect)], axis=1))  # (ATTEMPTS, 2)
+        fits = tf.reduce_all(tf.logical_and(sides >= 1, sides <= size), axis=1)
+        # A last window, which always fits: the sides of the image, of which one is cut if the image is too wide or too high.
+        largest = tf.maximum(1.0, tf.round(tf.minimum(size, tf.stack([size[1] / ratio[0], size[0] * ratio[1]]))))
+        chosen = tf.argmax(tf.concat([fits, [True]], axis=0))
+        sides = tf.concat([sides, [largest]], axis=0)[chosen]
+        room = size - sides
         # A float32 product can round up to the excluded end of its range.
-        return tf.minimum(top, height - crop_height), tf.minimum(left, width - crop_width), crop_height, crop_width
+        random = tf.minimum(tf.floor(tf.concat([drawn("top"), drawn("left")], axis=0) * (room + 1)), room)
+        place = tf.where(chosen < ATTEMPTS, random, room // 2)
+        top, left, rows, columns = tf.unstack(tf.cast(tf.concat([place, sides], axis=0), tf.int32))
+        return top, left, rows, columns
 
     return window
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pf_keras.data.shuffle import permutation
 from pf_keras.filesystem import sampled_content
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ class Images:
     ) -> "tf.data.Dataset":
         """The order of the examples: endless and shuffled anew each epoch, or once through.
 
-        Position p of the stream belongs to epoch p // size. Its place in the epoch's permutation is computed, not stored,
-        so the stream can start at any position at no cost.
+        Position p of the stream belongs to epoch p // size. The order of an epoch is a random permutation, a function of `seed`
+        and the epoch alone, so the stream can start at any position.
 
         Args:
             start: the first position. Where it is shuffled: a multiple of `batch`.
@@ -115,16 +116,13 @@ class Images:
         if not shuffle:
             return tf.data.Dataset.range(start, self.size).map(lambda i: {"epoch": tf.constant(0, tf.int64), "index": i})
 
-        per_host = batch // hosts
+        def one_epoch(epoch):
+            position = epoch * self.size + tf.range(self.size, dtype=tf.int64)
+            own = tf.logical_and(position >= start, position % batch // (batch // hosts) == host)
+            order = permutation(self.size, seed, epoch)[own]
+            return tf.data.Dataset.from_tensor_slices(order).map(lambda index: {"epoch": epoch, "index": index})
 
-        def key(own):
-            position = own // per_host * batch + host * per_host + own % per_host
-            epoch, place = position // self.size, position % self.size
-            seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
-            index = tf.random.experimental.index_shuffle(place, tf.cast(seeds, tf.int32), self.size - 1)
-            return {"epoch": epoch, "index": index}
-
-        return tf.data.Dataset.range(start // hosts, np.iinfo("int64").max // hosts).map(key)
+        return tf.data.Dataset.range(start // self.size, np.iinfo("int64").max // self.size).flat_map(one_epoch)
 
     def loader(self) -> Callable[[dict], tuple]:
         """A function for tf.data, from a key to `(encoded, label)`: a string and an int64 scalar."""

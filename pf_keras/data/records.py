@@ -16,6 +16,7 @@ from pf_keras import filesystem as fs
 from pf_keras.config import DataConfig
 from pf_keras.data.dataset_options import as_written
 from pf_keras.data.images import Images
+from pf_keras.data.shuffle import permutation
 from pf_keras.errors import UserError
 from pf_keras.processes import cores
 
@@ -264,12 +265,9 @@ class Records:
             # Sets the seed of this graph: shuffle fails with a computed seed and a global seed of 0, and the order must
             # not depend on the global seed.
             tf.random.set_seed(1)
-            seeds = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.int32)
-            order = tf.data.Dataset.range(count).map(
-                lambda i: tf.random.experimental.index_shuffle(i, seeds, count - 1) * hosts + host
-            )
+            order = tf.data.Dataset.from_tensor_slices(permutation(count, seed, epoch))
             records = order.interleave(
-                lambda number: numbered(number, epoch),
+                lambda place: numbered(place * hosts + host, epoch),
                 cycle_length=min(count, self.config.parallel_files),
                 num_parallel_calls=tf.data.AUTOTUNE,
                 deterministic=True,

@@ -30,6 +30,7 @@ def build_pretrainer(config: Config) -> Pretrainer:
         decoder_width=config.model.decoder_width,
         augment=dataclasses.asdict(config.augment),
         label_smoothing=config.pretrain.label_smoothing,
+        decode_fraction=config.mask.decode_fraction,
         name="pretrainer",
     )
     pretrainer.build()

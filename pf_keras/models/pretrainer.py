@@ -10,7 +10,7 @@ from pf_keras.models.backbone import Backbone, OnBackbone
 from pf_keras.models.decoder import PatchDecoder
 from pf_keras.patches.augment import augment_patches
 from pf_keras.patches.grid import extract_patches, gather_patches
-from pf_keras.patches.masking import block_mask
+from pf_keras.patches.masking import block_mask, sample_targets
 from pf_keras.patches.targets import target_levels
 
 
@@ -27,17 +27,19 @@ class Pretrainer(OnBackbone):
         decoder_width: see `pf_keras.config.ModelConfig`.
         augment: a dict of fields of `pf_keras.config.AugmentConfig`. Missing fields have its defaults.
         label_smoothing: see `pf_keras.config.PretrainConfig`.
+        decode_fraction: see `pf_keras.config.MaskConfig`. Evaluation decodes all masked patches.
 
     Inputs, a dict:
         image: uint8 `(B, H, W, 3)`.
-        mask_noise: float32 `(B, blocks)` in [0, 1), see `pf_keras.patches.masking`.
+        mask_noise: float32 `(B, mask_noise_size(grid, block))` in [0, 1), see `pf_keras.patches.masking`.
+        decode_noise: float32 `(B, M)` in [0, 1). Only used in training with a `decode_fraction` below 1.
         augment_noise: float32 `(B, V, len(NOISE))` in [0, 1), see `pf_keras.patches.augment`. Only used in training.
 
-    Output, a dict:
+    Output, a dict, where M is the number of decoded patches:
         logits: float32 `(B, M, size, size, channels, 2**bits)`.
         targets: int32 `(B, M, size, size, channels)`, the true levels.
         visible_indices: int32 `(B, V)`.
-        masked_indices: int32 `(B, M)`.
+        masked_indices: int32 `(B, M)`, of the decoded patches.
 
     Raises:
         ValueError: the sub-crop of the jitter is larger than a patch.
@@ -55,6 +57,7 @@ class Pretrainer(OnBackbone):
         decoder_width: int = ModelConfig.decoder_width,
         augment: dict | None = None,
         label_smoothing: float = PretrainConfig.label_smoothing,
+        decode_fraction: float = MaskConfig.decode_fraction,
         **kwargs,
     ):
         # Without autocast the noise stays float32. In bfloat16 blocks would tie, and the largest values would become 1.
@@ -69,6 +72,8 @@ class Pretrainer(OnBackbone):
         if self.augment.enabled and jitter > side:
             raise ValueError(f"Expected augment['jitter_size'] to be at most the patch size {side}. Received: {jitter}")
         self.masked = round(mask_ratio * backbone.grid**2)
+        self.decode_fraction = decode_fraction
+        self.decoded = max(1, round(decode_fraction * self.masked))
         self.decoder = PatchDecoder(
             target_size, 2**target_bits, decoder_width, backbone.norm, target_channels, dtype=self.dtype_policy, name="decoder"
         )
@@ -83,6 +88,8 @@ class Pretrainer(OnBackbone):
         visible_indices, masked_indices = block_mask(
             inputs["mask_noise"], self.backbone.grid, self.block, self.masked
         )
+        if training and self.decoded < self.masked:
+            masked_indices = sample_targets(inputs["decode_noise"], masked_indices, self.decoded)
         # Evaluation does not augment, so that its scores can be compared across augmentations.
         augment = self.augment if training else AugmentConfig(enabled=False)
         visible = augment_patches(gather_patches(patches, visible_indices), inputs.get("augment_noise"), augment)
@@ -118,6 +125,7 @@ class Pretrainer(OnBackbone):
             "decoder_width": self.decoder_width,
             "augment": dataclasses.asdict(self.augment),
             "label_smoothing": self.label_smoothing,
+            "decode_fraction": self.decode_fraction,
         }
 
 

@@ -46,7 +46,7 @@ def run(request: Request) -> dict:
     config, init, fraction, listed = request.config, request.init, request.label_fraction, request.label_list
     check_init(init, config)
     check_tracker(config.run.tracker)
-    devices = open_devices(config.run.precision, request.tpu)
+    devices = open_devices(config.run.precision, request.tpu, config.run.parallel_parts)
     workdir = open_workdir(request.workdir, devices.chief)
     data = open_run_data(workdir, config.data)
     config = data.reading(config)

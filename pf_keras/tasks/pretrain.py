@@ -34,7 +34,7 @@ def run(request: Request) -> dict:
     config, settings = request.config, request.config.pretrain
     config.run.check_every("pretrain.probe_every", settings.probe_every)
     check_tracker(config.run.tracker)
-    devices = open_devices(config.run.precision, request.tpu)
+    devices = open_devices(config.run.precision, request.tpu, config.run.parallel_parts)
     devices.check_run(config.run, settings.steps, pretrain=settings)
     workdir = open_workdir(request.workdir, devices.chief)
     init, begins = request.init or "scratch", latest_checkpoint(workdir.checkpoints) is None
@@ -118,7 +118,8 @@ def describe(model: keras.Model, config: Config) -> None:
         "decoder": model.decoder.count_params(),
         "total": model.count_params(),
     }
-    print(f"patches: N={config.model.patches} visible V={config.visible} masked M={config.masked}", file=sys.stderr)
+    decoded = f", of which a step decodes {config.decoded}" if config.decoded < config.masked else ""
+    print(f"patches: N={config.model.patches} visible V={config.visible} masked M={config.masked}{decoded}", file=sys.stderr)
     print("parameters: " + ", ".join(f"{name} {n / 1e6:.2f}M" for name, n in parameters.items()), file=sys.stderr)
     if config.pretrain.warmup_steps >= config.pretrain.steps:
         print(

@@ -122,7 +122,7 @@ class Sweep:
         self.starts = {"scratch": "scratch"}
         if request.init != "scratch":
             self.starts = {"pretrained": request.init, **self.starts}
-        self.devices = open_devices(self.config.run.precision, request.tpu)
+        self.devices = open_devices(self.config.run.precision, request.tpu, self.config.run.parallel_parts)
         self.data = open_run_data(workdir, self.config.data)
         self.config = self.data.reading(self.config)
         with naming_corrupt_images(self.data.source):

@@ -16,8 +16,8 @@ def pretrain_flops(config: Config) -> int:
 
 
 def forward_flops(config: Config) -> dict[str, int]:
-    """FLOPs of the forward pass of one image in pre-training, by part of the model."""
-    model, visible, masked = config.model, config.visible, config.masked
+    """FLOPs of the forward pass of one image in a pre-training step, by part of the model."""
+    model, visible, masked = config.model, config.visible, config.decoded
     width, ratio = model.width, model.mlp_ratio
     mlp = 4 * ratio * width**2  # per token
     block = visible * (8 * width**2 + mlp) + 4 * visible**2 * width

@@ -4,15 +4,17 @@ import contextlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 
 from pf_keras.config import FinetuneConfig, PretrainConfig, RunConfig
 from pf_keras.errors import UserError
+from pf_keras.processes import cores
 from pf_keras.training.accumulate import accumulate
 from pf_keras.training.determinism import add_in_order
 from pf_keras.training.execution import build_from_shapes, several_steps
+from pf_keras.training.parallel import in_parallel, use_cores
 
 _chief = True  # see is_chief
 
@@ -26,12 +28,14 @@ class Devices:
         replicas: how many share a batch.
         strategy: TensorFlow's, or None for one device and under JAX.
         chief: whether this process writes the run's files.
+        parallel_parts: how many parts of a batch are computed at the same time, see `training.parallel`.
     """
 
     kind: str
     replicas: int
     strategy: object = None
     chief: bool = True
+    parallel_parts: int = 1
 
     def __str__(self) -> str:
         return f"{self.replicas} {self.kind}{'s' * (self.replicas > 1)}, {keras.config.dtype_policy().name}"
@@ -57,10 +61,12 @@ class Devices:
         Args:
             model: to compile.
             steps_per_execution: see `pf_keras.config.RunConfig`.
-            parts: how many parts a batch is computed in, see `training.accumulate`.
+            parts: how many parts a batch is computed in, one after the other, see `training.accumulate`.
             **options: of `model.compile`.
         """
         model.compile(jit_compile=self.jit_compile, steps_per_execution=steps_per_execution, **options)
+        if self.parallel_parts > 1:
+            in_parallel(model, self.parallel_parts)
         if parts > 1:
             accumulate(model, parts)
         elif self.strategy or (steps_per_execution > 1 and keras.backend.backend() == "tensorflow"):
@@ -117,6 +123,19 @@ class Devices:
                     f"{section}.batch is {training.batch}{each}, which {section}.accumulate={parts} does not divide evenly. "
                     "Change one of the two."
                 )
+            if parts > 1 and self.parallel_parts > 1:
+                raise UserError(
+                    f"{section}.accumulate is {parts} and run.parallel_parts is {self.parallel_parts}, but parts of a batch "
+                    "are computed either in turn or at the same time. Set one of the two to 1."
+                )
+            self._check_parallel(f"{section}.batch", training.batch)
+
+    def _check_parallel(self, name: str, batch: int) -> None:
+        if batch % self.parallel_parts:
+            raise UserError(
+                f"{name} is {batch}, which run.parallel_parts={self.parallel_parts} does not divide evenly. "
+                "Change one of the two."
+            )
 
     def check_run(self, run: RunConfig, steps: int, **settings: PretrainConfig | FinetuneConfig) -> None:
         """Check that a training fits these devices.
@@ -132,6 +151,7 @@ class Devices:
         """
         self.check_training(**settings)
         self.check_batch("run.eval_batch", run.eval_batch)
+        self._check_parallel("run.eval_batch", run.eval_batch)
         for name, value in (("number of steps", steps), ("run.log_every", run.log_every)):
             if value % run.steps_per_execution:
                 raise UserError(
@@ -140,7 +160,7 @@ class Devices:
                 )
 
 
-def open_devices(precision: str = "auto", tpu: str = "") -> Devices:
+def open_devices(precision: str = "auto", tpu: str = "", parallel_parts: int = 1) -> Devices:
     """Take every device of the best kind available, and set Keras's precision for what is built from now on.
 
     Call it before any other use of TensorFlow: workers that train together (the environment's TF_CONFIG) must meet first.
@@ -148,11 +168,21 @@ def open_devices(precision: str = "auto", tpu: str = "") -> Devices:
     Args:
         precision: `auto` for bfloat16 compute on TPU and GPU and float32 on the CPU, or the name of a Keras dtype policy.
         tpu: the name of a Cloud TPU, `local` on a TPU VM, a `grpc://` address, or empty for no TPU.
+        parallel_parts: how many parts of a batch are computed at the same time, see `training.parallel`.
 
     Raises:
-        UserError: there is no such TPU.
+        UserError: there is no such TPU, or there are parallel parts on several devices.
     """
-    devices = _jax_devices(tpu) if keras.backend.backend() == "jax" else _tensorflow_devices(tpu)
+    jax = keras.backend.backend() == "jax"
+    if parallel_parts > 1 and not jax:
+        use_cores(parallel_parts, cores())
+    devices = _jax_devices(tpu) if jax else _tensorflow_devices(tpu)
+    if parallel_parts > 1 and devices.replicas > 1:
+        raise UserError(
+            f"run.parallel_parts is {parallel_parts}, which is for the cores of one CPU, but {devices.replicas} {devices.kind}s"
+            " share each batch already. Use --config.run.parallel_parts=1."
+        )
+    devices = replace(devices, parallel_parts=parallel_parts)
     if precision == "auto":
         precision = "float32" if devices.kind == "cpu" else "mixed_bfloat16"
     keras.config.set_dtype_policy(precision)

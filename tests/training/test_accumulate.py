@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from tiny import random_batch, tiny_config, tiny_pretrainer
+from tiny import tiny_config, tiny_pretrainer, trained_pretrainer
 
 from pf_keras.training.accumulate import accumulate
 from pf_keras.training.optimizer import AdamW
@@ -16,27 +17,8 @@ from pf_keras.training.optimizer import AdamW
 ROOT = Path(__file__).parents[2]
 
 
-class Losses(keras.callbacks.Callback):
-    """Collects the mean loss of the steps so far, after each step."""
-
-    def __init__(self):
-        super().__init__()
-        self.values = []
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.values.append(float(logs["loss"]))
-
-
-def trained(config, parts, optimizer, steps=3, batch=8, **options):
-    """A pre-trainer after some steps on random images, and its losses."""
-    model, losses = tiny_pretrainer(config), Losses()
-    optimizer.build(model.trainable_variables)
-    model.compile(optimizer, **{"jit_compile": keras.backend.backend() == "jax", **options})
-    if parts > 1:
-        accumulate(model, parts)
-    data = random_batch(config, batch=steps * batch)
-    model.fit(data, batch_size=batch, shuffle=False, verbose=0, callbacks=[losses])
-    return model, losses.values
+def trained(config, parts, optimizer, **options):
+    return trained_pretrainer(config, optimizer, parts > 1 and partial(accumulate, parts=parts), **options)
 
 
 CONFIG = tiny_config({"model.norm": "group"})
