@@ -1,6 +1,7 @@
 """Images decode to the pixels that Pillow reads. Other bytes are refused before memory is allocated for them."""
 
 import io
+import math
 import resource
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from pf_keras.data.decode import centre_window, decode_and_crop, random_window
+from pf_keras.noise import CROP
 from tests.data import images_made as made
 
 
@@ -60,10 +62,41 @@ def test_16_bit_png_keeps_its_high_8_bits():
 def test_images_of_extreme_shapes(kind, shape):
     array = np.broadcast_to(np.array([200, 30, 90], "uint8"), (*shape, 3))
     encoded = made.encoded(array, kind)
-    noise = tf.constant([0.9999999, 0.5, 0.9999999, 0.9999999, 0.5])
+    noise = tf.fill([len(CROP)], 0.9999999)
     for window in (centre_window(0.875), random_window(noise, (0.2, 1.0), (0.75, 4 / 3))):
         image = decode_and_crop(tf.constant(encoded), window, 8).numpy().astype(int)
         assert (image == seen(encoded)[0, 0]).all()
+
+
+def reference_window(draws, height, width, scale, ratio):
+    """The law of torchvision's `RandomResizedCrop`, from random numbers by name: (top, left, height, width)."""
+    for area, aspect in zip(draws["area"], draws["aspect_ratio"], strict=True):
+        pixels = height * width * (scale[0] + area * (scale[1] - scale[0]))
+        shape = math.exp(math.log(ratio[0]) + aspect * (math.log(ratio[1]) - math.log(ratio[0])))
+        columns, rows = round(math.sqrt(pixels * shape)), round(math.sqrt(pixels / shape))
+        if 0 < columns <= width and 0 < rows <= height:
+            top, left = (int(draws[name][0] * (room + 1)) for name, room in (("top", height - rows), ("left", width - columns)))
+            return top, left, rows, columns
+    rows, columns = height, width
+    if width / height < ratio[0]:
+        rows = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        columns = round(height * ratio[1])
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
+
+
+@pytest.mark.parametrize("height, width", [(375, 500), (32, 32), (40, 400), (300, 20), (1, 1)])
+def test_random_windows_have_the_law_of_random_resized_crop(height, width):
+    """In float32 a side may round to the neighbouring pixel, so one draw in 300 may differ."""
+    scale, ratio, images = (0.2, 1.0), (0.75, 4 / 3), 3000
+    noise = np.random.default_rng(0).random((images, len(CROP)), "float32")
+    window = tf.function(lambda numbers: tf.stack(random_window(numbers, scale, ratio)(height, width)))
+    ours = tf.vectorized_map(window, noise).numpy()
+    names = {name: [i for i, other in enumerate(CROP) if other == name] for name in CROP}
+    named = [{name: row[places].tolist() for name, places in names.items()} for row in noise]
+    theirs = [reference_window(draws, height, width, scale, ratio) for draws in named]
+    assert (ours != np.array(theirs)).any(axis=1).mean() < 1 / 300
+    assert (ours[:, :2] >= 0).all() and (ours[:, :2] + ours[:, 2:] <= (height, width)).all() and (ours[:, 2:] >= 1).all()
 
 
 BAD = {

@@ -34,7 +34,7 @@ def take(split, config, steps, start=0, batch=8, **kwargs):
 def test_batches_have_the_documented_shapes_types_and_ranges(train):
     (batch,) = take(train, CONFIG, 1)
     assert batch["image"].shape == (8, 16, 16, 3) and batch["image"].dtype == np.uint8
-    assert batch["mask_noise"].shape == (8, 4) and batch["augment_noise"].shape == (8, CONFIG.visible, 11)
+    assert batch["mask_noise"].shape == (8, 6) and batch["augment_noise"].shape == (8, CONFIG.visible, 11)
     for name in ("mask_noise", "augment_noise"):
         assert batch[name].dtype == np.float32 and 0 <= batch[name].min() and batch[name].max() < 1
 
@@ -117,12 +117,12 @@ def test_noise_layout_is_crop_then_mask_then_augmentation(train):
     for number, batch in enumerate(take(train, whole, 8)):
         for place, key in enumerate(keys[8 * number : 8 * number + 8]):
             seed = [3 * 2**20 + key["epoch"], key["index"]]
-            drawn = tf.random.stateless_uniform((5 + 4 + whole.visible * 11,), seed).numpy()
-            np.testing.assert_array_equal(batch["mask_noise"][place], drawn[5:9])
-            np.testing.assert_array_equal(batch["augment_noise"][place], drawn[9:].reshape(shapes["augment_noise"]))
+            drawn = tf.random.stateless_uniform((23 + 6 + whole.visible * 11,), seed).numpy()
+            np.testing.assert_array_equal(batch["mask_noise"][place], drawn[23:29])
+            np.testing.assert_array_equal(batch["augment_noise"][place], drawn[29:].reshape(shapes["augment_noise"]))
             image = images[key["index"]]
-            mirrored += drawn[4] < 0.5
-            np.testing.assert_array_equal(batch["image"][place], np.flip(image, 1) if drawn[4] < 0.5 else image)
+            mirrored += drawn[2] < 0.5
+            np.testing.assert_array_equal(batch["image"][place], np.flip(image, 1) if drawn[2] < 0.5 else image)
     assert 16 < mirrored < 48
 
 

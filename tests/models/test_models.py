@@ -208,7 +208,7 @@ def test_frozen_backbone_stays_frozen_when_built_and_loaded(frozen, tmp_path):
         (lambda: TransformerBlock(2, norm_order="pre-norm"), "'post_norm' or 'pre_norm'"),
         (lambda: Pretrainer(Backbone(**SMALL)), "at most the patch size 8. Received: 15"),
         (lambda: extract_patches(np.zeros((24, 48, 50, 3), "uint8"), 4), "multiples of grid=4. Received: 48 x 50"),
-        (lambda: block_mask(floats(3, 4), 4, 1, 6), r"noise of 16 blocks, \(B, 16\). Received: \(3, 4\)"),
+        (lambda: block_mask(floats(3, 4), 4, 1, 6), r"noise of 16 numbers for 16 blocks, \(B, 16\). Received: \(3, 4\)"),
     ],
 )
 def test_wrong_arguments_are_errors(make, message):

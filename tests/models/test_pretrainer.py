@@ -148,7 +148,7 @@ def test_noise_stays_float32_under_bfloat16():
         model = tiny_pretrainer(CONFIG)
     finally:
         keras.config.set_dtype_policy("float32")
-    fine = np.tile(np.array([[0.5004, 0.5003, 0.5002, 0.5001]], "float32"), (4, 1))
+    fine = np.tile(np.array([[0.5004, 0.5003, 0.5002, 0.5001, 0.0, 0.0]], "float32"), (4, 1))
     high = np.full(BATCH["augment_noise"].shape, 1 - 2**-24, "float32")
     outputs = run(model, {**BATCH, "mask_noise": fine, "augment_noise": high}, training=True)
     assert outputs["masked_indices"][0].tolist() == [2, 3, 8, 9, 10, 11, 12, 13, 14, 15]
