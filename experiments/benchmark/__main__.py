@@ -2,6 +2,7 @@
 
     python -m experiments.benchmark input   [--images=FOLDER]    the input pipeline against decoding alone
     python -m experiments.benchmark step    [--size=paper]       the parts of a training step, and fit against a bare loop
+    python -m experiments.benchmark cores                        pre-training on one core and on all
     python -m experiments.benchmark answers [--size=middle]      predict and embed against a bare forward pass
     python -m experiments.benchmark start                        the time to --help, and to the end of the first step
     python -m experiments.benchmark growth  [--quick]            time and memory over image size, mask ratio, batch and depth
@@ -34,6 +35,7 @@ FLAGS = {
 BENCHMARKS = {
     "input": ("images", "quick"),
     "step": ("size", "batch", "quick"),
+    "cores": ("quick",),
     "answers": ("size", "images", "quick"),
     "start": ("quick",),
     "growth": ("quick",),

@@ -30,7 +30,9 @@ from pf_keras.training.workdir import Workdir
 NEIGHBOURS = 20
 PIXELS = 32  # raw pixels are compared at this size, so that the linear probe does not take too long
 ITERATIONS = 1000  # of fitting a linear probe, at most
-QUICK_ITERATIONS = 100  # while a pre-training waits
+QUICK_ITERATIONS, QUICK_C = 100, 1.0  # while a pre-training waits, and of each trial in `choose_c`
+CHOICES_OF_C = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # the smaller, the stronger the regularisation
+FOLDS = 3
 
 
 def probe(
@@ -115,7 +117,9 @@ def features(model: keras.Model | None, split: Split, config: Config, devices: D
     return pixels.reshape(split.size, -1) / 255.0
 
 
-def fit_probes(train, labels, validation, truth, iterations: int = ITERATIONS) -> tuple[float, float]:
+def fit_probes(
+    train, labels, validation, truth, iterations: int = ITERATIONS, c: float | None = None
+) -> tuple[float, float]:
     """Fit both probes on training features and score them on validation features.
 
     Args:
@@ -124,6 +128,7 @@ def fit_probes(train, labels, validation, truth, iterations: int = ITERATIONS) -
         validation: float `(m, D)`.
         truth: int `(m,)`, the labels of `validation`.
         iterations: of fitting the linear probe, at most.
+        c: regularisation of the linear probe, scikit-learn's C. By default `choose_c` chooses it.
 
     Returns:
         The top-1 accuracy of logistic regression on standardised features, and of the nearest neighbours by cosine distance.
@@ -133,15 +138,51 @@ def fit_probes(train, labels, validation, truth, iterations: int = ITERATIONS) -
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
-    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=iterations))
-    with warnings.catch_warnings():
+    # With several threads, small products take several times as long on a busy machine.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # the number of iterations is meant as a limit
-        linear.fit(train, labels)
+        c = c or choose_c(train, labels)
+        linear = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=iterations)).fit(train, labels)
     # With few labels, 20 neighbours would be examples of all classes whatever the features.
     votes = min(NEIGHBOURS, len(labels) // len(np.unique(labels)))
     neighbours = KNeighborsClassifier(votes, metric="cosine").fit(train, labels)
     return float(linear.score(validation, truth)), float(neighbours.score(validation, truth))
+
+
+def choose_c(features, labels) -> float:
+    """Choose the regularisation of a linear probe by cross-validation inside the labels that the probe is fitted on.
+
+    It goes from strong to weak and stops after two values without a higher accuracy, because the fits that follow would take
+    most of the time.
+
+    Args:
+        features: float `(n, D)`.
+        labels: int `(n,)`.
+
+    Returns:
+        One of `CHOICES_OF_C`, of equally good ones the smallest. `QUICK_C` where a class has a single label.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold
+    from sklearn.preprocessing import StandardScaler
+
+    fewest = int(np.unique(labels, return_counts=True)[1].min())
+    if fewest < 2:
+        return QUICK_C
+    folds, best, best_right = [], QUICK_C, -1.0
+    for fit, check in StratifiedKFold(min(FOLDS, fewest), shuffle=True, random_state=0).split(features, labels):
+        scaler = StandardScaler().fit(features[fit])
+        parts = scaler.transform(features[fit]), labels[fit], scaler.transform(features[check]), labels[check]
+        folds.append((LogisticRegression(max_iter=QUICK_ITERATIONS, warm_start=True), *parts))
+    for tried, c in enumerate(CHOICES_OF_C):
+        right = sum(model.set_params(C=c).fit(x, y).score(held, truth) for model, x, y, held, truth in folds)
+        if right > best_right:
+            best, best_right, best_place = c, right, tried
+        elif tried >= best_place + 2:
+            break
+    return best
 
 
 @dataclass(frozen=True)
@@ -212,7 +253,7 @@ def labelled_sample(split: Split, count: int) -> Labelled:
 class Probes:
     """Probes of the features of a backbone in training: a function that measures `knn_top1` and `linear_top1`.
 
-    The linear probe has a tenth of the iterations that `probe` gives it, so that the training does not wait long.
+    The linear probe has a tenth of the iterations that `probe` gives it and a fixed C, so that the training does not wait long.
 
     Args:
         backbone: of the model in training.
@@ -243,5 +284,6 @@ class Probes:
             scored[self.validation.rows],
             self.validation.labels,
             QUICK_ITERATIONS,
+            QUICK_C,
         )
         return {"knn_top1": knn, "linear_top1": linear}

@@ -6,13 +6,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from tiny import tiny_config, tiny_pretrainer
 
 from pf_keras.config import DataConfig
 from pf_keras.data.images import Images
 from pf_keras.data.sources import Source, open_source
 from pf_keras.errors import UserError
-from pf_keras.evaluation.probes import NEIGHBOURS, Probes, embedder, features, fit_probes, labelled_sample, probe_images
+from pf_keras.evaluation.probes import (
+    CHOICES_OF_C,
+    NEIGHBOURS,
+    QUICK_C,
+    QUICK_ITERATIONS,
+    Probes,
+    choose_c,
+    embedder,
+    features,
+    fit_probes,
+    labelled_sample,
+    probe_images,
+)
 from pf_keras.models import Embedder
 from pf_keras.training.devices import open_devices
 from pf_keras.training.identity import find_run
@@ -49,8 +64,26 @@ def test_linear_probe_standardises_features():
     scale = 10.0 ** np.arange(-4, 4)
     train, validation = train * scale + 5, validation * scale + 5
     mean, sd = train.mean(0), train.std(0)
-    model = LogisticRegression(max_iter=1000).fit((train - mean) / sd, labels)
-    assert fit_probes(train, labels, validation, truth)[0] == model.score((validation - mean) / sd, truth)
+    model = LogisticRegression(C=0.01, max_iter=1000).fit((train - mean) / sd, labels)
+    assert fit_probes(train, labels, validation, truth, c=0.01)[0] == model.score((validation - mean) / sd, truth)
+
+
+@pytest.mark.parametrize("noise", [1.0, 4.0])
+def test_regularisation_is_chosen_by_cross_validation_inside_the_labels(noise):
+    """Against scikit-learn's search, which tries all values. Many features of pure noise need a strong regularisation."""
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 3, 150)
+    train = np.concatenate([np.eye(3)[labels] + noise * rng.standard_normal((150, 3)), rng.standard_normal((150, 100))], axis=1)
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=100))
+    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    search = GridSearchCV(model, {"logisticregression__C": CHOICES_OF_C}, cv=folds, refit=False).fit(train, labels)
+    scores = dict(zip(CHOICES_OF_C, search.cv_results_["mean_test_score"], strict=True))
+    best = max(scores.values())
+    assert scores[choose_c(train, labels)] == pytest.approx(best) and best > scores[1.0]
+
+
+def test_a_single_label_of_a_class_leaves_nothing_to_choose_by():
+    assert choose_c(np.eye(4), np.array([0, 0, 0, 1])) == QUICK_C
 
 
 def test_features_do_not_depend_on_the_batch_size(pretrained):
@@ -69,7 +102,7 @@ def test_few_iterations_are_no_warning_and_a_worse_fit():
     (train, labels), (validation, truth) = examples(300, rng), examples(300, rng)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        short, long = (fit_probes(train, labels, validation, truth, count) for count in (1, 1000))
+        short, long = (fit_probes(train, labels, validation, truth, count, c=1.0) for count in (1, 1000))
     assert short[1] == long[1] and short[0] < long[0]
 
 
@@ -127,7 +160,7 @@ def test_probes_of_a_training_are_those_of_its_features_and_follow_the_weights()
         apart = Embedder(model.backbone)
         devices.compile(apart)
         fitted, scored = (features(apart, part.split, config, devices) for part in (train, validation))
-        linear, knn = fit_probes(fitted, train.labels, scored, validation.labels)
+        linear, knn = fit_probes(fitted, train.labels, scored, validation.labels, QUICK_ITERATIONS, QUICK_C)
         return {"knn_top1": knn, "linear_top1": linear}
 
     before = [np.array(weight) for weight in model.weights]
