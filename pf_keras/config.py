@@ -363,6 +363,11 @@ class Config:
             kind = field_type(Config, section, f"section {section}")
             _require(key, f"--config.{name}={text} names no field. Write --config.{section}.FIELD=VALUE.")
             values[section][key] = parse(kind, section, key, text)
+        for section in ("pretrain", "finetune"):
+            scaled = values[section]["learning_rate_per_256"]
+            problem = f"{section}.learning_rate is set, but {section}.learning_rate_per_256={scaled} takes its place"
+            unused = f"{section}.learning_rate" in assignments and scaled
+            _require(not unused, f"{problem}. Leave it out, or set {section}.learning_rate_per_256=0.")
         return Config.from_dict(values)
 
 

@@ -190,3 +190,12 @@ def test_config_from_a_file(tmp_path):
 def test_shipped_config_by_name():
     assert load_config("cifar10").data.source == "folder:cifar10"
     assert load_config("imagenet") == Config().override({"data.source": "tfrecord:imagenet"})
+
+
+def test_a_learning_rate_that_is_not_used_is_refused():
+    for section in ("pretrain", "finetune"):
+        scaled = Config().override({f"{section}.learning_rate_per_256": "0.003"})
+        with pytest.raises(UserError, match=f"{section}.learning_rate is set, but {section}.learning_rate_per_256=0.003 takes"):
+            scaled.override({f"{section}.learning_rate": "1e-5"})
+        again = scaled.override({f"{section}.learning_rate": "1e-5", f"{section}.learning_rate_per_256": "0"})
+        assert getattr(again, section).learning_rate == 1e-5

@@ -184,17 +184,19 @@ def _not_finite(what: str, model: keras.Model, workdir: Workdir, step: int) -> N
     )
     run = find_run(workdir)
     if last and run and run.mode == "pretrain":
-        message += f" To continue from it: {_continuation(workdir, run.config.pretrain, last.step)}"
+        message += f" To continue from it: {_continuation(workdir, run.config.pretrain, last.step, learning_rate)}"
     return NonFiniteLoss(message)
 
 
-def _continuation(workdir: Workdir, settings: PretrainConfig, step: int) -> str:
-    """The command that continues a pre-training from a step with half the learning rate, in a new workdir."""
-    name = "learning_rate_per_256" if settings.learning_rate_per_256 else "learning_rate"
+def _continuation(workdir: Workdir, settings: PretrainConfig, step: int, learning_rate: float) -> str:
+    """The command that continues a pre-training from a step, in a new workdir, with half the learning rate at which it failed."""
     old, new = (shlex.quote(f"{workdir.path}{end}") for end in ("", "-lower"))
+    name, lower = "learning_rate", learning_rate / 2
+    if settings.learning_rate_per_256:
+        name, lower = "learning_rate_per_256", lower * 256 / settings.batch
     return (
         f"pf-keras --mode=pretrain --init={old} --workdir={new} --config.pretrain.steps={settings.steps - step} "
-        f"--config.pretrain.{name}={getattr(settings, name) / 2:g}"
+        f"--config.pretrain.{name}={lower:.3g}"
     )
 
 
