@@ -54,7 +54,7 @@ def test_differing_fields_are_listed_with_both_values():
     [
         ("modle.width", "64", "The config has no section modle. Did you mean model?"),
         ("model.widht", "64", "The config has no field model.widht. Did you mean width?"),
-        ("mask.colour", "64", "The config has no field mask.colour. Use one of ratio, block."),
+        ("mask.colour", "64", "The config has no field mask.colour. Use one of ratio, block, decode_fraction."),
         ("model", "64", "--config.model=64 names no field. Write --config.model.FIELD=VALUE."),
         ("model.width", "wide", "model.width is 'wide'. Use a whole number."),
         ("model.width", "1.5", "model.width is 1.5. Use a whole number."),

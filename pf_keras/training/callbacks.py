@@ -189,7 +189,7 @@ def _not_finite(what: str, model: keras.Model, workdir: Workdir, step: int) -> N
 
 
 def _continuation(workdir: Workdir, settings: PretrainConfig, step: int, learning_rate: float) -> str:
-    """The command that continues a pre-training from a step, in a new workdir, with half the learning rate at which it failed."""
+    """The command that continues a pre-training in a new workdir, with half the learning rate at which it failed."""
     old, new = (shlex.quote(f"{workdir.path}{end}") for end in ("", "-lower"))
     name, lower = "learning_rate", learning_rate / 2
     if settings.learning_rate_per_256:
