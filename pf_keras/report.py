@@ -248,7 +248,7 @@ def predictions(run: Run) -> Iterator[dict]:
     """What `--mode=predict` answered, mistakes first."""
     yield from facts(run.json("predict/result.json"))
     yield from run.pictures("predict")
-    rows = run.csv("predict/predictions.csv", ROWS)
+    rows = list(itertools.islice(run.rows("predict/predictions.csv"), ROWS))
     if rows:
         columns = ("path", "class", "probability", "true_class")
         shown = table(columns, [[row.get(column) for column in columns] for row in rows])
@@ -367,7 +367,7 @@ def data(run: Run) -> Iterator[dict]:
     yield table((), [
         ("source", run.source),
         *((f"{name} images", split["images"]) for name, split in splits.items()),
-        *([("labelled images", len(labels.read_bytes().splitlines()))] if labels.exists() else []),
+        *([("labelled images", labels.read_bytes().count(b"\n"))] if labels.exists() else []),
         *([("classes", f"{len(classes)}: {named}")] if classes else []),
         *([("16-bit range", found["range16"])] if found.get("range16", "type") != "type" else []),
     ])  # fmt: skip

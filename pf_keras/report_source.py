@@ -1,7 +1,7 @@
 """What a report reads: the files of a workdir, or of a folder of runs."""
 
 import csv
-import itertools
+import io
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -61,13 +61,15 @@ class Run:
         file = self.path / name
         return self.workdir.read_json(file) if file.exists() else {}
 
-    def csv(self, name: str, most: int | None = None) -> list[dict[str, str]]:
-        """The first rows of a table of the workdir."""
+    def csv(self, name: str) -> list[dict[str, str]]:
+        """The rows of a table of the workdir."""
+        return list(self.rows(name))
+
+    def rows(self, name: str) -> Iterator[dict[str, str]]:
+        """The rows of a table of the workdir, one at a time."""
         file = self.path / name
-        if not file.exists():
-            return []
-        with file.open() as lines:
-            return list(itertools.islice(csv.DictReader(lines), most))
+        if file.exists():
+            yield from csv.DictReader(io.StringIO(file.read_bytes().decode(), newline=""))  # a cell may have a line break
 
     def files(self, pattern: str) -> list[epath.Path]:
         """The files of a pattern such as `embed/*.png`, sorted."""

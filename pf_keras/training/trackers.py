@@ -5,9 +5,7 @@ their own settings: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, WANDB_MODE, WAN
 """
 
 import contextlib
-import csv
 import importlib.util
-import io
 import logging
 import os
 import secrets
@@ -22,7 +20,7 @@ from pf_keras.errors import Stopped, UserError
 from pf_keras.filesystem import is_remote
 from pf_keras.training.identity import find_run
 from pf_keras.training.metrics_log import MetricsLog
-from pf_keras.training.workdir import Workdir
+from pf_keras.training.workdir import Workdir, csv_text
 
 PROJECT = "pf_keras"  # the name of the MLflow experiment and of the W&B project
 PACKAGES = {"mlflow": ("mlflow", "sqlalchemy", "alembic"), "wandb": ("wandb",)}
@@ -99,10 +97,8 @@ class CsvTable(Tracker):
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         file, row = self.workdir.path / "metrics.csv", {"step": step, **values}
         if set(row) <= set(self.columns):
-            text = io.StringIO()
-            csv.DictWriter(text, self.columns, lineterminator="\n").writerow(row)
             with self.workdir.writing(), file.open("a") as table:
-                table.write(text.getvalue())
+                table.write(csv_text([[row.get(name, "") for name in self.columns]]))
             return
         # The first row of this process, or one with a new column. The log has this row already.
         lines = MetricsLog(self.workdir).lines()

@@ -12,7 +12,7 @@ from PIL import Image
 from pf_keras.training.lock import unlock
 from tests.data import images_made as made
 
-HOSTILE = "<img src=x onerror=alert(1)> $x_1$ \x1b[31m\n.png"
+HOSTILE = "<img src=x onerror=alert(1)> $x_1$ \x1b[31m\n\r.png"
 
 
 def table_of(workdir):
