@@ -40,7 +40,8 @@ class Monitor(RunCallback):
 class HoldOut(Monitor):
     """Scores held-out images, keeps the checkpoint with the best score in `WORKDIR/best`, and can end the training early.
 
-    Of equal scores the first is the best. What was measured so far is read from `metrics.jsonl`, so that a run that was killed
+    Of equal scores the last is the best, because the learning rate was lower. But it does not count as a better one for the
+    patience. What was measured so far is read from `metrics.jsonl`, so that a run that was killed
     ends as one that was not. The best checkpoint is saved before the score is logged, and the score is logged before the
     checkpoint of the same step is saved.
 
@@ -76,8 +77,9 @@ class HoldOut(Monitor):
     def _out_of_patience(self) -> bool:
         if not self.patience or not self.scores:
             return False
-        best, _ = best_of(self.scores)
-        return sum(step > best for step, _ in self.scores) >= self.patience
+        _, highest = best_of(self.scores)
+        first = min(step for step, score in self.scores if score == highest)
+        return sum(step > first for step, _ in self.scores) >= self.patience
 
 
 def scores_of(lines: Sequence[dict]) -> list[tuple[int, float]]:
@@ -86,20 +88,20 @@ def scores_of(lines: Sequence[dict]) -> list[tuple[int, float]]:
 
 
 def best_of(scores: Sequence[tuple[int, float]]) -> tuple[int, float]:
-    """The `(step, score)` with the highest score, the first of equal ones."""
-    return max(scores, key=lambda score: (score[1], -score[0]))
+    """The `(step, score)` with the highest score, the last of equal ones."""
+    return max(scores, key=lambda score: (score[1], score[0]))
 
 
-def choice(lines: Sequence[dict], steps: int) -> dict[str, float | int | None]:
+def choice(lines: Sequence[dict], steps: int, best: int) -> dict[str, float | int | None]:
     """What the hold-out of a finished training chose.
 
     Args:
         lines: of `metrics.jsonl`.
         steps: of the whole training.
+        best: the step of the checkpoint that was kept as the best. Of equal scores an earlier version kept the first.
 
     Returns:
         `best_step` and its `holdout_top1`, and `stopped_at`, the step at which patience ended the training, or None.
     """
-    step, score = best_of(scores_of(lines))
     last = lines[-1]["step"]
-    return {"best_step": step, HOLDOUT: score, "stopped_at": last if last < steps else None}
+    return {"best_step": best, HOLDOUT: dict(scores_of(lines))[best], "stopped_at": last if last < steps else None}
