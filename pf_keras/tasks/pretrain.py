@@ -114,8 +114,8 @@ def run(request: Request) -> dict:
         )
     elif scores["loss_ratio"] >= 1:
         print(
-            f"warning: this run learned nothing yet. Its loss on validation images is {scores['loss_ratio']:.4g} times that of "
-            "guessing each level by its frequency (loss_ratio). Train longer, or with another learning rate",
+            f"warning: this run is no better than guessing. Its loss on validation images is {scores['loss_ratio']:.4g} times "
+            "that of guessing each level by its frequency (loss_ratio). Train longer, or with another learning rate",
             file=sys.stderr,
         )
     return result

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import signal
 from types import SimpleNamespace
@@ -32,6 +33,7 @@ def assert_refused(flags, *words):
 
 def test_workdir_has_result_and_names_of_the_labelled_images(finetuned):
     result = finetuned.result
+    assert result["train_images"] == result["labels"] and not (finetuned.workdir / "holdout.txt").exists()
     assert set(result) >= {"top1", "top5", "images", "labels", "label_fraction", "init", "seed", "steps"}
     assert result["images"] == 360 and result["label_fraction"] == 0.1 and result["init_step"] == 20
     names = (finetuned.workdir / "labels.txt").read_text().split()
@@ -273,20 +275,25 @@ def test_best_checkpoint_by_the_held_out_images_is_scored_and_evaluated(chosen):
 @pytest.mark.long
 def test_training_ends_when_the_patience_is_over(chosen):
     scores = [line["holdout_top1"] for line in chosen.lines]
-    assert chosen.result["stopped_at"] == chosen.lines[-1]["step"] < chosen.result["steps"]
+    assert chosen.result["stopped_at"] == chosen.result["steps"] == chosen.lines[-1]["step"]
+    assert chosen.result["steps"] < int(re.search(r", (\d+) steps of", chosen.err)[1])
     assert len(scores) == scores.index(max(scores)) + 1 + 3
 
 
 @pytest.mark.long
 def test_held_out_images_are_not_trained_on(chosen):
-    assert chosen.result["labels"] == 289 and chosen.result["holdout_images"] == 57
+    result = chosen.result
+    assert (result["labels"], result["train_images"], result["holdout_images"]) == (289, 232, 57)
     assert "232 labelled images of 10 of 10 classes" in chosen.err
     assert "57 labelled images are held out to choose the best checkpoint by" in chosen.err
     config = find_run(Workdir(chosen.workdir)).config
     labelled = labelled_subset(open_source(config.data).train, 0.2)
     train, held_out = part_to_train(config, labelled)
     assert not set(train.names) & set(held_out.names) and {*train.names, *held_out.names} == set(labelled.names)
-    assert set((chosen.workdir / "labels.txt").read_text().split()) == set(labelled.names)
+    assert (chosen.workdir / "labels.txt").read_text().split() == labelled.names
+    assert (chosen.workdir / "holdout.txt").read_text().split() == held_out.names
+    report = (chosen.workdir / "report.html").read_text()
+    assert "Of 289 labelled images the training used 232. The other 57 were held out, and chose the checkpoint of" in report
 
 
 def test_validation_scores_are_logged_and_leave_the_training_as_it_is(pretrained, finetuned, tmp_path):

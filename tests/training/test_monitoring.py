@@ -81,11 +81,11 @@ def test_monitors_change_neither_weights_nor_losses(unbroken, tmp_path):
     assert lines(tmp_path) == without_scores
 
 
-def test_best_checkpoint_has_the_highest_score_and_of_equal_ones_is_the_first(unbroken, tmp_path):
+def test_best_checkpoint_has_the_highest_score_and_of_equal_ones_is_the_last(unbroken, tmp_path):
     best = latest_checkpoint(Workdir(unbroken[1]).best)
-    assert best.step == 10 and [p.name for p in (unbroken[1] / "best").iterdir()] == ["step-00000010"]
-    assert choice(lines(unbroken[1]), STEPS) == {"best_step": 10, "holdout_top1": 0.5, "stopped_at": None}
-    expected, model = run_training(tmp_path, steps=10), tiny_model()
+    assert best.step == 15 and [p.name for p in (unbroken[1] / "best").iterdir()] == ["step-00000015"]
+    assert choice(lines(unbroken[1]), STEPS, 15) == {"best_step": 15, "holdout_top1": 0.5, "stopped_at": None}
+    expected, model = run_training(tmp_path, steps=15), tiny_model()
     best.load_into(model)
     for left, right in zip(model.weights, expected.weights, strict=True):
         np.testing.assert_array_equal(left, right)
@@ -96,7 +96,7 @@ def test_patience_counts_scores_without_a_better_one(tmp_path, patience, stopped
     run_training(tmp_path, callbacks=[hold_out(tmp_path, patience)], checkpoint_every="60min")
     last = stopped_at or STEPS
     assert lines(tmp_path)[-1]["step"] == last and saved(tmp_path) == [last]
-    assert choice(lines(tmp_path), STEPS) == {"best_step": 10, "holdout_top1": 0.5, "stopped_at": stopped_at}
+    assert choice(lines(tmp_path), STEPS, 15) == {"best_step": 15, "holdout_top1": 0.5, "stopped_at": stopped_at}
     run_training(tmp_path, callbacks=[again := hold_out(tmp_path, patience)])  # trains no further
     assert lines(tmp_path)[-1]["step"] == last and again.ended == (patience < 4)
 
@@ -125,7 +125,7 @@ def test_run_that_dies_around_a_score_ends_as_an_unbroken_one(tmp_path, monkeypa
         run_training(path, callbacks=[hold_out(path, 2)], checkpoint_every="5")
     model = run_training(path, callbacks=[hold_out(path, 2)], checkpoint_every="5")
     assert lines(path) == lines(tmp_path / "whole") and saved(path) == saved(tmp_path / "whole")
-    assert lines(path)[-1]["step"] == 20 and [p.name for p in (path / "best").iterdir()] == ["step-00000010"]
+    assert lines(path)[-1]["step"] == 20 and [p.name for p in (path / "best").iterdir()] == ["step-00000015"]
     assert not any(np.isnan(v).any() for v in variables(model))
 
 
@@ -154,6 +154,12 @@ def test_weights_that_are_not_finite_are_never_the_best(tmp_path):
     assert [p.name for p in (tmp_path / "best").iterdir()] == ["step-00000010"]
 
 
+def test_a_run_whose_first_of_equal_scores_was_kept_says_so():
+    """As version 0.1 and its successors kept it."""
+    logged = [{"step": step, "holdout_top1": score} for step, score in SCORES.items()]
+    assert choice(logged, 40, 10) == {"best_step": 10, "holdout_top1": 0.5, "stopped_at": 23}
+
+
 def test_scores_are_read_from_the_log():
     logged = [{"step": 5, "loss": 1.0}, {"step": 10, "holdout_top1": 0.25}, {"step": 20, "holdout_top1": 0.25}]
-    assert scores_of(logged) == [(10, 0.25), (20, 0.25)] and best_of(scores_of(logged)) == (10, 0.25)
+    assert scores_of(logged) == [(10, 0.25), (20, 0.25)] and best_of(scores_of(logged)) == (20, 0.25)

@@ -156,7 +156,7 @@ def test_a_damaged_config_is_named(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=f"Cannot .*{tmp_path}/file/run: Not a directory"):
+    with pytest.raises(UserError, match=f"{tmp_path}/file is a file, not a directory. Move it away"):
         started(tmp_path / "file" / "run")
     assert os.listdir(tmp_path) == ["file"]
 
