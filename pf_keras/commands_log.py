@@ -77,7 +77,7 @@ _present: list[Command] = []  # the command of this process, if the command line
 
 
 def set_command(command: Command | None) -> None:
-    """Make `command` the command of this process, or forget the one that has ended."""
+    """Make `command` the command of this process. None when the command has ended."""
     _present[:] = [command] if command else []
 
 

@@ -465,6 +465,23 @@ def test_a_report_prints(chromium, everything, tmp_path):
     assert printed.startswith(b"%PDF") and 3 <= printed.count(b"/Type /Page\n") <= 15
 
 
+@pytest.mark.skipif(not shutil.which("pdftotext"), reason="no pdftotext: apt-get install poppler-utils")
+def test_the_last_printed_page_is_not_the_footer_alone(chromium, tmp_path):
+    """Whatever the length of the page, which a few more entries change."""
+    page = write_report(made(tmp_path / "run", result={"top1": 0.5, "images": 3})).read_text()
+    pages = set()
+    for count in range(20, 44):
+        longer = page.replace("<footer>", "<div class='entry'><p>An entry.</p></div>" * count + "<footer>")
+        (tmp_path / "page.html").write_text(longer)
+        chromium.open(tmp_path / "page.html", 1200)
+        chromium.print(tmp_path / "page.pdf")
+        text = subprocess.run(["pdftotext", tmp_path / "page.pdf", "-"], capture_output=True, text=True, check=True).stdout
+        *_, last = text.strip("\f\n").split("\f")
+        assert "Made by" in last and not last.strip().startswith("Made by"), count
+        pages.add(text.count("\f"))
+    assert len(pages) > 1  # some lengths end near the end of a page
+
+
 def test_the_browser_reports_what_a_page_must_not_do(chromium, tmp_path):
     """So that an empty list of messages says something."""
     policy = "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'\">"

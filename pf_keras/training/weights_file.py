@@ -1,6 +1,6 @@
 """Weights of a pre-trainer in a file, to begin a pre-training with.
 
-The file is a `.weights.h5` of Keras, such as those of a checkpoint, or a `.keras` file, which also knows its network.
+The file is a `.weights.h5` of Keras, such as a checkpoint has, or a `.keras` file, which also knows its network.
 """
 
 import io
@@ -53,7 +53,7 @@ def load_weights_file(init: str, config: Config) -> tuple[keras.Model, int | Non
         The model, and the step of the checkpoint that the file is in, or None.
 
     Raises:
-        UserError: there is no such file, it is damaged, or it has the weights of another network.
+        UserError: the file is missing or damaged, or it has the weights of another network.
     """
     checkpoint = _require_same_run(init, config)
     content, network = _read(init)
@@ -88,7 +88,7 @@ def _read(init: str) -> tuple[bytes, dict | None]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return archive.read("model.weights.h5"), json.loads(archive.read("config.json"))
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise UserError(f"{init} is no .keras file, or it is damaged: {error}.") from error
+        raise UserError(f"{init} is not a .keras file, or it is damaged: {error}.") from error
 
 
 def _require_same_network(init: str, network: dict, model: keras.Model) -> None:
@@ -123,7 +123,7 @@ def _shapes(init: str, content: bytes) -> dict[str, tuple[int, ...]]:
         with h5py.File(io.BytesIO(content), "r") as file:
             file.visititems(visit)
     except (OSError, RuntimeError, KeyError) as error:
-        raise UserError(f"{init} is no file of weights, or it is damaged: {error}.") from error
+        raise UserError(f"{init} is not a file of weights, or it is damaged: {error}.") from error
     return found
 
 
