@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from pf_keras.figures_answers import HOTTEST
 from pf_keras.pages import percent, value_text
 
 TITLES = {
@@ -69,7 +70,8 @@ CAPTIONS = {  # of pictures by their names, in the order in which a section show
     "map": "A map of the images. Images with similar features are close to each other.",
     "mistakes": "Wrong answers, the most certain first.",
     "certain": "The most certain and the least certain answers of each class.",
-    "attention": "What the model looks at: how much its pooling attends to each patch.",
+    "attention": "What the model looks at: how much its pooling attends to each patch. Black is nothing, and the brightest "
+    f"colour is {HOTTEST} times the mean or more.",
 }
 PROBES = {"linear": "linear probe", "knn": "kNN"}
 FEATURES = {"pretrained": "pre-trained features", "untrained": "untrained network", "pixels": "raw pixels"}
