@@ -186,7 +186,7 @@ def heat_map(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
     height, width = picture.shape[:2]
     hidden = np.isnan(heat)
-    scaled = np.where(hidden, 0, heat) / max(HOTTEST * float(np.nanmean(heat)), 1e-12)
+    scaled = (np.where(hidden, 0, heat) / max(HOTTEST * float(np.nanmean(heat)), 1e-12)).clip(0, 1)
     # Smooth where all patches are visible, because steps of the grid would look like edges of the photograph.
     method = Image.Resampling.NEAREST if hidden.any() else Image.Resampling.BICUBIC
     large = np.asarray(Image.fromarray(scaled.astype("float32")).resize((width, height), method)).clip(0, 1)
