@@ -60,7 +60,8 @@ flags.DEFINE_string(
     "init",
     "",
     "finetune, sweep: a pre-training workdir, or scratch. pretrain: a pre-training workdir to continue from with other "
-    "settings or data. predict: the folder of an export, to use it in place of the workdir's checkpoint.",
+    "settings or data, or a .weights.h5 or .keras file of a pre-trainer. "
+    "predict: the folder of an export, to use it in place of the workdir's checkpoint.",
 )
 flags.DEFINE_string("tracker", None, "tensorboard, csv, mlflow or wandb. Short for --config.run.tracker.")
 flags.DEFINE_string(
@@ -100,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     code 2. A run stopped by a signal exits with 128 plus its number.
     """
     argv = list(sys.argv if argv is None else argv)
-    began, request, ended = time.time(), None, "ended by an unexpected error"
+    began, command, ended = time.time(), None, "ended by an unexpected error"
     try:
         overrides = read_flags(argv)
         check_flags(overrides)
@@ -112,14 +113,15 @@ def main(argv: list[str] | None = None) -> int:
                 import_backend()
                 with stopping():
                     request = read_request(overrides)
+                    command = announce(request.workdir, argv, began)
                     result = importlib.import_module(f"pf_keras.tasks.{FLAGS.mode}").run(request)
                 ended = "done"
             except (UserError, Stopped) as error:
                 ended = one_line(error)
                 raise
             finally:
-                if request:
-                    leave_record(request.workdir, argv, began, ended)
+                if command:
+                    leave_record(command, ended)
     except UserError as error:
         return fail(error)
     except Stopped as stopped:
@@ -131,29 +133,37 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def leave_record(workdir: str, argv: Sequence[str], began: float, ended: str) -> None:
-    """Add this command to the `commands.jsonl` of a workdir and write its `report.html`. Warns where that fails.
+def announce(workdir: str, argv: Sequence[str], began: float):
+    """The `Command` that works in `workdir`, which it writes down there as soon as nothing can refuse it."""
+    from pf_keras.commands_log import Command, set_command
+
+    command = Command(argv, FLAGS.mode, workdir, began)
+    set_command(command)
+    return command
+
+
+def leave_record(command, ended: str) -> None:
+    """Write to the `commands.jsonl` of the workdir that a command ends now, and write `report.html`. Warns where that fails.
 
     A command that was refused leaves nothing, and neither does a process that does not write the files of its run.
 
     Args:
-        workdir: of the command.
-        argv: the command line.
-        began: when it began, in seconds since 1970.
+        command: of `announce`.
         ended: `done`, or why the command ended.
     """
     try:
         with stopping():
-            from pf_keras.commands_log import append_command
+            from pf_keras.commands_log import set_command
             from pf_keras.report import write_report
             from pf_keras.training.devices import is_chief
-            from pf_keras.training.workdir import Workdir
 
-            place = Workdir(workdir)
-            if not (is_held(place.path) if FLAGS.mode in STARTS_A_RUN else ended == "done" and is_chief()):
+            set_command(None)
+            place = command.workdir.path
+            worked = is_held(place) if FLAGS.mode in STARTS_A_RUN else ended == "done" and is_chief()
+            if not (worked or command.line):
                 return
-            append_command(place, argv, FLAGS.mode, began, ended)
-            report = write_report(place.path)
+            command.end(ended)
+            report = write_report(place)
         if report and ended == "done":
             print(f"report: {report}", file=sys.stderr)
     except (Exception, Stopped) as error:  # the command itself has ended as it did
@@ -272,8 +282,14 @@ def read_config(workdir: str):
     if run and (run.mode == FLAGS.mode or FLAGS.mode not in STARTS_A_RUN):
         return run.config
     if FLAGS.init not in ("", "scratch") and FLAGS.mode != "predict":  # predict names an export, which has no config
-        _, pretraining = earlier_run(FLAGS.init, "pretrain")
-        return pretraining.config
+        start = FLAGS.init
+        if FLAGS.mode == "pretrain":
+            from pf_keras.training.weights_file import is_weights_file, run_of
+
+            start = run_of(start) if is_weights_file(start) else start
+        if start:
+            _, pretraining = earlier_run(start, "pretrain")
+            return pretraining.config
     return load_config(DEFAULT_CONFIG)
 
 

@@ -5,6 +5,7 @@ the signal ended.
 """
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -51,6 +52,14 @@ def reading(place: object) -> contextlib.AbstractContextManager[None]:
     return _naming(f"Cannot read {place}", "Check the path, its permissions and the network.")
 
 
+def _file_on_the_way(path: object) -> str:
+    """The file that is where a path needs a folder, or an empty string."""
+    place = os.fspath(path) if isinstance(path, str | os.PathLike) else ""
+    while place and not os.path.exists(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
+    return place if os.path.isfile(place) else ""
+
+
 @contextlib.contextmanager
 def _naming(problem: str, do: str) -> Iterator[None]:
     try:
@@ -59,4 +68,6 @@ def _naming(problem: str, do: str) -> Iterator[None]:
         reason = error.strerror or str(error) if isinstance(error, OSError) else tensorflow_reason(error)
         if not reason:
             raise
+        if isinstance(error, FileExistsError | NotADirectoryError) and (file := _file_on_the_way(error.filename)):
+            raise UserError(f"{file} is a file, not a directory. Move it away, or choose another path.") from error
         raise UserError(f"{problem}: {reason}. {do}") from error

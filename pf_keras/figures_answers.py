@@ -16,6 +16,7 @@ CELL, CAPTION, GAP, APART, LABEL, HEAD = 1.25, 0.36, 0.08, 0.3, 1.35, 0.32
 CHARACTERS = 21  # of a line of a caption
 LABEL_CHARACTERS = 17
 GOOD, BAD = "#1a7f37", "#cf222e"
+HOTTEST = 6  # times the mean, which heat maps show in the brightest colour, so that even attention looks even
 COLOURS = 20  # groups of a map that have a colour of their own
 BLANK = np.full((8, 8, 3), 200, "uint8")  # in place of a photograph
 
@@ -178,14 +179,14 @@ def heat_map(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
         heat: float `(grid, grid)`, at least 0. Patches that are NaN are shown in grey.
 
     Returns:
-        uint8 `(H, W, 3)`. The patch with the most heat is brightest, whatever its value.
+        uint8 `(H, W, 3)`. Black is no heat, and the brightest colour is `HOTTEST` times the mean or more.
     """
     from matplotlib import colormaps
     from PIL import Image
 
     height, width = picture.shape[:2]
     hidden = np.isnan(heat)
-    scaled = np.where(hidden, 0, heat) / max(float(np.nanmax(heat)), 1e-12)
+    scaled = (np.where(hidden, 0, heat) / max(HOTTEST * float(np.nanmean(heat)), 1e-12)).clip(0, 1)
     # Smooth where all patches are visible, because steps of the grid would look like edges of the photograph.
     method = Image.Resampling.NEAREST if hidden.any() else Image.Resampling.BICUBIC
     large = np.asarray(Image.fromarray(scaled.astype("float32")).resize((width, height), method)).clip(0, 1)

@@ -91,19 +91,23 @@ def data_url(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64," + base64.b64encode(content).decode()
 
 
-def picture_url(file: epath.Path) -> str:
-    """A picture as an address, scaled down and compressed so that it suits a page. Raises OSError where it cannot be read."""
+def picture_url(file: epath.Path) -> tuple[str, int]:
+    """A picture as an address, scaled down and compressed so that it suits a page, and its width in pixels.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     from PIL import Image
 
     content = file.read_bytes()
     with Image.open(io.BytesIO(content)) as picture:
         if picture.format == "PNG" and len(content) <= SMALL and picture.width <= WIDEST:
             picture.load()  # a damaged file fails here, and not in the browser
-            return data_url(content, "png")
+            return data_url(content, "png"), picture.width
         picture = picture.convert("RGBA")
         picture.thumbnail((WIDEST, TALLEST))
         page = Image.new("RGB", picture.size, "white")
         page.paste(picture, mask=picture)
     buffer = io.BytesIO()
     page.save(buffer, "JPEG", quality=82)
-    return data_url(buffer.getvalue(), "jpeg")
+    return data_url(buffer.getvalue(), "jpeg"), page.width

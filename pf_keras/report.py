@@ -9,9 +9,9 @@ writes the page of a workdir again, or the page of a folder of runs. Each sectio
 import itertools
 import json
 import shlex
-import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from urllib.parse import quote
 
 from etils import epath
@@ -19,14 +19,17 @@ from etils import epath
 from pf_keras.charts import Line, line_chart
 from pf_keras.config import Config
 from pf_keras.errors import UserError, reading
+from pf_keras.figures_answers import shorten
 from pf_keras.filesystem import is_remote
 from pf_keras.pages import code, duration, folded, percent, render, table, text
+from pf_keras.report_labels import differences, label_lines, scores_of
 from pf_keras.report_source import Run
 from pf_keras.report_words import CURVES, FEATURES, PROBES, STARTS, TITLES, fact_text, facts, words
 
 FILE = "report.html"
 ROWS = 20  # that a long list shows
 WORST = 10  # classes that the page names
+REASON = 120  # characters of a reason
 WIDE = 72  # characters of a command that stay on one line
 MAJORITY = "Always answering the most frequent class is right for {:.1%}."
 BROKEN = (OSError, UserError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)  # reading a damaged file
@@ -44,6 +47,8 @@ def write_report(path: str | epath.Path) -> epath.Path | None:
             raise UserError(f"There is no directory {path}. Name the workdir of a run, or a folder of runs.")
         if run.mode == "inspect":
             return None
+        if not (run.identity or run.children or run.commands):
+            raise UserError(f"There is no run in {path}, and in none of its folders. Name a workdir, or a folder of runs.")
         sections = {title: list(_whole(section, run)) for title, section in SECTIONS.items()}
         title, again = TITLES.get(run.mode, words(run.mode)), shlex.join(["python", "-m", "pf_keras.report", run.name])
         page = render("report.html", run=run, title=title, state=state(run), sections=sections, again=again)
@@ -65,8 +70,9 @@ def state(run: Run) -> str:
     if not run.identity:
         return ""
     if run.result:
-        spent = sum(command["seconds"] for command in own)
-        return f"Finished{f', after {duration(spent)}' if spent else ''}."
+        known = [command["seconds"] for command in own if command["seconds"] is not None]
+        least = "at least " if len(known) < len(own) else ""  # a command that was killed did not say how long it took
+        return f"Finished{f', after {least}{duration(sum(known))}' if known else ''}."
     steps = run.metric("step")
     planned = f" of {run.identity.config.pretrain.steps}" if run.mode == "pretrain" else ""
     logged = f" The last logged step is {steps[-1][0]}{planned}." if steps else ""
@@ -94,16 +100,31 @@ def pretrain_words(run: Run) -> Iterator[str]:
     yield f"Guessing each level by its frequency has a loss of {entropy:.3f}."
     lower = f"The model's loss is {1 - ratio:.1%} lower."
     yield lower if ratio < 1 else "So the model is no better than guessing: it has learned nothing yet."
+    yield from averaged_words(run)
+    if "knn_top1" in run.result:
+        knn, linear = (percent(run.result[name]) for name in ("knn_top1", "linear_top1"))
+        step = run.result["probe_step"]
+        yield f"Probes of the frozen features were right for {knn} (kNN) and {linear} (linear) at step {step:,}."
+
+
+def averaged_words(run: Run) -> Iterator[str]:
+    """A sentence where the weights that are scored are not those of the last step."""
+    ema = getattr(run.identity.config, run.mode).ema
+    if ema:
+        yield f"The scored weights are a running average over the steps (ema={ema:g})."
 
 
 def finetune_words(run: Run) -> Iterator[str]:
     """Sentences about the result of a fine-tuning."""
     top1, labels = run.result["top1"], run.result.get("labels")
     yield f"The first answer is right for {top1:.1%} of {run.result['images']:,} validation images (one seed)."
-    if labels:
+    held = run.result.get("holdout_images")
+    if labels and held:
+        yield f"Of {labels:,} labelled images the training used {labels - held:,}."
+        yield f"The other {held:,} were held out, and chose the checkpoint of step {run.result['best_step']:,}."
+    elif labels:
         yield f"The training used {labels:,} labelled images."
-    if "best_step" in run.result:
-        yield f"Held-out labelled images chose the checkpoint of step {run.result['best_step']:,}."
+    yield from averaged_words(run)
     majority = most_frequent(run)
     if majority is not None:
         yield MAJORITY.format(majority)
@@ -150,7 +171,10 @@ def comparison(run: Run) -> Iterator[dict]:
     step = run.json("init.json").get("step")
     yield text(f"This run started from {run.init}{f' at step {step:,}' if step else ''}.")
     folder = run.commands[0]["folder"] if run.commands else "."
-    before = Run(run.init if is_remote(run.init) else epath.Path(folder) / run.init)
+    place = epath.Path(run.init if is_remote(run.init) else epath.Path(folder) / run.init)
+    if place.is_file():  # weights, which do not say what they are worth
+        return
+    before = Run(place)
     if not before.identity:
         yield text("It is not there now, so that it cannot be compared here.")
         return
@@ -161,17 +185,31 @@ def comparison(run: Run) -> Iterator[dict]:
     ]
     if ratios:
         yield text(f"Decoding masked patches, {', and '.join(ratios)}.")
-    rows, labels = before.csv("evaluate/probes.csv"), run.result.get("labels")
-    if not rows or not labels or "top1" not in run.result:
-        return
-    nearest = min({int(row["labels"]) for row in rows}, key=lambda count: abs(count - labels))
-    scores = [
-        (f"{probe} on {FEATURES[row['features']]}", nearest, percent(float(row[name])))
-        for name, probe in PROBES.items()
-        for row in rows
-        if int(row["labels"]) == nearest
-    ]
-    yield table(("", "labels", "top-1"), [("this run", labels, percent(run.result["top1"])), *scores])
+    rows = [*own_probes("this run", run), *own_probes("that run", before)]
+    labels = run.result.get("labels")
+    if labels and "top1" in run.result:
+        rows = [("this run", labels, percent(run.result["top1"])), *rows, *evaluated_probes(before, labels)]
+    if len(rows) > 1:
+        yield table(("", "labels", "top-1"), rows)
+
+
+def own_probes(name: str, run: Run) -> Iterator[tuple]:
+    """Rows of what the last probes reached while a pre-training ran: `(what, labelled images, accuracy)`."""
+    for metric, probe in (("knn_top1", "kNN"), ("linear_top1", "linear probe")):
+        if run.mode == "pretrain" and (measured := run.metric(metric)):
+            step, score = measured[-1]
+            most = f"at most {run.identity.config.pretrain.probe_images:,}"
+            yield f"{probe} of {name} at its step {step:,}", run.result.get("probe_labels", most), percent(score)
+
+
+def evaluated_probes(run: Run, labels: int) -> Iterator[tuple]:
+    """Rows of what an evaluation of a pre-training found with about as many labels: `(what, labels, accuracy)`."""
+    rows = run.csv("evaluate/probes.csv")
+    nearest = min({int(row["labels"]) for row in rows}, key=lambda count: abs(count - labels), default=None)
+    for name, probe in PROBES.items():
+        for row in rows:
+            if int(row["labels"]) == nearest:
+                yield f"{probe} on {FEATURES[row['features']]}", nearest, percent(float(row[name]))
 
 
 def curves(run: Run) -> Iterator[dict]:
@@ -246,19 +284,51 @@ def probe_table(run: Run) -> Iterator[dict]:
 
 def predictions(run: Run) -> Iterator[dict]:
     """What `--mode=predict` answered, mistakes first."""
-    yield from facts(run.json("predict/result.json"))
+    found = run.json("predict/result.json")
+    if not found:  # the answers are being replaced
+        return
+    counts, unreadable, first = Counter(), [], []
+    for row in run.rows("predict/predictions.csv"):
+        if row.get("error"):
+            unreadable.append((row["path"], row["error"]))
+        else:
+            counts[row["class"]] += 1
+            first += [row] if len(first) < ROWS else []
+    labelled = found.get("labelled", 0)
+    yield from answered(found, () if labelled else ("labelled", "mistakes", "top1"))
     yield from run.pictures("predict")
-    rows = run.csv("predict/predictions.csv", ROWS)
+    if counts:
+        rows = [(name, count, percent(count / counts.total())) for name, count in counts.most_common()]
+        yield table(("predicted class", "images", "fraction"), rows, ROWS, "predict/predictions.csv")
+    yield from unreadable_table(unreadable, "predict/predictions.csv")
+    if first:
+        columns = ("path", "class", "probability", *(["true_class"] if labelled else []))
+        shown = table(columns, [[row.get(column) for column in columns] for row in first])
+        yield folded(f"The first {len(first)} rows of predict/predictions.csv", shown)
+
+
+def answered(found: dict, without: Collection[str] = ()) -> Iterator[dict]:
+    """The numbers of an answer for any images, and the checkpoint that gave it."""
+    if "steps" in found:
+        yield text(f"The checkpoint is of step {found['steps']:,}.")
+    yield from facts({name: value for name, value in found.items() if name not in ("steps", *without)})
+
+
+def unreadable_table(rows: Sequence[tuple[str, str]], file: str) -> Iterator[dict]:
+    """The files that could not be read, and why. `file` has all of them."""
     if rows:
-        columns = ("path", "class", "probability", "true_class")
-        shown = table(columns, [[row.get(column) for column in columns] for row in rows])
-        yield folded(f"The first {len(rows)} rows of predict/predictions.csv", shown)
+        yield table(("unreadable file", "reason"), [(path, shorten(reason, REASON)) for path, reason in rows], ROWS, file)
 
 
 def embedding(run: Run) -> Iterator[dict]:
     """What `--mode=embed` wrote."""
-    yield from facts(run.json("embed/result.json"))
+    found = run.json("embed/result.json")
+    if not found:  # the answers are being replaced
+        return
+    yield from answered(found)
     yield from run.pictures("embed")
+    unreadable = [(row["path"], row["error"]) for row in run.csv("embed/unreadable.csv")]
+    yield from unreadable_table(unreadable, "embed/unreadable.csv")
 
 
 def grid(run: Run) -> Iterator[dict]:
@@ -295,53 +365,32 @@ def grid(run: Run) -> Iterator[dict]:
 
 def few_labels(run: Run) -> Iterator[dict]:
     """How the accuracy of the runs in a folder grows with the labels: a table and a curve for each dataset."""
-    scores = {}  # {source: {series: {labels: [(top-1, standard deviation or None)]}}}
+    scores = {}
     for child in run.children:
-        for series, labels, top1, sd in _label_scores(child):
-            scores.setdefault(child.source, {}).setdefault(series, {}).setdefault(labels, []).append((top1, sd))
+        for score in scores_of(child):
+            scores.setdefault(child.source, []).append(score)
     for source, found in scores.items():
-        merged = {
-            series: {labels: _over_runs(values) for labels, values in sorted(found[series].items())}
-            for series in (*STARTS.values(), *PROBES.values())
-            if series in found
-        }
-        counts = sorted({labels for by in merged.values() for labels in by})
-        yield text(f"Top-1 accuracy on {source} by the number of labelled images. ± is the standard deviation over seeds.")
-        if set(PROBES.values()) & set(merged):
+        lines = label_lines(found)
+        points = {line.name: line.points for line in lines}
+        counts = sorted({labels for by in points.values() for labels in by})
+        over_seeds = any(sd is not None for by in points.values() for _, sd in by.values())
+        meaning = " ± is the standard deviation over seeds." if over_seeds else ""
+        yield text(f"Top-1 accuracy on {source} by the number of labelled images.{meaning}")
+        if set(PROBES.values()) & {line.series for line in lines}:
             yield text("The linear probe and kNN use the frozen features of the pre-training.")
         yield table(
-            ("labels", *merged),
-            [(labels, *(percent(*by[labels]) if labels in by else None for by in merged.values())) for labels in counts],
+            ("labels", *points),
+            [(labels, *(percent(*by[labels]) if labels in by else None for by in points.values())) for labels in counts],
         )
-        lines = [
-            Line(series, [(labels, top1) for labels, (top1, _) in by.items()], [sd for _, sd in by.values()])
-            for series, by in merged.items()
+        if rows := differences(lines):
+            yield text("Runs that differ in more than their seed are shown separately:")
+            yield table(("", "settings in which they differ"), rows)
+        drawn = [
+            Line(name, [(labels, top1) for labels, (top1, _) in by.items()], [sd for _, sd in by.values()])
+            for name, by in points.items()
         ]
         if len(counts) > 1:
-            yield from _drawn(line_chart("Top-1 accuracy by labels", "labels", lines, fractions=True, log_x=True))
-
-
-def _label_scores(run: Run) -> Iterator[tuple[str, int, float, float | None]]:
-    """What a run says of the accuracy with so many labels: `(series, labels, top-1, standard deviation over seeds)`."""
-    if run.mode == "sweep":
-        for start, name in STARTS.items():
-            if f"{start}_top1_mean" in run.result:
-                yield name, run.result["labels"], run.result[f"{start}_top1_mean"], run.result[f"{start}_top1_sd"]
-    elif run.mode == "finetune" and run.result.get("labels"):
-        yield STARTS["scratch" if run.init == "scratch" else "pretrained"], run.result["labels"], run.result["top1"], None
-    elif run.mode == "pretrain":
-        for row in run.csv("evaluate/probes.csv"):
-            if row["features"] == "pretrained":
-                for probe, name in PROBES.items():
-                    yield name, int(row["labels"]), float(row[probe]), None
-
-
-def _over_runs(values: list[tuple[float, float | None]]) -> tuple[float, float | None]:
-    """One score and its standard deviation: of a sweep as it is, of several runs over them."""
-    if len(values) == 1:
-        return values[0]
-    scores = [top1 for top1, _ in values]
-    return statistics.fmean(scores), statistics.stdev(scores)
+            yield from _drawn(line_chart("Top-1 accuracy by labels", "labels", drawn, fractions=True, log_x=True))
 
 
 def runs(run: Run) -> Iterator[dict]:
@@ -363,11 +412,11 @@ def data(run: Run) -> Iterator[dict]:
     splits = found.get("splits", found.get("began", {}))
     classes = run.identity.facts.get("classes", [])
     named = ", ".join(classes[:ROWS]) + (", ..." if len(classes) > ROWS else "")
-    labels = run.path / "labels.txt"
+    lists = {"labelled images": run.path / "labels.txt", "of these held out": run.path / "holdout.txt"}
     yield table((), [
         ("source", run.source),
         *((f"{name} images", split["images"]) for name, split in splits.items()),
-        *([("labelled images", len(labels.read_bytes().splitlines()))] if labels.exists() else []),
+        *((name, file.read_bytes().count(b"\n")) for name, file in lists.items() if file.exists()),
         *([("classes", f"{len(classes)}: {named}")] if classes else []),
         *([("16-bit range", found["range16"])] if found.get("range16", "type") != "type" else []),
     ])  # fmt: skip
@@ -402,7 +451,7 @@ def commands(run: Run) -> Iterator[dict]:
     """The commands that worked in this workdir, the last one first."""
     blocks = [
         {"kind": "command", "command": _wrapped(one["command"]), "began": one["began"].replace("T", " ").replace("Z", " UTC"),
-         "took": duration(one["seconds"]), "ended": one["ended"], "backend": one["backend"],
+         "took": "–" if one["seconds"] is None else duration(one["seconds"]), "ended": one["ended"], "backend": one["backend"],
          "versions": ", ".join(f"{name} {number}" for name, number in one["versions"].items())}
         for one in reversed(run.commands)
     ]  # fmt: skip

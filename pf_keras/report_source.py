@@ -1,7 +1,7 @@
 """What a report reads: the files of a workdir, or of a folder of runs."""
 
 import csv
-import itertools
+import io
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -15,6 +15,7 @@ from pf_keras.training.identity import find_run
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.workdir import Workdir
 
+NARROW = 480  # pixels: a wider picture scrolls on a phone
 PICTURE_BYTES = 4_000_000  # of all pictures of a page
 
 
@@ -61,13 +62,15 @@ class Run:
         file = self.path / name
         return self.workdir.read_json(file) if file.exists() else {}
 
-    def csv(self, name: str, most: int | None = None) -> list[dict[str, str]]:
-        """The first rows of a table of the workdir."""
+    def csv(self, name: str) -> list[dict[str, str]]:
+        """The rows of a table of the workdir."""
+        return list(self.rows(name))
+
+    def rows(self, name: str) -> Iterator[dict[str, str]]:
+        """The rows of a table of the workdir, one at a time."""
         file = self.path / name
-        if not file.exists():
-            return []
-        with file.open() as lines:
-            return list(itertools.islice(csv.DictReader(lines), most))
+        if file.exists():
+            yield from csv.DictReader(io.StringIO(file.read_bytes().decode(), newline=""))  # a cell may have a line break
 
     def files(self, pattern: str) -> list[epath.Path]:
         """The files of a pattern such as `embed/*.png`, sorted."""
@@ -75,17 +78,21 @@ class Run:
         return sorted((self.path / folder).glob(names)) if (self.path / folder).exists() else []
 
     def pictures(self, folder: str, *without: str) -> Iterator[dict]:
-        """The pictures of a folder of the workdir, with captions."""
-        return (self.picture(file) for file in self.files(f"{folder}/*.png") if file.stem not in without)
+        """The pictures of a folder of the workdir, with captions, in the order of `CAPTIONS`."""
+        order = list(CAPTIONS)
+        files = [file for file in self.files(f"{folder}/*.png") if file.stem not in without]
+        files.sort(key=lambda file: order.index(file.stem) if file.stem in order else len(order))
+        return (self.picture(file) for file in files)
 
     def picture(self, file: epath.Path) -> dict:
         """A picture with its caption. A line of text where it is damaged, or where the page has too many."""
         name = f"{file.parent.name}/{file.name}"
         try:
-            address = picture_url(file)
+            address, width = picture_url(file)
         except Exception as error:  # Pillow raises many kinds
             return text(f"{name} is not shown, because it cannot be read: {error}.")
         if len(address) > self.room:
             return text(f"{name} is not shown, because this page has many pictures.")
         self.room -= len(address)
-        return {"kind": "picture", "address": address, "name": name, "caption": CAPTIONS.get(file.stem) or words(file.stem)}
+        caption = CAPTIONS.get(file.stem) or words(file.stem)
+        return {"kind": "picture", "address": address, "name": name, "caption": caption, "wide": width > NARROW}

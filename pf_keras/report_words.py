@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from pf_keras.figures_answers import HOTTEST
 from pf_keras.pages import percent, value_text
 
 TITLES = {
@@ -28,7 +29,8 @@ MEANINGS = {  # of what result.json has
     "best_step": "step of the checkpoint that was chosen and scored",
     "stopped_at": "step at which the training ended early, because no score was better for long",
     "images": "images that were looked at",
-    "labels": "labelled images that the training used",
+    "labels": "labelled images of the run, also those held out",
+    "train_images": "labelled images that the training used",
     "label_fraction": "fraction of each class's training images that keep their labels",
     "init": "where the weights came from",
     "init_step": "step of the pre-training that the weights came from",
@@ -38,6 +40,11 @@ MEANINGS = {  # of what result.json has
     "labelled": "images that have a label which the model knows",
     "mistakes": "labelled images with a wrong first answer",
     "unreadable": "files that could not be read",
+    "knn_top1": "top1 of nearest neighbours on the frozen features, in the last probe",
+    "linear_top1": "top1 of a linear classifier on the frozen features, in the last probe",
+    "probe_step": "step of the last probe",
+    "probe_labels": "labelled images that the probes were fitted to",
+    "probe_images": "labelled images that the probes were scored on",
     "width": "numbers in the vector of an image",
     "near_duplicates": "pairs of images that look alike",
     "compared": "images among which pairs were looked for",
@@ -54,16 +61,17 @@ CURVES = {  # the metrics of each chart, with the names of their lines
     "Learning rate": {"learning_rate": "learning rate"},
     "Norm of the gradient": {"gradient_norm": "before clipping"},
 }
-CAPTIONS = {
+CAPTIONS = {  # of pictures by their names, in the order in which a section shows them
     "reconstruction": "Validation images, what the model sees of them, what it decodes, and the truth. The visible patches of "
     "the decoded pictures are copied from the truth.",
     "confusion": "A row is a true class, and a column is an answer. A dark cell is a large fraction of its row.",
     "neighbours": "Images and the images that are most like them, by their features.",
     "duplicates": "Pairs of images that look alike.",
     "map": "A map of the images. Images with similar features are close to each other.",
-    "attention": "What the model looks at: how much its pooling attends to each patch.",
-    "certain": "The most certain and the least certain answers of each class.",
     "mistakes": "Wrong answers, the most certain first.",
+    "certain": "The most certain and the least certain answers of each class.",
+    "attention": "What the model looks at: how much its pooling attends to each patch. Black is nothing, and the brightest "
+    f"colour is {HOTTEST} times the mean or more.",
 }
 PROBES = {"linear": "linear probe", "knn": "kNN"}
 FEATURES = {"pretrained": "pre-trained features", "untrained": "untrained network", "pixels": "raw pixels"}

@@ -55,6 +55,17 @@ def test_heat_is_brightest_at_its_patch_and_hidden_patches_are_grey():
     assert heat_map(picture, np.zeros((4, 4))).shape == picture.shape
 
 
+def test_heat_has_a_fixed_scale():
+    """Even attention is dark, and attention to one patch is bright wherever it is the same number of times the mean."""
+    black, even = np.zeros((40, 40, 3), "uint8"), np.full((4, 4), 1 / 16)
+    low = heat_map(black, even)
+    assert low.max() < 90
+    one = np.full((4, 4), 0.5 / 15)
+    one[1, 2] = 0.5
+    assert heat_map(black, one).max() > 150
+    np.testing.assert_array_equal(heat_map(black, 9 * even), low)
+
+
 def test_frame_leaves_the_inside_of_its_patch():
     picture = np.full((32, 32, 3), 7, "uint8")
     found = framed(picture, 4, 6)  # row 1, column 2

@@ -17,9 +17,11 @@ from commands import TINY, command, refused
 from html_page import Page
 from PIL import Image
 
+from pf_keras.commands_log import read_commands
 from pf_keras.config import Config
 from pf_keras.report import main, write_report
 from pf_keras.training.identity import RunIdentity
+from pf_keras.training.workdir import Workdir
 
 OLD = Path(__file__).parent / "old_runs" / "version_0.1"
 HOSTILE = "<img src=x onerror=alert(1)> & co"
@@ -112,7 +114,7 @@ def everything(pretrained, tmp_path_factory):
 
 def test_a_run_leaves_a_report_and_the_command(pretrained):
     assert f"report: {pretrained.workdir / 'report.html'}" in pretrained.err
-    line = json.loads((pretrained.workdir / "commands.jsonl").read_text().splitlines()[0])
+    line, *_ = read_commands(Workdir(pretrained.workdir))
     assert line["command"].startswith("pf-keras --mode=pretrain --workdir=")
     assert " '--config.model.stacks=(1,)' " in line["command"]
     assert line["ended"] == "done" and line["seconds"] > 0 and {"pf_keras", "Python", "Keras"} <= set(line["versions"])
@@ -179,7 +181,8 @@ def test_a_folder_of_runs_shows_accuracy_by_labels(tmp_path):
     made_sweep(tmp_path / "sweep-0.01", labels=30, pretrained=0.4, scratch=0.3)
     write_report(made_sweep(tmp_path / "sweep-0.1"))
     for seed, top1 in enumerate((0.9, 0.92)):
-        made(tmp_path / f"all-{seed}", result={"top1": top1, "labels": 1437, "images": 360}, facts={"init": "scratch"})
+        result = {"top1": top1, "labels": 1437, "images": 360}
+        made(tmp_path / f"all-{seed}", result=result, facts={"init": "scratch"}, run__seed=str(seed))
     probes = ["features,label_fraction,labels,linear,knn", "pretrained,0.1,143,0.7,0.5", "pixels,0.1,143,0.1,0.1"]
     write(made(tmp_path / "pretrain", "pretrain") / "evaluate" / "probes.csv", probes)
     page = read(tmp_path)
@@ -188,6 +191,106 @@ def test_a_folder_of_runs_shows_accuracy_by_labels(tmp_path):
     assert "1,437 – 91.0% ± 1.4% – –" in page.text
     assert page.tags["polyline"] == 4 and page.addresses == ["sweep-0.1/report.html"]
     assert "Several runs" in page.text and "The rest is missing" not in page.text
+
+
+def finetunes(folder, scores, **settings):
+    """Fine-tunings from scratch with 1,437 labels, one for each seed of `{name: (seed, top-1)}`."""
+    for name, (seed, top1) in scores.items():
+        result = {"top1": top1, "labels": 1437, "images": 360}
+        made(folder / name, result=result, facts={"init": "scratch"}, run__seed=str(seed), **settings)
+
+
+def test_runs_are_one_mean_only_where_they_differ_in_nothing_but_the_seed(tmp_path):
+    finetunes(tmp_path, {"short-0": (0, 0.7), "short-1": (1, 0.72)}, finetune__epochs="10")
+    finetunes(tmp_path, {"long-0": (0, 0.9), "long-1": (1, 0.92), "long-2": (2, 0.94)}, finetune__epochs="99")
+    finetunes(tmp_path, {"long-2-copy": (2, 0.94)}, finetune__epochs="99")
+    text = read(tmp_path).text
+    names = "from scratch: long-0, long-1, long-2 from scratch: long-2-copy from scratch: short-0, short-1"
+    assert f"labels {names} 1,437 92.0% ± 2.0% 94.0% 71.0% ± 1.4%" in text
+    assert "Runs that differ in more than their seed are shown separately:" in text
+    assert "from scratch: short-0, short-1 finetune.epochs=10" in text and "long-2-copy finetune.epochs=99" in text
+
+
+def test_a_copy_of_a_run_and_other_starts_or_labels_are_shown_separately(tmp_path):
+    finetunes(tmp_path / "copy", {"a": (0, 0.5), "b": (0, 0.5)})
+    text = read(tmp_path / "copy").text
+    assert "1,437 50.0% 50.0%" in text and "from scratch: b the same settings and seed" in text and "±" not in text
+    for name, facts in (("a", {"init": "x"}), ("b", {"init": "y"}), ("c", {"init": "x", "label_list_sha256": "1"})):
+        run = made(tmp_path / "starts" / name, result={"top1": 0.5, "labels": 9}, facts=facts)
+        write(run / "result.json", {"top1": 0.5, "labels": 9, "images": 3})
+    text = read(tmp_path / "starts").text
+    assert "9 50.0% 50.0% 50.0%" in text and "weights: a init=x" in text and "weights: b init=y" in text and "±" not in text
+    made_sweep(tmp_path / "sweeps" / "a")
+    made_sweep(tmp_path / "sweeps" / "b", scratch=0.5)
+    text = read(tmp_path / "sweeps").text
+    assert "143 80.0% ± 1.0% 80.0% ± 1.0% 60.0% ± 1.0% 50.0% ± 1.0%" in text
+
+
+def test_an_unlabelled_prediction_shows_what_means_something(tmp_path):
+    run = made(tmp_path / "run", result={"top1": 0.5, "images": 3})
+    found = {"steps": 71, "data": "folder:x", "images": 3, "unreadable": 25, "classes": 2}
+    found |= {"labelled": 0, "mistakes": 0, "top1": None}
+    write(run / "predict" / "result.json", found)
+    rows = [["path", "class", "probability", "true_class", "error"]]
+    rows += [[f"{n}.jpg", name, 0.5, "", ""] for n, name in enumerate("aab")]
+    rows += [[f"bad-{n}.jpg", "", "", "", f"{HOSTILE} " * 20] for n in range(25)]
+    Workdir(run).write_csv(run / "predict" / "predictions.csv", rows)
+    text = read(run).text
+    assert "The checkpoint is of step 71." in text and "updates of the weights" not in text
+    for name in ("labelled", "mistakes", "top1 –", "true_class", "bad-20.jpg", f"{HOSTILE} " * 20):
+        assert name not in text
+    assert "predicted class images fraction a 2 66.7% b 1 33.3%" in text
+    assert f"bad-19.jpg {HOSTILE}" in text and "5 more are in predict/predictions.csv" in text and "unreadable 25" in text
+    write(run / "predict" / "result.json", found | {"labelled": 3, "mistakes": 1, "top1": 0.5})
+    text = read(run).text
+    assert "labelled 3" in text and "mistakes 1" in text and "true_class" in text
+    (run / "predict" / "result.json").unlink()  # it is being replaced
+    assert "0.jpg" not in read(run).text
+
+
+def test_features_show_unreadable_files_and_neighbours_first(tmp_path):
+    run = made(tmp_path / "run", result={"top1": 0.5, "images": 3})
+    write(run / "embed" / "result.json", {"steps": 71, "images": 3, "unreadable": 1})
+    write(run / "embed" / "unreadable.csv", ["path,error", "page.jpg,it is an HTML page"])
+    for name in ("attention", "map", "other", "duplicates", "neighbours"):
+        Image.new("RGB", (9, 9)).save(run / "embed" / f"{name}.png")
+    text = read(run).text
+    places = [text.index(f"embed/{name}.png") for name in ("neighbours", "duplicates", "map", "attention", "other")]
+    assert places == sorted(places) and "page.jpg it is an HTML page" in text and "updates of the weights" not in text
+
+
+def test_probes_of_the_start_and_an_average_are_told(tmp_path):
+    start = made(tmp_path / "start", "pretrain", {"loss_ratio": 0.7, "probe_labels": 150}, pretrain__probe_every="5")
+    lines = [(5, {"knn_top1": 0.1, "linear_top1": 0.2}), (10, {"knn_top1": 0.625, "linear_top1": 0.75}), (12, {})]
+    write(start / "metrics.jsonl", [json.dumps({"step": step} | found) for step, found in lines])
+    result = {"top1": 0.5, "labels": 30, "holdout_images": 6, "best_step": 9, "images": 360}
+    run = made(tmp_path / "run", result=result, facts={"init": str(start)}, finetune__ema="0.9")
+    text = read(run).text
+    assert "this run 30 50.0%" in text and "linear probe of that run at its step 10 150 75.0%" in text
+    assert "kNN of that run at its step 10 150 62.5%" in text
+    assert "running average over the steps (ema=0.9)" in text
+    assert "Of 30 labelled images the training used 24. The other 6 were held out, and chose the checkpoint of step 9." in text
+    write(start / "result.json", {"loss_ratio": 0.7})  # of an earlier version, which did not count them
+    assert "at its step 10 at most 2,048 75.0%" in read(run).text
+    weights = tmp_path / "a.weights.h5"
+    weights.write_bytes(b"")
+    text = read(made(tmp_path / "next", "pretrain", facts={"init": str(weights)})).text
+    assert f"This run started from {weights}." in text and "not there now" not in text
+
+
+def test_time_of_a_killed_part_is_not_known(tmp_path):
+    run = made(tmp_path / "run", result={"top1": 0.5, "images": 3})
+    part = {"command": "pf-keras", "mode": "finetune", "folder": "/", "began": "2026-01-01T00:00:00Z", "backend": "jax",
+            "versions": {}}  # fmt: skip
+    killed = {"seconds": None, "ended": "it was killed, or it is still running"}
+    parts = [part | killed, part | {"seconds": 51, "ended": "done"}]
+    write(run / "commands.jsonl", [json.dumps(one) for one in parts])
+    assert "Finished, after at least 51 s." in read(run).text
+    write(run / "commands.jsonl", [json.dumps(parts[1])] * 2)
+    assert "Finished, after 1 min 42 s." in read(run).text
+    write(run / "commands.jsonl", [json.dumps(parts[0])])
+    (run / "result.json").unlink()
+    assert "Not finished: it was killed, or it is still running." in read(run).text
 
 
 def test_a_stopped_run_has_a_report(tmp_path, monkeypatch):
@@ -268,7 +371,7 @@ def test_runs_of_version_0_1_have_a_report(run, tmp_path):
 
 def test_many_large_pictures_are_scaled_down_and_counted(tmp_path):
     workdir = made(tmp_path / "run", result={"top1": 0.5, "images": 3})
-    (workdir / "embed").mkdir()
+    write(workdir / "embed" / "result.json", {"images": 3})
     pixels = np.random.default_rng(0).integers(0, 256, (1500, 2500, 3), "uint8")
     Image.fromarray(pixels).save(workdir / "embed" / "00.png")
     for number in range(1, 13):
@@ -288,15 +391,20 @@ def test_a_report_in_a_bucket(bucket, pretrained, tmp_path):
 
 def test_a_report_of_nothing_is_one_line_and_exit_code_2(tmp_path, capsys):
     (tmp_path / "other").mkdir()
+    (tmp_path / "photos" / "figures").mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(tmp_path / "photos" / "figures" / "a.png")
     (tmp_path / "other" / "config.json").write_text('{"architectures": ["ViT"]}')
     for arguments, words in (
         ([], "There are 0 arguments. Use python -m pf_keras.report WORKDIR."),
         ([str(tmp_path / "nowhere")], "There is no directory"),
+        ([str(tmp_path / "photos")], "There is no run in"),
+        ([str(tmp_path / "photos" / "figures" / "a.png")], "is a file, not a directory"),
         ([str(tmp_path / "other")], "config.json is not the config of a run"),
     ):
         assert main(arguments) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and words in error and error.count("\n") == 1
+    assert not list(tmp_path.rglob("report.html"))
 
 
 # In a browser
@@ -335,11 +443,43 @@ def test_a_report_in_a_browser(chromium, everything, tmp_path, kind, width, sche
     assert (sum(map(int, paper[4:-1].split(","))) < sum(map(int, ink[4:-1].split(",")))) == (scheme == "dark")
 
 
+def test_wide_pictures_and_tables_scroll_on_a_phone(chromium, everything):
+    chromium.open(write_report(everything), 360)
+    pictures = chromium.ask(
+        "[...document.querySelectorAll('.picture')].map(p => [p.querySelector('img').clientWidth, "
+        "p.querySelector('.scroll').clientWidth, !!p.querySelector('.swipe')?.offsetWidth])"
+    )
+    assert len(pictures) == 5 and all(box <= 332 for _, box, _ in pictures)
+    assert sum(width > 700 and hint for width, _, hint in pictures) >= 4  # the captions in a sheet stay readable
+    shadow = "getComputedStyle(document.querySelector('.scroll')).backgroundImage"
+    assert chromium.ask(shadow).count("linear-gradient") == 4
+    chromium.open(write_report(everything), 1200)
+    assert chromium.ask("[...document.images].every(i => i.clientWidth <= 960)")
+    assert not chromium.ask("[...document.querySelectorAll('.swipe')].some(s => s.offsetWidth)")
+
+
 def test_a_report_prints(chromium, everything, tmp_path):
     chromium.open(write_report(everything), 1200, "dark")
     chromium.print(tmp_path / "report.pdf")
     printed = (tmp_path / "report.pdf").read_bytes()
     assert printed.startswith(b"%PDF") and 3 <= printed.count(b"/Type /Page\n") <= 15
+
+
+@pytest.mark.skipif(not shutil.which("pdftotext"), reason="no pdftotext: apt-get install poppler-utils")
+def test_the_last_printed_page_is_not_the_footer_alone(chromium, tmp_path):
+    """Whatever the length of the page, which a few more entries change."""
+    page = write_report(made(tmp_path / "run", result={"top1": 0.5, "images": 3})).read_text()
+    pages = set()
+    for count in range(20, 44):
+        longer = page.replace("<footer>", "<div class='entry'><p>An entry.</p></div>" * count + "<footer>")
+        (tmp_path / "page.html").write_text(longer)
+        chromium.open(tmp_path / "page.html", 1200)
+        chromium.print(tmp_path / "page.pdf")
+        text = subprocess.run(["pdftotext", tmp_path / "page.pdf", "-"], capture_output=True, text=True, check=True).stdout
+        *_, last = text.strip("\f\n").split("\f")
+        assert "Made by" in last and not last.strip().startswith("Made by"), count
+        pages.add(text.count("\f"))
+    assert len(pages) > 1  # some lengths end near the end of a page
 
 
 def test_the_browser_reports_what_a_page_must_not_do(chromium, tmp_path):

@@ -28,6 +28,9 @@ _NEVER_IMAGE_NAMES = frozenset("readme license licence copying authors changelog
 _SYSTEM_FOLDERS = frozenset(
     "@eadir #recycle @recycle $recycle.bin lost+found #snapshot __macosx".split() + ["system volume information"]
 )
+# What tells a workdir: the commands that worked there, or the config and the pictures of a run.
+_COMMANDS, _RUN = "commands.jsonl", {"config.json", "figures"}
+_OF_WORKDIRS = {_COMMANDS, *_RUN}
 HIDDEN, WORKDIR, LISTED_ALREADY, IRREGULAR = "hidden", "workdirs of runs", "folders listed already", "not regular files"
 
 
@@ -114,10 +117,11 @@ def scan(folder: str, skipped: Counter) -> tuple[list[tuple[str, int | None]], l
     Raises:
         UserError: the folder cannot be entered.
     """
-    files, folders, has_config = [], [], False
+    files, folders, names = [], [], set()
     try:
         for name, is_folder, is_link, size in _entries(folder):
-            has_config = has_config or name == "config.json"
+            if name in _OF_WORKDIRS:
+                names.add(name)
             kind = _kind_to_skip(name, is_folder)
             if kind:
                 skipped[kind] += 1
@@ -129,8 +133,8 @@ def scan(folder: str, skipped: Counter) -> tuple[list[tuple[str, int | None]], l
                 files.append((name, size))
     except OSError as error:
         raise _no_entry(folder, error) from error
-    names = (name for name, _ in folders)
-    return sorted(files, key=lambda file: file[0]), sorted(folders), has_config and "figures" in names
+    is_workdir = _COMMANDS in names or _RUN <= names
+    return sorted(files, key=lambda file: file[0]), sorted(folders), is_workdir
 
 
 def _entries(folder: str) -> Iterator[tuple[str, bool, bool, int | None]]:

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from pf_keras import __version__
+from pf_keras.commands_log import note_start
 from pf_keras.config import Config
 from pf_keras.data.corrupt import naming_corrupt_images
 from pf_keras.data.images import Images
@@ -91,6 +92,7 @@ def open_images(request: Request, workdir: Workdir, run: RunIdentity | None) -> 
 
 def answers(
     images: AnyImages,
+    workdir: Workdir,
     folder: epath.Path,
     kind: np.dtype,
     identity: dict,
@@ -102,7 +104,8 @@ def answers(
 
     Args:
         images: what to answer for.
-        folder: of the results, whose name is the mode.
+        workdir: that the answers go to.
+        folder: of the results in it, whose name is the mode.
         kind: of a row of answers, with fields `index` and `label`.
         identity: what the answers depend on, of `AnyImages.identity`.
         batches, answer: see `streaming.collect`.
@@ -116,6 +119,7 @@ def answers(
     """
     config = images.config
     saved = SavedRows(folder, kind, identity, config.run.eval_batch)
+    note_start(workdir)
     if saved.kept:
         print(f"resuming after {saved.kept} images", file=sys.stderr)
     rows = collect(saved, images.split.size, batches, answer, folder.name)
@@ -124,6 +128,7 @@ def answers(
         index, reason = missing[0]
         first = f"{images.path_of(index)}: {reason}"
         if not len(rows):
-            raise UserError(f"None of the {len(missing)} images in {images.place} can be read, the first {first}.")
+            none = f"None of the {len(missing)} images" if len(missing) > 1 else "Not the only image"
+            raise UserError(f"{none} in {images.place} can be read, the first {first}.")
         print(printable(f"{len(missing)} of {images.split.size} images cannot be read, the first {first}"), file=sys.stderr)
     return saved, rows, missing

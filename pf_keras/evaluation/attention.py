@@ -49,7 +49,6 @@ def draw_looks(
         Whether there is a picture.
     """
     if not has_pooling(model):
-        path.unlink(missing_ok=True)  # of an earlier command
         print("no heat maps: finetune.head=linear has no attention pooling", file=sys.stderr)
         return False
     inputs, shown = pictures(split, indices, config, config.model.image_size), photographs(split, indices, config)

@@ -74,6 +74,7 @@ def probe(
             print(f"{kind}, {subset.size} labels: linear {linear:.4f}, kNN {knn:.4f}", file=sys.stderr)
             rows.append([kind, fraction, subset.size, f"{linear:.4f}", f"{knn:.4f}"])
             result |= {f"{kind}_linear_{fraction:g}": linear, f"{kind}_knn_{fraction:g}": knn}
+    workdir.remove(folder / "result.json")  # of an earlier evaluation
     workdir.write_csv(folder / "probes.csv", rows)
     return result
 

@@ -6,6 +6,7 @@ The answers are rows of a file, so that memory does not grow with the images and
 import contextlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,7 +19,7 @@ from etils import epath
 from pf_keras.config import Config
 from pf_keras.data.readable import PADDING, readable_batches
 from pf_keras.data.records import Split
-from pf_keras.errors import UserError, reading, writing
+from pf_keras.errors import UserError, printable, reading, writing
 from pf_keras.filesystem import is_remote
 from pf_keras.processes import progress
 from pf_keras.training.devices import Devices, workers_of_a_step
@@ -101,7 +102,8 @@ class SavedRows:
     Args:
         folder: of the results. No other process can use it until `remove`.
         kind: of a row, with fields `index` and `label`.
-        identity: what the rows depend on, as JSON. Rows of another identity are discarded.
+        identity: what the rows depend on, as JSON, such as `AnyImages.identity`. Rows of another identity are discarded, which
+            a message says.
         batch: a multiple of this many rows is kept, so that later batches are the same as if nothing had stopped.
 
     Raises:
@@ -122,11 +124,25 @@ class SavedRows:
         self.kept = whole // batch * batch
         with writing(folder):
             if not same:
+                self._say_what_is_discarded()
                 self.rows_file.unlink(missing_ok=True)  # before there is another identity beside it
                 self.identity_file.write_text(text)
             self.rows_file.touch()
             os.truncate(self.rows_file, self.kept * kind.itemsize)
             self._file = self.rows_file.open("ab", buffering=0)
+
+    def _say_what_is_discarded(self) -> None:
+        """Name the rows of an earlier command that was stopped, if there are any."""
+        try:
+            earlier, fields, _ = json.loads(self.identity_file.read_text())
+            kind = np.dtype([(name, form, *map(tuple, shape)) for name, form, *shape in fields])
+            count, place = self.rows_file.stat().st_size // kind.itemsize, earlier["data"][0]
+        except (OSError, ValueError, TypeError, LookupError):  # there are none, or a file is damaged
+            return
+        if count:
+            what = f"{count} answer{'' if count == 1 else 's'} of a --mode={self.folder.name} of {place} that was stopped"
+            reason = "because the images, the model or the settings are others now"
+            print(printable(f"discarding {what}, {reason}"), file=sys.stderr)
 
     @property
     def last(self) -> int:

@@ -39,7 +39,8 @@ class Exported:
             model = folder if (folder / "saved_model.pb").exists() else folder / "saved_model"
             names = model.parent / "classes.txt"
             if not (model / "saved_model.pb").exists():
-                advice = f"Export the run first (--mode=export --workdir={path}), and use its folder export."
+                run = next((place for place in (folder, *folder.parents[:2]) if (place / "config.json").exists()), "RUN")
+                advice = f"Export the run first (--mode=export --workdir={run}), and use its folder export."
                 raise UserError(f"--init={path} is no exported model: it has no saved_model. {advice}")
             try:
                 self.identity = _digest([model / "saved_model.pb", *sorted((model / "variables").iterdir())])

@@ -106,7 +106,8 @@ def _scores(workdir: Workdir, source: str, result: dict, step: int) -> dict:
 
 
 def _at_step(scores: dict, step: int) -> str:
-    return "" if scores.get("steps") == step else f" at step {scores.get('steps', 'unknown')}"
+    scored = scores.get("best_step", scores.get("steps", "unknown"))
+    return "" if scored == step else f" at step {scored}"
 
 
 def escape(text: str) -> str:

@@ -25,6 +25,8 @@ from pf_keras.training.weights import load_classifier, load_pretrainer
 QUERIES, NEIGHBOURS = 8, 7  # images whose neighbours are drawn, and how many of them
 PAIRS = 12  # near duplicates that are drawn
 FIGURES = ("neighbours.png", "duplicates.png", "map.png", "attention.png")
+TABLES = ("duplicates.csv", "map.csv", "unreadable.csv")
+FILES = ("result.json", "features.npz", "features.parquet", *TABLES, *FIGURES)
 
 
 def run(request: Request) -> dict:
@@ -53,6 +55,7 @@ def run(request: Request) -> dict:
     identity = images.identity(weights=[os.fspath(checkpoint.path), checkpoint.state], **devices.facts())
     saved, rows, missing = answers(
         images,
+        workdir,
         folder,
         kind,
         identity,
@@ -62,6 +65,7 @@ def run(request: Request) -> dict:
     if not np.isfinite(rows["vector"].sum(axis=0, dtype="float64")).all():
         raise UserError(f"The features of {checkpoint.path} are not finite. Use a run whose training did not diverge.")
     paths = [images.path_of(index) for index in rows["index"].tolist()]
+    workdir.remove(*(folder / name for name in FILES))
     files = write_features(folder, paths, rows["label"], images.classes, rows["vector"])
     workdir.write_csv(
         folder / "unreadable.csv", [["path", "error"], *([images.path_of(index), reason] for index, reason in missing)]
@@ -96,14 +100,12 @@ class Looks:
         labels: int64 `(n,)`, -1 for none.
         paths: of the n images.
         unit: float32 `(n, D)`, of `neighbours.directions`.
-        folder: where the pictures go. Those of an earlier command are removed.
+        folder: where the pictures go.
     """
 
     def __init__(self, images: AnyImages, index, labels, paths: Sequence[str], unit: np.ndarray, folder: epath.Path):
         self.images, self.index, self.labels, self.paths, self.unit, self.folder = images, index, labels, paths, unit, folder
         self.queries = spread(len(unit), QUERIES)
-        for name in (*FIGURES, "map.csv"):
-            (folder / name).unlink(missing_ok=True)
 
     def duplicates(self, least: float, write_csv: Callable) -> dict[str, int]:
         """Write `duplicates.csv` and draw the most similar pairs. Returns how many images look like another one."""

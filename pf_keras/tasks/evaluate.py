@@ -24,6 +24,7 @@ from pf_keras.training.weights import load_classifier
 from pf_keras.training.workdir import Workdir, open_workdir
 
 LOOKED_AT = 12  # images with a heat map
+FILES = ("result.json", "classes.csv", "confusion.png", "attention.png")
 
 
 def run(request: Request) -> dict:
@@ -89,6 +90,7 @@ def score_classifier(
         [name, images, correct, f"{correct / images:.4f}" if images else ""]
         for name, images, correct in zip(classes, confusion.sum(1), confusion.diagonal(), strict=True)
     ]
+    workdir.remove(*(folder / name for name in FILES))
     workdir.write_csv(folder / "classes.csv", [["class", "images", "correct", "accuracy"], *rows])
     draw_confusion(confusion, classes, folder / "confusion.png")
     shown = spread(validation.size, LOOKED_AT)

@@ -43,6 +43,7 @@ def run(request: Request) -> dict:
     write_card(workdir, earlier, aside / "model_card.md", result)
     result["model_card"] = str(folder / "model_card.md")
     workdir.write_json(aside / "result.json", result)
+    workdir.remove(folder / "result.json")  # so that it is never beside the files of another export
     with workdir.writing():
         for name in FILES:
             target = folder / name

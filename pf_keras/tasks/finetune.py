@@ -31,12 +31,12 @@ from pf_keras.training.checkpoint import latest_checkpoint
 from pf_keras.training.data_record import open_run_data, record_labels
 from pf_keras.training.devices import Devices, open_devices
 from pf_keras.training.identity import RunIdentity, start_run
-from pf_keras.training.learning_rate import layer_rates
+from pf_keras.training.learning_rate import describe_scaling, layer_rates
 from pf_keras.training.loop import train
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.monitoring import HOLDOUT, HoldOut, Monitor, choice
 from pf_keras.training.optimizer import build_optimizer
-from pf_keras.training.trackers import check_tracker
+from pf_keras.training.trackers import check_tracker, finish
 from pf_keras.training.weights import check_init, checkpoint_to_use, init_step, load_backbone, record_init
 from pf_keras.training.workdir import Workdir, open_workdir
 
@@ -59,10 +59,11 @@ def run(request: Request) -> dict:
         require_labels(validation)
         classes = class_names(source)
         require_classes(classes)
-        steps_of(config, devices, part_to_train(config, labelled)[0].size)
+        train_part, held_out = part_to_train(config, labelled)
+        steps_of(config, devices, train_part.size)
         facts = {"init": init, **labels_definition(fraction, listed), "classes": list(classes), **devices.facts()}
         start_run(workdir, RunIdentity("finetune", config, facts), data)
-        record_labels(workdir, labelled)
+        record_labels(workdir, labelled, held_out)
         if not (latest_checkpoint(workdir.checkpoints) or data.searched) and devices.chief:
             check_validation(source, validation)
         scores = fit_and_score(config, devices, workdir, labelled, validation, classes, init)
@@ -75,7 +76,7 @@ def run(request: Request) -> dict:
         "init_step": init_step(workdir),
         "seed": config.run.seed,
     }
-    workdir.write_result(result)
+    finish(workdir, config, result)
     warn_if_nothing_learned(result["top1"], validation.labels, classes)
     return result
 
@@ -113,8 +114,9 @@ def fit_and_score(
         init: the workdir of a pre-training, or `scratch`.
 
     Returns:
-        `top1`, `top5`, the `majority_top1` of always answering the most frequent class, the number of validation `images`,
-        `steps`, `parameters` and `images_per_second`. With a hold-out also what `choice` returns, and `holdout_images`.
+        `top1`, `top5`, the `majority_top1` of always answering the most frequent class, the number of validation `images`, the
+        `steps` that were done, the number of `train_images`, `parameters` and `images_per_second`. With a hold-out also what
+        `choice` returns, and `holdout_images`.
     """
     train_split, held_out = part_to_train(config, labelled)
     settings, steps = config.finetune, steps_of(config, devices, train_split.size)
@@ -138,6 +140,8 @@ def fit_and_score(
         )
     images = f"{train_split.size} labelled images of {len(set(train_split.labels.tolist()))} of {len(classes)} classes"
     print(f"{images}, {steps} steps of {settings.batch} on {devices}", file=sys.stderr)
+    if scaling := describe_scaling(settings):
+        print(scaling, file=sys.stderr)
     monitors = []
     if held_out:
         print(f"{held_out.size} labelled images are held out to choose the best checkpoint by", file=sys.stderr)
@@ -161,9 +165,11 @@ def fit_and_score(
         monitors,
     )
     metrics = MetricsLog(workdir)
-    chosen = {**choice(metrics.lines(), steps), "holdout_images": held_out.size} if held_out else {}
+    chosen = {}
     if held_out or settings.ema:  # else the model has the right weights, of its last step
-        checkpoint_to_use(workdir).load_into(model)
+        checkpoint = checkpoint_to_use(workdir).load_into(model)
+        if held_out:
+            chosen = {**choice(metrics.lines(), steps, checkpoint), "holdout_images": held_out.size}
     logits = predict_logits(model, validation, config, devices)
     draw_loss(metrics.lines(), workdir.figures / "loss.png")
     return {
@@ -171,7 +177,8 @@ def fit_and_score(
         "top5": top_k(logits, validation.labels, 5),
         "majority_top1": float(np.bincount(validation.labels).max() / validation.size),
         "images": validation.size,
-        "steps": steps,
+        "steps": chosen.get("stopped_at") or steps,
+        "train_images": train_split.size,
         "parameters": model.count_params(),
         "images_per_second": metrics.throughput(),
         **chosen,

@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 from keras import ops
 
+from pf_keras.commands_log import note_start
 from pf_keras.config import Config
 from pf_keras.data.corrupt import naming_corrupt_images
 from pf_keras.data.duplicates import SplitCopies
@@ -27,6 +28,7 @@ from pf_keras.pages import data_url, render
 from pf_keras.patches.masking import block_mask
 from pf_keras.processes import progress
 from pf_keras.request import Request
+from pf_keras.training.data_record import refuse_workdir_among_images
 from pf_keras.training.identity import RunIdentity, find_run
 from pf_keras.training.lock import lock
 from pf_keras.training.workdir import Workdir
@@ -37,6 +39,7 @@ CLASSES = 60  # classes that the report lists
 FEW = 5  # images of a class below which the report warns
 UNEQUAL = 10  # times as many images in the largest class as in the smallest, from which the report warns
 SHOWN = 5  # classes that a warning names
+FIGURES = ("crops.png", "patches.png")
 SIDES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # where the bins of the histogram meet
 
 
@@ -51,11 +54,12 @@ def run(request: Request) -> dict:
     config, workdir = request.config, Workdir(request.workdir)
     if (earlier := find_run(workdir)) and earlier.mode != "inspect":
         raise UserError(f"{workdir.path} is the workdir of a --mode={earlier.mode}. Choose another --workdir.")
+    source = open_source(config.data)
+    refuse_workdir_among_images(workdir, source)
     figures = workdir.folder("figures")  # fails now, not after minutes, where the workdir cannot be written
     lock(workdir.path)
-    # Before the data are listed: what is in a workdir is skipped, should it be among the images.
     workdir.write_json(workdir.config_file, RunIdentity("inspect", config).to_dict())
-    source = open_source(config.data)
+    note_start(workdir)
     if config.data.range16 == "data":
         config = replace(config, data=replace(config.data, range16=find_range16(source.train, config.data.max_pixels)))
     options = ReadOptions.from_config(config.data)
@@ -65,9 +69,10 @@ def run(request: Request) -> dict:
 
     found = SplitCopies(surveys)
     result = summary(source, config, surveys, found)
+    report = workdir.path / "report.html"
+    workdir.remove(workdir.result_file, report, workdir.path / "copies.jsonl", *(figures / name for name in FIGURES))
     with naming_corrupt_images(source):
         drawn = draw_sheets(next(iter(surveys.values())), config, figures)
-    report = workdir.path / "report.html"
     result["figures"], result["report"] = [str(path) for path in drawn], str(report)
     workdir.write_text(workdir.path / "copies.jsonl", "".join(json.dumps(group) + "\n" for group in found.listed()))
     workdir.write_result(result)
@@ -190,13 +195,14 @@ def draw_sheets(found: Survey, config: Config, figures: epath.Path) -> list[epat
         return []
     shown = (found.split.without(unreadable) if unreadable else found.split).sample(CROPS)
     batch = next(training_batches(shown, config, shown.size, pretrain_noise(config)).as_numpy_iterator())
-    draw_crops(batch["image"], figures / "crops.png")
+    crops, patches = (figures / name for name in FIGURES)
+    draw_crops(batch["image"], crops)
     grid, few = config.model.grid, slice(PATCHED)
     _, hidden = block_mask(ops.convert_to_tensor(batch["mask_noise"][few]), grid, config.mask.block, config.masked)
     masked = np.zeros((len(hidden), grid * grid), bool)
     np.put_along_axis(masked, ops.convert_to_numpy(hidden), True, axis=1)
-    draw_patches(batch["image"][few], masked, grid, figures / "patches.png")
-    return [figures / "crops.png", figures / "patches.png"]
+    draw_patches(batch["image"][few], masked, grid, patches)
+    return [crops, patches]
 
 
 def thumbnails_of(found: SplitCopies, places: Collection[int], options: ReadOptions) -> dict[int, np.ndarray]:

@@ -27,6 +27,7 @@ from pf_keras.training.workdir import Workdir
 COLUMNS = 6  # of a sheet of mistakes
 LOOKED_AT = 12  # images with a heat map
 FIGURES = ("certain.png", "mistakes.png", "attention.png")
+FILES = ("result.json", "predictions.csv", *FIGURES)
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,18 @@ def run(request: Request) -> dict:
     folder, classes = workdir.folder("predict"), answering.classes
     identity = images.identity(**answering.identity, **devices.facts())
     batches = partial(answering.each_batch, images)
-    saved, rows, missing = answers(images, folder, row_kind(len(classes)), identity, batches, answer, answering.unreadable)
+    kind = row_kind(len(classes))
+    saved, rows, missing = answers(images, workdir, folder, kind, identity, batches, answer, answering.unreadable)
 
     labels, unknown = true_labels(rows["label"], images.classes, classes)
     if unknown:
         some = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        print(f"the model has no class {some}: images of {len(unknown)} folders count as unlabelled", file=sys.stderr)
+        print(f"the model has no class {some}: its images count as unlabelled", file=sys.stderr)
     predictions = Predictions(rows, labels, classes)
     paths = [images.path_of(index) for index in rows["index"].tolist()]
     unreadable = [(images.path_of(index), reason) for index, reason in missing]
     table = folder / "predictions.csv"
+    workdir.remove(*(folder / name for name in FILES))
     workdir.write_csv(table, predictions.table(paths, unreadable))
     result = {
         **answering.facts,
@@ -130,15 +133,16 @@ def scores(predictions: Predictions) -> dict:
 def summary(predictions: Predictions, result: dict) -> str:
     """One line: how many images, and which classes were predicted most often."""
     counts = np.bincount(predictions.predicted, minlength=len(predictions.classes))
-    most = [f"{predictions.classes[i]} {counts[i]}" for i in np.argsort(-counts, kind="stable")[:5] if counts[i]]
+    most = [f"{predictions.classes[i]} ({counts[i]})" for i in np.argsort(-counts, kind="stable")[:5] if counts[i]]
     wrong = f"; {result['mistakes']} of {result['labelled']} labelled images are mistakes" if result["labelled"] else ""
-    return f"{result['images']} images: {', '.join(most)}{', ...' if (counts > 0).sum() > 5 else ''}{wrong}"
+    images = f"{result['images']} image{'' if result['images'] == 1 else 's'}"
+    return f"{images}, by class: {', '.join(most)}{', ...' if (counts > 0).sum() > 5 else ''}{wrong}"
 
 
 def draw(
     images: AnyImages, predictions: Predictions, paths: list[str], model: keras.Model | None, folder: epath.Path
 ) -> list[epath.Path]:
-    """Draw the sheets into `folder`, and remove the sheets of an earlier command. Returns the paths of the sheets.
+    """Draw the sheets into `folder`. Returns their paths.
 
     Args:
         images: what was classified.
@@ -147,8 +151,6 @@ def draw(
         model: the classifier, or None where only its answers are known.
         folder: where the pictures go.
     """
-    for name in FIGURES:
-        (folder / name).unlink(missing_ok=True)
     index = predictions.rows["index"]
     extremes, mistakes = predictions.extremes(), predictions.mistakes()[:MISTAKES]
     first = [certain[0] for _, certain, _ in extremes]

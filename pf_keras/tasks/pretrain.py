@@ -1,6 +1,7 @@
 """`--mode=pretrain`: learn to decode masked patches, from the newest checkpoint in the workdir to the last step."""
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 
 import keras
@@ -20,13 +21,16 @@ from pf_keras.training.checkpoint import latest_checkpoint
 from pf_keras.training.data_record import open_run_data
 from pf_keras.training.devices import open_devices
 from pf_keras.training.identity import RunIdentity, start_run
+from pf_keras.training.learning_rate import describe_scaling
 from pf_keras.training.loop import train
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.monitoring import Monitor
 from pf_keras.training.optimizer import build_optimizer
-from pf_keras.training.trackers import check_tracker
+from pf_keras.training.trackers import check_tracker, finish
 from pf_keras.training.weights import check_pretraining, checkpoint_to_use, init_step, load_pretraining, record_init
 from pf_keras.training.workdir import open_workdir
+
+PROBED = ("step", "knn_top1", "linear_top1")
 
 
 def run(request: Request) -> dict:
@@ -55,9 +59,11 @@ def run(request: Request) -> dict:
             optimizer = build_optimizer(model, settings, settings.steps, settings.warmup_steps)
             devices.compile(model, config.run.steps_per_execution, settings.accumulate, optimizer=optimizer)
             if init != "scratch" and begins:
-                record_init(workdir, load_pretraining(model, init, config).step)
+                record_init(workdir, load_pretraining(model, init, config))
         describe(model, config)
         print(f"training on {devices}", file=sys.stderr)
+        if scaling := describe_scaling(settings):
+            print(scaling, file=sys.stderr)
 
         noise = pretrain_noise(config)
         if begins and not data.searched and devices.chief:
@@ -94,16 +100,31 @@ def run(request: Request) -> dict:
         "validation_images": scored.size,
         "bad_images": len(data.corrupt),
     }
+    result |= last_probes(MetricsLog(workdir).lines())
+    if probed:
+        result |= {"probe_labels": probed[0].labels.size, "probe_images": probed[1].labels.size}
     if init != "scratch":
         result |= {"init": init, "init_step": init_step(workdir)}
-    workdir.write_result(result)
+    finish(workdir, config, result)
     if scores["loss_ratio"] is None:
         print(
             f"WARNING: this run learned nothing. The targets of all {scored.size} validation images have a single level, as if "
             f"they were blank, and the loss means nothing. Look at {workdir.figures / 'reconstruction.png'} and check --data",
             file=sys.stderr,
         )
+    elif scores["loss_ratio"] >= 1:
+        print(
+            f"warning: this run is no better than guessing. Its loss on validation images is {scores['loss_ratio']:.4g} times "
+            "that of guessing each level by its frequency (loss_ratio). Train longer, or with another learning rate",
+            file=sys.stderr,
+        )
     return result
+
+
+def last_probes(lines: Sequence[dict]) -> dict[str, float]:
+    """The last accuracies of the probes in `metrics.jsonl`, and their step. Empty where there were none."""
+    probed = [line for line in lines if "knn_top1" in line]
+    return {"probe_step" if name == "step" else name: probed[-1][name] for name in PROBED} if probed else {}
 
 
 def describe(model: keras.Model, config: Config) -> None:

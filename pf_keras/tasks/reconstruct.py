@@ -31,6 +31,8 @@ def run(request: Request) -> dict:
     workdir = open_workdir(request.workdir, devices.chief)
     picture = workdir.folder("figures") / "reconstruction.png"
     attention = picture.with_name("attention.png")
+    answer = workdir.path / "reconstruct.json"
+    workdir.remove(answer, attention)
     draw(model, batch, picture)
     draw_targets(model, batch, attention)
     result = {
@@ -39,5 +41,5 @@ def run(request: Request) -> dict:
         "figure": str(picture),
         "attention": str(attention),
     }
-    workdir.write_json(workdir.path / "reconstruct.json", result)
+    workdir.write_json(answer, result)
     return result

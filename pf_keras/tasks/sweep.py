@@ -38,7 +38,7 @@ from pf_keras.training.data_record import open_run_data, record_labels
 from pf_keras.training.devices import open_devices, workers_of_a_step
 from pf_keras.training.identity import RunIdentity, check_same_run, find_run, start_run
 from pf_keras.training.lock import unlock
-from pf_keras.training.trackers import check_tracker
+from pf_keras.training.trackers import check_tracker, finish
 from pf_keras.training.weights import check_init, init_step
 from pf_keras.training.workdir import Workdir
 
@@ -69,7 +69,7 @@ def run(request: Request) -> dict:
     chief = "chief" in worker
     if chief:
         start_run(workdir, sweep.identity, sweep.data)
-        record_labels(workdir, sweep.labelled)
+        record_labels(workdir, sweep.labelled, sweep.held_out)
         if not workdir.result_file.exists() and not sweep.data.searched:
             check_validation(sweep.data.source, sweep.validation)
     sweep.search(chief)
@@ -220,7 +220,7 @@ class Sweep:
         # This label fraction keeps --mode=finetune from resuming the run with other labels.
         facts = {"init": init, "label_fraction": "of a sweep", "classes": list(self.classes), **self.devices.facts()}
         start_run(workdir, RunIdentity("finetune", config, facts), self.data)
-        record_labels(workdir, train)
+        record_labels(workdir, train, part_to_train(config, train)[1])
         forget_models()
         try:
             with naming_corrupt_images(self.data.source):
@@ -229,7 +229,7 @@ class Sweep:
             result = {"top1": 0.0, "top5": 0.0, "images": scored.size, "steps": 0, "error": str(error)}
         self.require_start_step(init_step(workdir))  # the pre-training may have saved another checkpoint in between
         result["labels"] = train.size
-        workdir.write_result(result)
+        finish(workdir, config, result)
         unlock(workdir.path)  # a sweep has many runs
         self.runs += 1
         return result

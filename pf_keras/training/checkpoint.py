@@ -59,9 +59,9 @@ class Checkpoint:
         try:
             if AVERAGED in self.state and not resume:
                 with _without_optimizer(model):
-                    model.load_weights(_Memory((self.path / AVERAGED).read_bytes()))
+                    model.load_weights(InMemory((self.path / AVERAGED).read_bytes()))
             else:
-                model.load_weights(_Memory((self.path / WEIGHTS).read_bytes()))
+                model.load_weights(InMemory((self.path / WEIGHTS).read_bytes()))
             seeds = _seeds(model)
             if len(seeds) == len(self.state["seeds"]):  # not where dropout was turned on or off, as for an evaluation
                 for variable, value in zip(seeds, self.state["seeds"], strict=True):
@@ -98,10 +98,10 @@ def save_checkpoint(
     directory = epath.Path(directory)
     final = directory / f"step-{step:08d}"
     temporary = directory / f".{final.name}.writing"
-    files = {WEIGHTS: _Memory()}
+    files = {WEIGHTS: InMemory()}
     model.save_weights(files[WEIGHTS])
     if has_average(model):
-        files[AVERAGED] = _Memory()
+        files[AVERAGED] = InMemory()
         with averaged_weights(model), _without_optimizer(model):
             model.save_weights(files[AVERAGED])
     seeds = [np.asarray(variable).tolist() for variable in _seeds(model)]
@@ -243,7 +243,7 @@ def _digest_of_state(state: dict) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-class _Memory(io.BytesIO):
+class InMemory(io.BytesIO):
     """Weights in memory, with the name that Keras expects of a file.
 
     HDF5 must not write to a disk: a write that fails inside it, as on a full disk, crashes the process when it exits.

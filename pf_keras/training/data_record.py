@@ -10,17 +10,19 @@ class.
 """
 
 import json
+import os
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pf_keras.config import Config, DataConfig
 from pf_keras.data.corrupt import find_corrupt, leave_out
 from pf_keras.data.range16 import find_range16
-from pf_keras.data.records import FirstLabel, Records
+from pf_keras.data.records import FirstLabel, Records, Split
 from pf_keras.data.selection import as_line
 from pf_keras.data.sources import Source, open_source
 from pf_keras.errors import UserError, reading
-from pf_keras.filesystem import same_path
+from pf_keras.filesystem import is_remote, same_path
 from pf_keras.training.workdir import Workdir
 
 
@@ -138,6 +140,8 @@ def open_run_data(workdir: Workdir, config: DataConfig, labels: bool = True) -> 
         UserError: the data cannot be opened, or too many images are corrupt.
     """
     source = open_source(config, labels=labels)
+    if not workdir.config_file.exists():  # a run that began there may go on
+        refuse_workdir_among_images(workdir, source)
     _use_first_label(source, workdir)
     digests = source.digests()
     if source.validation_note:
@@ -185,11 +189,33 @@ def open_other_data(
     """
     source = open_source(config, evaluation_only, labels)
     if workdir:
+        refuse_workdir_among_images(workdir, source)
         _use_first_label(source, workdir)
     print(f"data: {config.source}, {source.validation_note or 'its validation split'}", file=sys.stderr)
     corrupt = find_corrupt(source) if config.max_bad_fraction > 0 else []
     source = leave_out(source, corrupt, config.max_bad_fraction)
     return RunData(source, corrupt, {}, _range16_of(config, source), place=config.source)
+
+
+def refuse_workdir_among_images(workdir: Workdir, source: Source) -> None:
+    """Raises UserError where images of a folder are below the workdir, whose own pictures would be taken for images next time.
+
+    A workdir in a folder of its own is skipped by the listing of the folder that it is in.
+    """
+    kind, _, place = source.place.partition(":")
+    if kind != "folder" or is_remote(os.fspath(workdir.path)):
+        return
+    root = os.path.expanduser(place)
+    inside = os.path.relpath(os.path.realpath(workdir.path), os.path.realpath(root))
+    if inside.split(os.sep)[0] == os.pardir:
+        return
+    below = os.fsencode(os.path.join(Path(root) / inside, ""))
+    images = (value for split in source.splits().values() for value in split.values)
+    if any(value.startswith(below) for value in images):
+        raise UserError(
+            f"--workdir={workdir.path} has images of {source.place} in it, and pictures that are written there would be taken "
+            "for images the next time. Choose a --workdir of its own."
+        )
 
 
 def same_source(one: str, other: str) -> bool:
@@ -199,15 +225,27 @@ def same_source(one: str, other: str) -> bool:
     return kind == other_kind and (place == other_place or same_path(place, other_place))
 
 
-def record_labels(workdir: Workdir, split) -> None:
-    """Write `labels.txt`, the names of the labelled images, which `--label_list` takes. Warns where they have changed."""
-    file, text = workdir.path / "labels.txt", "".join(f"{as_line(name)}\n" for name in split.names)
+def record_labels(workdir: Workdir, labelled: Split, held_out: Split | None = None) -> None:
+    """Write the names of the labelled images, as `--label_list` takes them. Warns where those in `labels.txt` have changed.
+
+    Args:
+        workdir: of the run.
+        labelled: all of them, for `labels.txt`.
+        held_out: the part that the run does not train on but chooses by, for `holdout.txt`.
+    """
+    if held_out:
+        workdir.write_text(workdir.path / "holdout.txt", _as_list(held_out))
+    file, text = workdir.path / "labels.txt", _as_list(labelled)
     now = set(text.encode().split(b"\n"))
     before = set(file.read_bytes().split(b"\n")) if file.exists() else now
     if before != now:
         gone, new = len(before - now), len(now - before)
         print(f"warning: the labelled images changed since this run began: {gone} are gone, {new} are new", file=sys.stderr)
     workdir.write_text(file, text)
+
+
+def _as_list(split: Split) -> str:
+    return "".join(f"{as_line(name)}\n" for name in split.names)
 
 
 def _range16_of(config: DataConfig, source: Source, recorded: str = "") -> str:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from pf_keras.commands_log import note_start
 from pf_keras.config import Config, differing_fields
 from pf_keras.errors import UserError, reading
 from pf_keras.filesystem import same_path
@@ -39,6 +40,8 @@ NOT_IN_WEIGHTS = (
     "model.decode_position",
     "model.decoder_width",
 )
+
+IN_DECODER = ("model.decode_position", "model.decoder_width")  # those of them that a pre-trainer's decoder depends on
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,19 @@ class RunIdentity:
         ]
         if changed:
             raise UserError(f"The run in {path} has another model ({'; '.join(changed)}). Use the fields of its config.")
+
+    def require_same_pretrainer(self, path: object, config: Config) -> None:
+        """Check that the weights of this pre-training suit a pre-trainer with `config`. Data, masks and image size may differ.
+
+        Args:
+            path: this run's workdir, for the message.
+            config: of the pre-trainer.
+
+        Raises:
+            UserError: the networks differ. The message names the fields.
+        """
+        free = set(NOT_IN_WEIGHTS) - set(IN_DECODER)
+        self.require_same_model(path, config, "model", "target.size", "target.bits", "target.channels", free=free)
 
 
 def find_run(workdir: Workdir) -> RunIdentity | None:
@@ -125,6 +141,8 @@ def check_same_run(workdir: Workdir, run: RunIdentity) -> RunIdentity | None:
         raise UserError(f"{workdir.path} is the workdir of a --mode={known.mode}. Choose another --workdir.")
     precision = known.facts.get("precision")
     free = [*CHANGEABLE, *_grown(known.config, run.config)]
+    if run.mode == "finetune" and run.config.finetune.holdout and not run.config.finetune.evaluate_every:
+        free.remove("run.log_every")  # which is then how often the held-out images choose
     if precision:  # run.precision may be `auto`. If the precision that was used is recorded, that is compared instead.
         free.append("run.precision")
     fields = [d for d in differing_fields(known.config, run.config) if d.split(":")[0] not in free]
@@ -175,3 +193,4 @@ def start_run(workdir: Workdir, run: RunIdentity, data: RunData | None = None) -
         raise
     facts = {**run.facts, **known.facts} if known else run.facts
     workdir.write_json(workdir.config_file, RunIdentity(run.mode, run.config, facts).to_dict())
+    note_start(workdir)

@@ -29,6 +29,15 @@ def peak(settings: PretrainConfig | FinetuneConfig) -> float:
     return settings.learning_rate_per_256 * settings.batch / 256 or settings.learning_rate
 
 
+def describe_scaling(settings: PretrainConfig | FinetuneConfig) -> str:
+    """How `learning_rate_per_256` gives the learning rate, for a message. Empty where it is not set."""
+    scaled = settings.learning_rate_per_256
+    if not scaled:
+        return ""
+    product = f"learning_rate_per_256={scaled:g} times {settings.batch} / 256"
+    return f"learning rate {peak(settings):g}: {product}, in place of learning_rate={settings.learning_rate:g}"
+
+
 def layer_rates(backbone: keras.Model, decay: float) -> list[tuple[keras.Variable, float]]:
     """Layer-wise learning-rate decay for fine-tuning, as in BEiT and MAE.
 

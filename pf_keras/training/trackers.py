@@ -5,24 +5,24 @@ their own settings: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, WANDB_MODE, WAN
 """
 
 import contextlib
-import csv
 import importlib.util
-import io
 import logging
 import os
 import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from etils import epath
 
+from pf_keras.config import Config
 from pf_keras.errors import Stopped, UserError
 from pf_keras.filesystem import is_remote
 from pf_keras.training.identity import find_run
 from pf_keras.training.metrics_log import MetricsLog
-from pf_keras.training.workdir import Workdir
+from pf_keras.training.workdir import Workdir, csv_text
 
 PROJECT = "pf_keras"  # the name of the MLflow experiment and of the W&B project
 PACKAGES = {"mlflow": ("mlflow", "sqlalchemy", "alembic"), "wandb": ("wandb",)}
@@ -43,6 +43,10 @@ class Tracker:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Take the metrics of a log interval that ended at `step`."""
+
+    def result(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the numbers of a result, which come once, after the last step."""
+        self.scalars(step, values)
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Take pictures by name, each float `(B, H, W, 1 or 3)` in [0, 1]."""
@@ -92,20 +96,23 @@ class TensorBoard(Tracker):
 
 
 class CsvTable(Tracker):
-    """`WORKDIR/metrics.csv`: the lines of `metrics.jsonl` as a table. It has no pictures."""
+    """`WORKDIR/metrics.csv`: the lines of `metrics.jsonl` as a table, and a last row of the result. It has no pictures."""
 
     columns: tuple[str, ...] = ()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         file, row = self.workdir.path / "metrics.csv", {"step": step, **values}
         if set(row) <= set(self.columns):
-            text = io.StringIO()
-            csv.DictWriter(text, self.columns, lineterminator="\n").writerow(row)
             with self.workdir.writing(), file.open("a") as table:
-                table.write(text.getvalue())
+                table.write(csv_text([[row.get(name, "") for name in self.columns]]))
             return
         # The first row of this process, or one with a new column. The log has this row already.
-        lines = MetricsLog(self.workdir).lines()
+        self._write(file, MetricsLog(self.workdir).lines())
+
+    def result(self, step: int, values: Mapping[str, float]) -> None:
+        self._write(self.workdir.path / "metrics.csv", [*MetricsLog(self.workdir).lines(), {"step": step, **values}])
+
+    def _write(self, file: epath.Path, lines: Sequence[Mapping[str, float]]) -> None:
         self.columns = tuple(dict.fromkeys(name for line in lines for name in line))
         self.workdir.write_csv(file, [self.columns, *([line.get(name, "") for name in self.columns] for line in lines)])
 
@@ -218,15 +225,18 @@ class WandB(Service):
 
         run_id = run_id or secrets.token_hex(4)
         folder = tempfile.mkdtemp(prefix="wandb-") if is_remote(str(self.workdir.path)) else str(self.workdir.path)
-        self.wandb, self.run = wandb, wandb.init(
-            project=os.environ.get("WANDB_PROJECT", PROJECT),
-            id=run_id,
-            resume="allow",
-            name=_name_of(self.workdir),
-            dir=folder,
-            config=flat_config(self.workdir),
-            allow_val_change=True,
-            settings=wandb.Settings(silent=True, console="off"),
+        self.wandb, self.run = (
+            wandb,
+            wandb.init(
+                project=os.environ.get("WANDB_PROJECT", PROJECT),
+                id=run_id,
+                resume="allow",
+                name=_name_of(self.workdir),
+                dir=folder,
+                config=flat_config(self.workdir),
+                allow_val_change=True,
+                settings=wandb.Settings(silent=True, console="off"),
+            ),
         )
         # W&B's own steps can only rise, but a training that resumes repeats the steps after its last checkpoint.
         self.run.define_metric("*", step_metric="step")
@@ -272,6 +282,40 @@ def open_tracker(name: str, workdir: Workdir) -> Tracker:
         UserError: the tracker cannot start.
     """
     return TRACKERS[name](workdir) if workdir.chief else Tracker(workdir)
+
+
+def finish(workdir: Workdir, config: Config, result: Mapping[str, object]) -> None:
+    """Write the result of a training, and send it to its tracker once, however often the command is given again.
+
+    Args:
+        workdir: of the run.
+        config: of the run.
+        result: the content of `result.json`.
+    """
+    known = workdir.result_file.exists()
+    workdir.write_result(dict(result))
+    if not known:
+        send_result(config.run.tracker, workdir, result)
+
+
+def send_result(name: str, workdir: Workdir, result: Mapping[str, object]) -> None:
+    """Send the numbers of a training's result to its tracker, as `result/NAME`. A failure is a warning.
+
+    Args:
+        name: the config's `run.tracker`.
+        workdir: of the run.
+        result: the content of `result.json`. Numbers are sent, anything else is not.
+    """
+    numbers = {
+        f"result/{key}": value
+        for key, value in result.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    try:
+        with open_tracker(name, workdir) as tracker:
+            tracker.result(int(result["steps"]), numbers)
+    except UserError as error:  # the training has ended well, and its result is written
+        print(f"warning: the result was not sent to {name}: {error}", file=sys.stderr)
 
 
 def flat_config(workdir: Workdir) -> dict[str, object]:

@@ -11,8 +11,11 @@ import keras
 from pf_keras.config import Config
 from pf_keras.errors import UserError
 from pf_keras.models import build_classifier, build_pretrainer
-from pf_keras.training.checkpoint import Checkpoint, latest_checkpoint, require_checkpoint
-from pf_keras.training.identity import NOT_IN_WEIGHTS, RunIdentity, earlier_run
+from pf_keras.training.checkpoint import Checkpoint, require_checkpoint
+from pf_keras.training.identity import RunIdentity, earlier_run
+from pf_keras.training.metrics_log import MetricsLog
+from pf_keras.training.monitoring import best_checkpoint
+from pf_keras.training.weights_file import is_weights_file, load_weights_file
 from pf_keras.training.workdir import Workdir
 
 
@@ -74,8 +77,8 @@ def load_classifier(
 
 
 def checkpoint_to_use(workdir: Workdir) -> Checkpoint:
-    """The best checkpoint of a run by its held-out images, or its newest where it holds out none. UserError if it has none."""
-    return latest_checkpoint(workdir.best) or require_checkpoint(workdir.checkpoints)
+    """The best checkpoint of a run by its held-out images, or its newest where none was scored. UserError if it has none."""
+    return best_checkpoint(workdir, MetricsLog(workdir).lines()) or require_checkpoint(workdir.checkpoints)
 
 
 def load_backbone(model: keras.Model, init: str, config: Config) -> Checkpoint:
@@ -102,36 +105,47 @@ def load_backbone(model: keras.Model, init: str, config: Config) -> Checkpoint:
     return checkpoint
 
 
-def load_pretraining(model: keras.Model, init: str, config: Config) -> Checkpoint:
-    """Load all weights of the pre-trainer `model` from the newest checkpoint in the workdir `init`, and print what was loaded.
+def load_pretraining(model: keras.Model, init: str, config: Config) -> int | None:
+    """Load all weights of the pre-trainer `model` from `init`, and print what was loaded.
 
     Args:
         model: a pre-trainer that `config` describes.
-        init: the workdir of a pre-training, see `check_pretraining`.
+        init: the workdir of a pre-training, whose newest checkpoint is read, or a file of weights, see `check_pretraining`.
         config: of `model`.
+
+    Returns:
+        The step of the checkpoint that was read, or None for a file that is in no checkpoint.
     """
-    check_pretraining(init, config)
-    pretrainer, checkpoint = load_pretrainer(*earlier_run(init, "pretrain"))
+    if is_weights_file(init):
+        place, (pretrainer, step) = init, load_weights_file(init, config)
+    else:
+        check_pretraining(init, config)
+        pretrainer, checkpoint = load_pretrainer(*earlier_run(init, "pretrain"))
+        place, step = checkpoint.path, checkpoint.step
     count = _assign({v.path: v for v in model.weights}, {v.path: v for v in pretrainer.weights})
     print(
-        f"loaded the backbone and the decoder from {checkpoint.path}: {count} tensors, {model.count_params()} parameters; "
+        f"loaded the backbone and the decoder from {place}: {count} tensors, {model.count_params()} parameters; "
         "new: the optimizer, the learning rate and the number of steps",
         file=sys.stderr,
     )
-    return checkpoint
+    return step
 
 
 def check_pretraining(init: str, config: Config) -> None:
-    """Check that a pre-training with `config` can start from the weights in the workdir `init`.
+    """Check that a pre-training with `config` can start from the weights in `init`, a workdir or a file.
 
     Data, masks, augmentation and image size may differ.
 
     Raises:
-        UserError: `init` is no pre-training workdir, has no checkpoint, or has another network.
+        UserError: `init` is no pre-training workdir and no file of weights, has no checkpoint, or has another network.
     """
+    if is_weights_file(init):
+        load_weights_file(init, config)
+        return
+    if os.path.isfile(os.path.expanduser(init)):
+        raise UserError(f"--init={init} is a file, but no .weights.h5 or .keras file. Name such a file, or a workdir.")
     workdir, run = earlier_run(init, "pretrain")
-    free = set(NOT_IN_WEIGHTS) - {"model.decode_position", "model.decoder_width"}  # the decoder depends on these two
-    run.require_same_model(init, config, "model", "target.size", "target.bits", "target.channels", free=free)
+    run.require_same_pretrainer(init, config)
     require_checkpoint(workdir.checkpoints)
 
 
@@ -150,8 +164,8 @@ def check_init(init: str, config: Config) -> int | None:
     return require_checkpoint(workdir.checkpoints).step
 
 
-def record_init(workdir: Workdir, step: int) -> None:
-    """Write `init.json`: which step of the pre-training in `--init` a run started from."""
+def record_init(workdir: Workdir, step: int | None) -> None:
+    """Write `init.json`: which step of the pre-training in `--init` a run started from, if that is known."""
     workdir.write_json(workdir.init_file, {"step": step})
 
 

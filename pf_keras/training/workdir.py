@@ -70,9 +70,13 @@ class Workdir:
 
     def write_csv(self, file: epath.Path, rows: Iterable[Sequence]) -> None:
         """Write a table, whole or not at all. The first row has the names of the columns."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        self.write_text(file, text.getvalue())
+        self.write_text(file, csv_text(rows))
+
+    def remove(self, *files: epath.Path) -> None:
+        """Remove the files of an earlier answer, before a newer answer is written in their place."""
+        with self.writing():
+            for file in files:
+                file.unlink(missing_ok=True)
 
     def write_text(self, file: epath.Path, text: str) -> None:
         """Write a text file, whole or not at all: to a temporary name, which is then renamed."""
@@ -80,6 +84,20 @@ class Workdir:
         with self.writing():
             temporary.write_text(text)
             temporary.replace(file)
+
+
+def csv_text(rows: Iterable[Sequence]) -> str:
+    """Rows as CSV whose lines end with a line feed. A cell with any kind of line break is in quotes."""
+    # With lineterminator="\n" Python 3.11 and 3.12 leave a carriage return, which a file name may have, without quotes.
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)  # its lines end with CR LF, and it quotes a cell with either
+    lines = []
+    for row in rows:
+        writer.writerow(row)
+        lines.append(text.getvalue().removesuffix("\r\n") + "\n")
+        text.seek(0)
+        text.truncate()
+    return "".join(lines)
 
 
 def open_workdir(path: str, chief: bool) -> Workdir:

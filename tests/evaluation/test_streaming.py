@@ -87,6 +87,23 @@ def test_rows_of_something_else_are_discarded(tmp_path):
         unlock(folder)
 
 
+def test_discarded_rows_are_counted_and_named(tmp_path, capsys):
+    folder = epath.Path(tmp_path / "embed")
+    folder.mkdir()
+    one, other = ({"data": [f"folder:{name}", "digest"]} for name in ("a\x1b", "b"))
+    first = r"6 answers of a --mode=embed of folder:a\x1b that was stopped"
+    for identity, said in ((one, ""), (one, ""), (other, first), (one, "3 answers")):
+        saved = SavedRows(folder, KIND, identity, 3)
+        saved.append(np.zeros(3, KIND))
+        unlock(folder)
+        found = capsys.readouterr().err
+        assert said in found and found.count("\n") == bool(said) == found.startswith("discarding ")
+    SavedRows(folder, KIND, one, 3).remove()
+    SavedRows(folder, KIND, other, 3)
+    assert capsys.readouterr().err == ""  # an answer that was complete has no rows left
+    unlock(folder)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TF_CONFIG is TensorFlow's")
 def test_several_processes_are_refused(monkeypatch):
     cluster = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'

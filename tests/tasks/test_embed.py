@@ -121,7 +121,7 @@ def test_bad_input_is_one_line(run, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "page.jpg").write_bytes(made.HTML)
     line = refused("--mode=embed", f"--workdir={run}", f"--data=folder:{tmp_path / 'empty'}")
-    assert "None of the 1 images" in line and "HTML" in line
+    assert "Not the only image in" in line and "HTML" in line
 
 
 def test_features_that_are_not_finite_are_refused(run, monkeypatch):

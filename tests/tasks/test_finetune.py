@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import signal
 from types import SimpleNamespace
@@ -9,14 +10,18 @@ from commands import TINY, command, refused, succeed
 from PIL import Image
 from tiny import tiny_config
 
+import pf_keras
 from pf_keras.config import DataConfig
 from pf_keras.data.labels import labelled_subset
+from pf_keras.data.pipeline import training_batches
 from pf_keras.data.sources import open_source
+from pf_keras.evaluation.scores import predict_logits, top_k
 from pf_keras.models import build_classifier, build_pretrainer
 from pf_keras.models.classifier import Classifier
 from pf_keras.tasks.finetune import part_to_train, warn_if_nothing_learned
 from pf_keras.training.callbacks import Guard
 from pf_keras.training.checkpoint import latest_checkpoint, save_checkpoint
+from pf_keras.training.devices import open_devices
 from pf_keras.training.identity import RunIdentity, find_run, start_run
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.weights import load_backbone, record_init
@@ -32,6 +37,7 @@ def assert_refused(flags, *words):
 
 def test_workdir_has_result_and_names_of_the_labelled_images(finetuned):
     result = finetuned.result
+    assert result["train_images"] == result["labels"] and not (finetuned.workdir / "holdout.txt").exists()
     assert set(result) >= {"top1", "top5", "images", "labels", "label_fraction", "init", "seed", "steps"}
     assert result["images"] == 360 and result["label_fraction"] == 0.1 and result["init_step"] == 20
     names = (finetuned.workdir / "labels.txt").read_text().split()
@@ -273,20 +279,50 @@ def test_best_checkpoint_by_the_held_out_images_is_scored_and_evaluated(chosen):
 @pytest.mark.long
 def test_training_ends_when_the_patience_is_over(chosen):
     scores = [line["holdout_top1"] for line in chosen.lines]
-    assert chosen.result["stopped_at"] == chosen.lines[-1]["step"] < chosen.result["steps"]
+    assert chosen.result["stopped_at"] == chosen.result["steps"] == chosen.lines[-1]["step"]
+    assert chosen.result["steps"] < int(re.search(r", (\d+) steps of", chosen.err)[1])
     assert len(scores) == scores.index(max(scores)) + 1 + 3
 
 
 @pytest.mark.long
 def test_held_out_images_are_not_trained_on(chosen):
-    assert chosen.result["labels"] == 289 and chosen.result["holdout_images"] == 57
+    result = chosen.result
+    assert (result["labels"], result["train_images"], result["holdout_images"]) == (289, 232, 57)
     assert "232 labelled images of 10 of 10 classes" in chosen.err
     assert "57 labelled images are held out to choose the best checkpoint by" in chosen.err
     config = find_run(Workdir(chosen.workdir)).config
     labelled = labelled_subset(open_source(config.data).train, 0.2)
     train, held_out = part_to_train(config, labelled)
     assert not set(train.names) & set(held_out.names) and {*train.names, *held_out.names} == set(labelled.names)
-    assert set((chosen.workdir / "labels.txt").read_text().split()) == set(labelled.names)
+    assert (chosen.workdir / "labels.txt").read_text().split() == labelled.names
+    assert (chosen.workdir / "holdout.txt").read_text().split() == held_out.names
+    model, devices = pf_keras.load(chosen.workdir), open_devices("float32")
+    devices.compile(model)
+    score = top_k(predict_logits(model, held_out, config, devices), held_out.labels, 1)
+    assert score == pytest.approx(result["holdout_top1"], abs=0.5 / held_out.size)  # the same images are right
+    report = (chosen.workdir / "report.html").read_text()
+    assert "Of 289 labelled images the training used 232. The other 57 were held out, and chose the checkpoint of" in report
+
+
+def test_only_images_that_are_not_held_out_reach_the_training(pretrained, tmp_path, monkeypatch):
+    seen = []
+
+    def spied(split, *arguments, **options):
+        seen.append(split.names)
+        return training_batches(split, *arguments, **options)
+
+    monkeypatch.setattr("pf_keras.tasks.finetune.training_batches", spied)
+    succeed("--mode=finetune", f"--init={pretrained.workdir}", f"--workdir={tmp_path}", "--label_fraction=0.05",
+            "--config.finetune.holdout=0.2", "--config.finetune.epochs=1", "--config.finetune.batch=16")  # fmt: skip
+    held, labelled = ((tmp_path / name).read_text().split() for name in ("holdout.txt", "labels.txt"))
+    assert held and seen and all(sorted([*names, *held]) == sorted(labelled) for names in seen)
+
+
+def test_how_often_the_held_out_images_choose_may_not_change(pretrained, tmp_path):
+    flags = ("--mode=finetune", f"--init={pretrained.workdir}", f"--workdir={tmp_path}", "--label_fraction=0.05",
+             "--config.finetune.epochs=1", "--config.finetune.batch=16")  # fmt: skip
+    succeed(*flags, "--config.finetune.holdout=0.2")
+    assert_refused((*flags, "--config.finetune.holdout=0.2", "--config.run.log_every=3"), "run.log_every: ", "-> 3")
 
 
 def test_validation_scores_are_logged_and_leave_the_training_as_it_is(pretrained, finetuned, tmp_path):

@@ -9,10 +9,12 @@ import pytest
 from commands import TINY, command, refused, succeed
 from PIL import Image
 
+from pf_keras.commands_log import read_commands
 from pf_keras.training.lock import unlock
+from pf_keras.training.workdir import Workdir
 from tests.data import images_made as made
 
-HOSTILE = "<img src=x onerror=alert(1)> $x_1$ \x1b[31m\n.png"
+HOSTILE = "<img src=x onerror=alert(1)> $x_1$ \x1b[31m\n\r.png"
 
 
 def table_of(workdir):
@@ -67,7 +69,7 @@ def test_any_tree_is_answered_and_its_corrupt_images_are_listed(run, messy):
     result, rows = done.result, table_of(run)
     assert (result["images"], result["unreadable"], result["labelled"], result["top1"]) == (11, count, 0, None)
     assert f"{count} of {11 + count} images cannot be read" in done.err
-    assert "the model has no class 2021, 2022" in done.err and "\x1b" not in done.err
+    assert "the model has no class 2021, 2022: its images count as unlabelled" in done.err and "\x1b" not in done.err
     good, bad = rows[:11], rows[11:]
     assert {row["path"] for row in good} >= {f"{messy}/2021/{HOSTILE}", f"{messy}/2022/summer/0.jpg"}
     assert all(row["class"] and not row["error"] and not row["true_class"] and not row["mistake"] for row in good)
@@ -127,6 +129,86 @@ def test_answers_of_a_stopped_command_are_kept(run, messy):
     assert done.result == expected and (run / "predict" / "predictions.csv").read_bytes() == before
 
 
+class Dies(BaseException):
+    """What stops a command as a kill does, without time to clean up."""
+
+
+def dies(*_, **__):
+    raise Dies
+
+
+FIRST, LATER = {
+    "predict": ("pf_keras.tasks.predict.draw", "predictions.csv"),
+    "embed": ("pf_keras.tasks.embed.draw_map", "features.npz"),
+    "evaluate": ("pf_keras.tasks.evaluate.draw_confusion", "classes.csv"),
+}, ("result.json", "attention.png")
+
+
+@pytest.mark.parametrize("mode", FIRST)
+def test_an_earlier_answer_is_never_beside_a_newer_one(run, mode, monkeypatch):
+    succeed(f"--mode={mode}", f"--workdir={run}")
+    (broken, first), before = FIRST[mode], (run / mode / FIRST[mode][1]).stat().st_mtime_ns
+    assert all((run / mode / name).exists() for name in LATER)
+    monkeypatch.setattr(broken, dies)
+    with pytest.raises(Dies):
+        command(f"--mode={mode}", f"--workdir={run}")
+    unlock()
+    assert (run / mode / first).stat().st_mtime_ns > before
+    assert not any((run / mode / name).exists() for name in LATER)
+
+
+def test_a_command_that_is_killed_has_left_its_line(run, messy, monkeypatch):
+    from pf_keras.evaluation import any_images
+
+    seen, collect = [], any_images.collect
+
+    def look(*arguments):
+        seen.extend(read_commands(Workdir(run)))
+        return collect(*arguments)
+
+    monkeypatch.setattr(any_images, "collect", look)
+    flags = ("--mode=predict", f"--workdir={run}", f"--data=folder:{messy}")
+    succeed(*flags)
+    *_, last = read_commands(Workdir(run))
+    assert last["ended"] == "done" and last["seconds"] > 0
+    assert seen[-1] | {"ended": "done", "seconds": last["seconds"]} == last and len(read_commands(Workdir(run))) == len(seen)
+    assert seen[-1]["ended"] == "it was killed, or it is still running" and seen[-1]["seconds"] is None
+    assert "it was killed" not in (run / "report.html").read_text()
+
+
+def test_one_image_is_one_image(run, tmp_path):
+    for number in range(2):
+        Image.new("RGB", (20, 20), (9, 9, 99)).save(tmp_path / f"{number}.png")
+        done = command("--mode=predict", f"--workdir={run}", f"--data=folder:{tmp_path}")
+        name = table_of(run)[0]["class"]
+        assert f"{number + 1} image{'s' * number}, by class: {name} ({number + 1})\n" in done.err
+
+
+def test_a_workdir_among_the_images_is_not_read(run, tmp_path):
+    """Pictures of an earlier answer are no photographs, and a workdir with photographs in it is refused."""
+    photos = tmp_path / "photos"
+    for number in range(4):
+        (photos / "dog").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(made.pixels(seed=number)).save(photos / "dog" / f"{number}.png")
+    succeed("--mode=export", f"--workdir={run}")
+    export, data = f"--init={run / 'export'}", f"--data=folder:{photos}"
+    for _ in range(2):
+        assert succeed("--mode=predict", export, f"--workdir={photos / 'answers'}", data)["images"] == 4
+    assert (photos / "answers" / "predict" / "certain.png").exists()
+    for place in (photos, photos / "dog", f"{photos}/dog/../dog"):
+        for flags in (("predict", export), ("inspect",), ("pretrain", *TINY)):
+            line = refused(f"--mode={flags[0]}", *flags[1:], f"--workdir={place}", data)
+            assert f"has images of folder:{photos} in it" in line and "Choose a --workdir of its own" in line
+    assert sorted(path.name for path in photos.iterdir()) == ["answers", "dog"] and len(list((photos / "dog").iterdir())) == 4
+    shutil.copytree(run, photos / "run")
+    for mode in ("predict", "embed"):
+        for _ in range(2):
+            assert succeed(f"--mode={mode}", f"--workdir={photos / 'run'}", data)["images"] == 4
+    for _ in range(2):
+        found = succeed("--mode=inspect", f"--workdir={photos / 'look'}", data, *TINY)
+        assert found["images"] == 4
+
+
 @pytest.mark.long
 def test_linear_head_has_no_heat_maps(tmp_path):
     workdir = tmp_path / "run"
@@ -165,6 +247,13 @@ def test_bad_input_is_one_line(run, pretrained, messy, tmp_path):
         "--mode=predict", f"--workdir={pretrained.workdir}"
     )
     assert "is no exported model" in refused("--mode=predict", f"--workdir={run}", f"--init={messy}", data)
+    for path in (run, run / "export", run / "export" / "saved_model"):
+        line = refused("--mode=predict", f"--workdir={tmp_path / 'new'}", f"--init={path}", data)
+        assert f"Export the run first (--mode=export --workdir={run})" in line
+    (run / "predict").write_text("")
+    line = refused("--mode=predict", f"--workdir={run}", data)
+    assert f"{run / 'predict'} is a file, not a directory" in line
+    (run / "predict").unlink()
     assert "/no/such/data" in refused("--mode=predict", f"--workdir={run}", "--data=folder:/no/such/data")
     assert "reads an earlier run" in refused("--mode=predict", data)
     assert "does not use --seeds" in refused("--mode=predict", f"--workdir={run}", "--seeds=1")
@@ -173,6 +262,7 @@ def test_bad_input_is_one_line(run, pretrained, messy, tmp_path):
         (tmp_path / "bad" / name).write_bytes(content())
     line = refused("--mode=predict", f"--workdir={run}", f"--data=folder:{tmp_path / 'bad'}")
     assert f"None of the {len(made.CORRUPT)} images" in line
+    assert "ended\": \"None of the" in (run / "commands.jsonl").read_text()
 
 
 @pytest.mark.long

@@ -100,6 +100,12 @@ def test_probes_are_logged_drawn_and_leave_the_training_as_it_is(pretrained, tmp
     assert "  knn_top1 0." in done.err and "  linear_top1 0." in done.err
     lines = MetricsLog(Workdir(tmp_path)).lines()
     assert [line["step"] for line in lines if 0.1 < line["knn_top1"] < 1 and 0.1 < line["linear_top1"] < 1] == [10, 20]
+    last = {"probe_step": 20, "probe_labels": 150, "probe_images": 150}
+    last |= {name: lines[-1][name] for name in ("knn_top1", "linear_top1")}
+    assert {name: done.result.pop(name) for name in last} == last
+    assert f"right for {last['knn_top1']:.1%} (kNN) and {last['linear_top1']:.1%} (linear) at step 20" in (
+        (tmp_path / "report.html").read_text()
+    )
     assert {k: v for k, v in done.result.items() if k != "images_per_second"} == {
         k: v for k, v in pretrained.result.items() if k != "images_per_second"
     }

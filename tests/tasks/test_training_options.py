@@ -1,7 +1,9 @@
 """Options of a training on the command line: continuing from another run, parts of a batch, an average of the weights."""
 
 import os
+import shutil
 import signal
+import zipfile
 
 import numpy as np
 import pytest
@@ -115,3 +117,103 @@ def test_a_finetuning_with_all_options_resumes_with_the_same_numbers(pretrained,
     for one, other in zip(models[0].weights, models[1].weights, strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other), err_msg=one.path)
     assert succeed("--mode=evaluate", f"--workdir={tmp_path / 'run'}")["top1"] == whole["top1"]
+
+
+def weights_of(*workdirs):
+    """The trainable weights of the runs, one list for each."""
+    return [[np.asarray(value) for value in pf_keras.load(workdir).trainable_variables] for workdir in workdirs]
+
+
+@pytest.fixture(scope="module")
+def averaged(pretrained, tmp_path_factory):
+    """A pre-training with an average of its weights, which is in a file of its own."""
+    workdir = tmp_path_factory.mktemp("averaged") / "run"
+    succeed("--mode=pretrain", f"--workdir={workdir}", f"--init={pretrained.workdir}", *SHORT, "--config.pretrain.ema=0.5",
+            "--config.pretrain.learning_rate=0.01", "--config.pretrain.warmup_steps=0")  # fmt: skip
+    return workdir
+
+
+STILL = ("--config.pretrain.steps=1", "--config.pretrain.batch=8", "--config.pretrain.learning_rate=1e-12",
+         "--config.pretrain.warmup_steps=0", "--config.pretrain.ema=0")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["model.weights.h5", "averaged.weights.h5", "copy.weights.h5", "saved.keras"])
+def test_pretraining_continues_from_a_file_of_weights(averaged, tmp_path, kind):
+    checkpoint, config = latest_checkpoint(averaged / "checkpoints").path, ()
+    file, step = checkpoint / kind, 2
+    if not file.exists():  # without its run beside it, the file does not tell the config
+        file, step, config = tmp_path / kind, None, TINY
+        if kind == "saved.keras":
+            pf_keras.load(averaged).save(file)
+        else:
+            shutil.copy(checkpoint / "averaged.weights.h5", file)
+    flags = ("--mode=pretrain", f"--workdir={tmp_path / 'run'}", f"--init={file}", *config, *STILL)
+    done = command(*flags)
+    assert done.code == 0, done.err
+    assert f"loaded the backbone and the decoder from {file}" in done.err
+    assert (done.result["init"], done.result["init_step"]) == (str(file), step)
+    found, last = weights_of(tmp_path / "run", averaged)
+    if kind == "model.weights.h5":
+        model = pf_keras.load(averaged)
+        latest_checkpoint(averaged / "checkpoints").load_into(model, resume=True)
+        average, last = last, [np.asarray(value) for value in model.trainable_variables]
+        assert max(np.abs(a - b).max() for a, b in zip(average, last, strict=True)) > 1e-3
+    for one, other in zip(found, last, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    again = command(*flags)
+    assert again.code == 0 and again.result == done.result and "loaded the backbone" not in again.err
+    assert f"init: {file} -> scratch" in refused("--mode=pretrain", f"--workdir={tmp_path / 'run'}")
+
+
+def test_a_file_of_other_weights_is_refused_with_the_difference(pretrained, finetuned, averaged, tmp_path):
+    new = ("--mode=pretrain", f"--workdir={tmp_path / 'run'}", *TINY)
+    inside = latest_checkpoint(pretrained.workdir / "checkpoints").path / "model.weights.h5"
+    for name, source in (("copy", inside), ("fine", latest_checkpoint(finetuned.workdir / "checkpoints").path / inside.name)):
+        shutil.copy(source, tmp_path / f"{name}.weights.h5")
+    saved = {name: tmp_path / f"{name}.keras" for name in ("pre", "fine", "zip", "cut")}
+    pf_keras.load(pretrained.workdir).save(saved["pre"])
+    pf_keras.load(finetuned.workdir).save(saved["fine"])
+    saved["cut"].write_bytes(saved["pre"].read_bytes()[:999])
+    with zipfile.ZipFile(saved["zip"], "w") as archive:
+        archive.writestr("other", "")
+    (tmp_path / "cut.weights.h5").write_bytes(inside.read_bytes()[:999])
+    (tmp_path / "model.h5").write_bytes(inside.read_bytes())
+    wide, additive, deep = (f"--config.model.{field}" for field in ("width=32", "decode_position=additive", "depth=2"))
+    for file, flags, words in (
+        (inside, [wide], "model.width: 16 -> 32"),
+        (inside, [additive], "model.decode_position: query -> additive"),
+        (saved["pre"], [wide, additive], "has another model (model.width: 16 -> 32; model.decode_position: query -> additive)"),
+        (saved["pre"], ["--config.target.bits=3"], "target.bits: 2 -> 3"),
+        (saved["fine"], [], "is the file of a Classifier"),
+        (saved["zip"], [], "is not a .keras file, or it is damaged"),
+        (saved["cut"], [], "is not a .keras file, or it is damaged"),
+        (tmp_path / "copy.weights.h5", [wide], "has the shape ("),
+        (tmp_path / "copy.weights.h5", [deep], "it has no backbone/transformer"),
+        (tmp_path / "fine.weights.h5", [], "it has no decoder/"),
+        (tmp_path / "cut.weights.h5", [], "is not a file of weights, or it is damaged"),
+        (tmp_path / "none.weights.h5", [], "There is no file"),
+        (tmp_path / "none.keras", [], "There is no file"),
+        (tmp_path / "model.h5", [], "is a file, but no .weights.h5 or .keras file"),
+        (latest_checkpoint(finetuned.workdir / "checkpoints").path / inside.name, [], "is the workdir of a --mode=finetune"),
+    ):
+        line = refused(*new, f"--init={file}", *flags)
+        assert words in line, line
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(("mode", "fields"), [("pretrain", SHORT), ("finetune", ["--config.finetune.epochs=0.01"])])
+def test_a_scaled_learning_rate_is_printed(pretrained, tmp_path, mode, fields):
+    flags = [*TINY, *fields, f"--config.{mode}.batch=64", f"--config.{mode}.learning_rate_per_256=0.002"]
+    start = ["--init=scratch"] if mode == "finetune" else []
+    done = command(f"--mode={mode}", f"--workdir={tmp_path}", *start, *flags)
+    assert done.code == 0, done.err
+    assert "learning rate 0.0005: learning_rate_per_256=0.002 times 64 / 256, in place of learning_rate=" in done.err
+    assert "learning_rate_per_256" not in pretrained.err
+
+
+def test_a_pretraining_that_is_no_better_than_guessing_warns(pretrained, tmp_path):
+    flags = ("--mode=pretrain", f"--workdir={tmp_path}", *TINY, "--config.pretrain.steps=1", "--config.pretrain.batch=8")
+    done = command(*flags, "--config.pretrain.learning_rate=1e-9", "--config.pretrain.warmup_steps=0")
+    assert done.code == 0 and done.result["loss_ratio"] > 1, done.err
+    assert "warning: this run is no better than guessing" in done.err and f"{done.result['loss_ratio']:.4g} times" in done.err
+    assert pretrained.result["loss_ratio"] < 1 and "guessing" not in pretrained.err

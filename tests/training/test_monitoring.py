@@ -1,6 +1,7 @@
 """Monitors on a model of a few numbers: when they measure, what they choose, and that a stopped run chooses the same."""
 
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -11,9 +12,10 @@ from keras import ops
 from pf_keras.errors import Stopped, UserError
 from pf_keras.training import callbacks
 from pf_keras.training.callbacks import SaveCheckpoints
-from pf_keras.training.checkpoint import latest_checkpoint
+from pf_keras.training.checkpoint import Checkpoint, latest_checkpoint
 from pf_keras.training.metrics_log import MetricsLog
-from pf_keras.training.monitoring import HoldOut, Monitor, best_of, choice, scores_of
+from pf_keras.training.monitoring import HoldOut, Monitor, best_checkpoint, choice, scores_of
+from pf_keras.training.weights import checkpoint_to_use
 from pf_keras.training.workdir import Workdir
 from tests.training.test_loop import STEPS, At, lines, run_training, saved, tiny_model, variables
 
@@ -81,11 +83,11 @@ def test_monitors_change_neither_weights_nor_losses(unbroken, tmp_path):
     assert lines(tmp_path) == without_scores
 
 
-def test_best_checkpoint_has_the_highest_score_and_of_equal_ones_is_the_first(unbroken, tmp_path):
+def test_best_checkpoint_has_the_highest_score_and_of_equal_ones_is_the_last(unbroken, tmp_path):
     best = latest_checkpoint(Workdir(unbroken[1]).best)
-    assert best.step == 10 and [p.name for p in (unbroken[1] / "best").iterdir()] == ["step-00000010"]
-    assert choice(lines(unbroken[1]), STEPS) == {"best_step": 10, "holdout_top1": 0.5, "stopped_at": None}
-    expected, model = run_training(tmp_path, steps=10), tiny_model()
+    assert best.step == 15 and [p.name for p in (unbroken[1] / "best").iterdir()] == ["step-00000015"]
+    assert choice(lines(unbroken[1]), STEPS, best) == {"best_step": 15, "holdout_top1": 0.5, "stopped_at": None}
+    expected, model = run_training(tmp_path, steps=15), tiny_model()
     best.load_into(model)
     for left, right in zip(model.weights, expected.weights, strict=True):
         np.testing.assert_array_equal(left, right)
@@ -96,7 +98,8 @@ def test_patience_counts_scores_without_a_better_one(tmp_path, patience, stopped
     run_training(tmp_path, callbacks=[hold_out(tmp_path, patience)], checkpoint_every="60min")
     last = stopped_at or STEPS
     assert lines(tmp_path)[-1]["step"] == last and saved(tmp_path) == [last]
-    assert choice(lines(tmp_path), STEPS) == {"best_step": 10, "holdout_top1": 0.5, "stopped_at": stopped_at}
+    best = latest_checkpoint(Workdir(tmp_path).best)
+    assert choice(lines(tmp_path), STEPS, best) == {"best_step": 15, "holdout_top1": 0.5, "stopped_at": stopped_at}
     run_training(tmp_path, callbacks=[again := hold_out(tmp_path, patience)])  # trains no further
     assert lines(tmp_path)[-1]["step"] == last and again.ended == (patience < 4)
 
@@ -125,7 +128,7 @@ def test_run_that_dies_around_a_score_ends_as_an_unbroken_one(tmp_path, monkeypa
         run_training(path, callbacks=[hold_out(path, 2)], checkpoint_every="5")
     model = run_training(path, callbacks=[hold_out(path, 2)], checkpoint_every="5")
     assert lines(path) == lines(tmp_path / "whole") and saved(path) == saved(tmp_path / "whole")
-    assert lines(path)[-1]["step"] == 20 and [p.name for p in (path / "best").iterdir()] == ["step-00000010"]
+    assert lines(path)[-1]["step"] == 20 and [p.name for p in (path / "best").iterdir()] == ["step-00000015"]
     assert not any(np.isnan(v).any() for v in variables(model))
 
 
@@ -154,6 +157,38 @@ def test_weights_that_are_not_finite_are_never_the_best(tmp_path):
     assert [p.name for p in (tmp_path / "best").iterdir()] == ["step-00000010"]
 
 
+def test_a_score_of_an_earlier_version_is_found_in_the_log():
+    """It kept the first of equal scores, and did not save the score with the checkpoint."""
+    logged = [{"step": step, "holdout_top1": score} for step, score in SCORES.items()]
+    assert choice(logged, 40, Checkpoint("best", 10)) == {"best_step": 10, "holdout_top1": 0.5, "stopped_at": 23}
+    with pytest.raises(UserError, match="metrics.jsonl has no holdout_top1 of step 11, of best. Restore it."):
+        choice(logged, 40, Checkpoint("best", 11))
+
+
+def test_a_best_checkpoint_keeps_its_own_score_where_a_resumed_run_measures_another(tmp_path, monkeypatch):
+    """As on a GPU, whose sums differ from run to run: the score and the weights stay together."""
+    with monkeypatch.context() as patch, pytest.raises(Dies):
+        patch.setattr(callbacks.Log, "on_epoch_end", dies_at(10, callbacks.Log.on_epoch_end))
+        run_training(tmp_path, callbacks=[hold_out(tmp_path, scores={5: 0.2, 10: 0.9})], checkpoint_every="5")
+    run_training(tmp_path, callbacks=[hold_out(tmp_path)], checkpoint_every="5")
+    best = best_checkpoint(Workdir(tmp_path), lines(tmp_path))
+    assert choice(lines(tmp_path), STEPS, best) == {"best_step": 10, "holdout_top1": 0.9, "stopped_at": None}
+
+
+def test_a_lost_best_checkpoint_is_an_error_and_not_another_checkpoint(unbroken, tmp_path):
+    shutil.copytree(unbroken[1], tmp_path / "run")
+    weights = tmp_path / "run" / "best" / "step-00000015" / "model.weights.h5"
+    content = bytearray(weights.read_bytes())
+    content[100] ^= 1
+    weights.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(UserError, match="best has no whole checkpoint, but held-out images chose one. Restore it"):
+            checkpoint_to_use(Workdir(tmp_path / "run"))
+        with pytest.raises(UserError, match="best has no whole checkpoint, but held-out images chose one. Restore it"):
+            run_training(tmp_path / "run", callbacks=[hold_out(tmp_path / "run")])
+        shutil.rmtree(tmp_path / "run" / "best", ignore_errors=True)
+
+
 def test_scores_are_read_from_the_log():
     logged = [{"step": 5, "loss": 1.0}, {"step": 10, "holdout_top1": 0.25}, {"step": 20, "holdout_top1": 0.25}]
-    assert scores_of(logged) == [(10, 0.25), (20, 0.25)] and best_of(scores_of(logged)) == (10, 0.25)
+    assert scores_of(logged) == [(10, 0.25), (20, 0.25)]

@@ -16,7 +16,7 @@ from pf_keras.errors import Stopped, UserError
 from pf_keras.training import trackers
 from pf_keras.training.identity import RunIdentity, start_run
 from pf_keras.training.monitoring import Monitor
-from pf_keras.training.trackers import Tracker, check_tracker, flat_config, open_tracker, sheet
+from pf_keras.training.trackers import Tracker, check_tracker, finish, flat_config, open_tracker, sheet
 from pf_keras.training.workdir import Workdir
 from tests.training.test_loop import STEPS, At, lines, run_training
 
@@ -228,6 +228,58 @@ def test_process_that_does_not_write_has_a_tracker_that_ignores_everything(workd
         tracker.scalars(5, {"loss": 1.0})
         tracker.pictures(5, PICTURES)
     assert type(tracker) is Tracker and not (workdir.path / "metrics.csv").exists()
+
+
+RESULT = {"steps": 23, "top1": 0.75, "init": "scratch", "stopped_at": None, "images": 360, "yes": True}
+SENT = {"result/steps": 23, "result/top1": 0.75, "result/images": 360}
+
+
+@pytest.mark.parametrize("name", ["csv", "tensorboard", pytest.param("mlflow", marks=needs("mlflow"))])
+def test_numbers_of_the_result_are_sent_once(workdir, name):
+    config = Config().override({"run.tracker": name})
+    run_training(workdir.path, tracker=name)
+    for top1 in (0.75, 0.5):  # the command is given again
+        finish(workdir, config, RESULT | {"top1": top1})
+    assert json.loads(workdir.result_file.read_text())["top1"] == 0.5
+    if name == "csv":
+        rows = list(csv.DictReader((workdir.path / "metrics.csv").open()))
+        last = {k: float(v) for k, v in rows[-1].items() if v}
+        assert last == {"step": 23, **SENT} and [int(row["step"]) for row in rows] == [5, 10, 15, 20, 23, 23]
+    elif name == "tensorboard":
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        found = EventAccumulator(str(workdir.tensorboard), {"tensors": 0}).Reload()
+        for key, value in SENT.items():
+            (event,) = found.Tensors(key)
+            assert event.step == 23 and np.frombuffer(event.tensor_proto.tensor_content, "float32")[0] == value
+    else:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{workdir.path}/mlflow.db")
+        run_id = json.loads((workdir.path / "tracker.json").read_text())["mlflow"]
+        for key, value in SENT.items():
+            (metric,) = client.get_metric_history(run_id, key)
+            assert (metric.step, metric.value) == (23, value)
+        assert client.get_run(run_id).info.status == "FINISHED"
+
+
+@needs("wandb")
+def test_wandb_has_the_numbers_of_the_result(workdir):
+    finish(workdir, Config().override({"run.tracker": "wandb"}), RESULT)
+    (file,) = (workdir.path / "wandb").glob("offline-run-*/run-*.wandb")
+    rows = [{name_of(item): item.value_json for item in record.history.item} for record in transactions(file)]
+    (found,) = [{name: float(value) for name, value in row.items()} for row in rows if "result/top1" in row]
+    assert {name: found[name] for name in SENT} == SENT and found["step"] == 23
+
+
+def test_tracker_that_fails_at_the_end_is_a_warning(workdir, monkeypatch, capsys):
+    def fail(*_):
+        raise UserError("no network")
+
+    monkeypatch.setattr(trackers, "open_tracker", fail)
+    finish(workdir, Config(), RESULT)
+    assert workdir.result_file.exists()
+    assert capsys.readouterr().err == "warning: the result was not sent to tensorboard: no network\n"
 
 
 def test_config_is_flat_and_a_workdir_without_one_has_no_config(workdir, tmp_path):

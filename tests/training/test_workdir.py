@@ -1,5 +1,6 @@
 """A workdir belongs to one run, and to one process at a time."""
 
+import csv
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ from pf_keras.training.data_record import record_labels
 from pf_keras.training.identity import RunIdentity, earlier_run, find_run, start_run
 from pf_keras.training.lock import unlock
 from pf_keras.training.metrics_log import MetricsLog
-from pf_keras.training.workdir import Workdir
+from pf_keras.training.workdir import Workdir, csv_text
 
 
 def started(path, mode="pretrain", facts=None, **overrides):
@@ -91,6 +92,14 @@ def test_a_fact_that_an_earlier_version_did_not_record_does_not_count(tmp_path):
     assert find_run(Workdir(tmp_path)).facts == {"precision": "float32"}
 
 
+def test_any_line_break_in_a_name_stays_in_its_cell_of_a_table(tmp_path):
+    rows = [["path", "n"], *([f"a{end}b, \"c\"", "1"] for end in ("\r", "\n", "\r\n", "\x0b", "\u2028")), ["plain.jpg", "2"]]
+    Workdir(tmp_path).write_csv(tmp_path / "t.csv", rows)
+    with (tmp_path / "t.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == rows
+    assert (tmp_path / "t.csv").read_bytes().endswith(b"\nplain.jpg,2\n") and csv_text([[1, "b"]]) == "1,b\n"
+
+
 def test_changed_labelled_images_are_reported(tmp_path, capsys):
     from pf_keras.data.images import Images
 
@@ -147,7 +156,7 @@ def test_a_damaged_config_is_named(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=f"Cannot .*{tmp_path}/file/run: Not a directory"):
+    with pytest.raises(UserError, match=f"{tmp_path}/file is a file, not a directory. Move it away"):
         started(tmp_path / "file" / "run")
     assert os.listdir(tmp_path) == ["file"]
 
