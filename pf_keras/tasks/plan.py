@@ -1,7 +1,6 @@
 """`--mode=plan`: whether a training compiles for a TPU slice and fits, and what it costs, before you pay for the slice."""
 
 import math
-import sys
 from collections.abc import Callable
 
 import keras
@@ -10,7 +9,7 @@ from pf_keras.config import Config
 from pf_keras.errors import UserError
 from pf_keras.models.build import count_parameters
 from pf_keras.request import Request
-from pf_keras.tpu.compile_step import check_step
+from pf_keras.tpu.compile_step import check_steps
 from pf_keras.tpu.flops import pretrain_flops
 from pf_keras.tpu.slices import GIB, Slice, find_slice
 from pf_keras.tpu.steps import WORDS, settings_of
@@ -25,7 +24,7 @@ BYTES_PER_IMAGE = 110_000  # of ImageNet's JPEGs
 STATE_BYTES = 12  # per parameter: its float32 value and AdamW's two moments
 COMPILATIONS = 6  # at most, to find the largest batch
 SHOWN = 3  # operations in a message
-# What `check_step` answers that goes into the result as it is.
+# What `check_steps` answers that goes into the result as it is.
 ANSWERS = ("ops_without_tpu_kernel", "dynamic_shapes", "fits", "peak_hbm_bytes", "refusal", "compile_seconds")
 
 
@@ -47,10 +46,10 @@ def run(request: Request) -> dict:
     lock(workdir.path)
 
     result = estimate(config, slice_)
-    for training in trainings:
-        prefix = "" if training == "pretrain" else f"{training}_"
-        found = check(config, slice_, training, request.largest_batch)
-        result |= {prefix + name: value for name, value in found.items()}
+    batches = {name: settings_of(config, name).batch // slice_.cores for name in trainings}
+    for training, answer in check_steps(config, slice_, batches).items():
+        found = facts(config, slice_, training, answer, request.largest_batch)
+        result |= {("" if training == "pretrain" else f"{training}_") + name: value for name, value in found.items()}
     workdir.write_json(workdir.config_file, RunIdentity("plan", config).to_dict())
     workdir.write_result(result)
     print(table(result))
@@ -116,38 +115,31 @@ def estimate(config: Config, slice_: Slice) -> dict:
     }
 
 
-def check(config: Config, slice_: Slice, training: str, search: bool) -> dict:
-    """What the checks and the compiler report of a step. Without libtpu, `fits` and what follows from it are None.
+def facts(config: Config, slice_: Slice, training: str, answer: dict, search: bool) -> dict:
+    """What goes into the result about a step. Without libtpu, `fits` and what follows from it are None.
 
     Args:
         config: of the run.
         slice_: the TPU slice.
         training: `pretrain` or `finetune`.
-        search: whether to search for the largest batch per core that fits. None fits is 0.
+        answer: of `check_steps` for the batch of the config.
+        search: whether to search for the largest batch per core that fits, 0 if none does.
     """
     settings = settings_of(config, training)
     batch, parts = settings.batch // slice_.cores, settings.accumulate
-
-    def compile_batch(images: int) -> dict:
-        print(f"{WORDS[training]} for {slice_.name}, {images} images per core", file=sys.stderr, flush=True)
-        answer = check_step(config, slice_, training, images)
-        if "fits" in answer:
-            verdict = "fits" if answer["fits"] else "does not fit"
-            print(f"    {gib(answer['peak_hbm_bytes'])} per core: {verdict}", file=sys.stderr, flush=True)
-        return answer
-
-    first = compile_batch(batch)
     largest = None
-    if search and "fits" in first:
-        state = count_parameters(config) * STATE_BYTES
-        found = largest_batch(lambda images: compile_batch(images * parts), batch // parts, first, state, slice_.kind.hbm)
+    if search and "fits" in answer:
+        found = largest_batch(
+            lambda images: check_steps(config, slice_, {training: images * parts})[training],
+            batch // parts, answer, count_parameters(config) * STATE_BYTES, slice_.kind.hbm,
+        )  # fmt: skip
         largest = found * parts if found else 0
     return {
         "batch": settings.batch,
         "batch_per_core": batch,
-        **{name: first.get(name) for name in ANSWERS},
+        **{name: answer.get(name) for name in ANSWERS},
         "largest_batch_per_core": largest,
-        "compiler_flops_per_image": first["flops"] / batch if "flops" in first else None,
+        "compiler_flops_per_image": answer["flops"] / batch if "flops" in answer else None,
     }
 
 
@@ -159,9 +151,9 @@ def largest_batch(compile_batch: Callable[[int], dict], batch: int, answer: dict
     until a batch fails. Then the interval is halved until it is a tenth of the batch.
 
     Args:
-        compile_batch: a function of the images per core to the answer of `compile_for`.
+        compile_batch: a function of the images per core to the answer of `check_steps`.
         batch: images per core, compiled already.
-        answer: of `compile_for` for `batch`.
+        answer: of `check_steps` for `batch`.
         fixed: bytes of the state.
         room: bytes per core.
     """

@@ -1,10 +1,11 @@
 """Check and compile a training step of a config for a TPU that this machine does not have.
 
 Under TensorFlow the step is traced as under a `TPUStrategy`, checked for what a TPU cannot run, lowered to HLO by TensorFlow
-and compiled by libtpu. Under JAX it is compiled from shapes alone. No batch exists. `check_step` runs this module in a process
+and compiled by libtpu. Under JAX it is compiled from shapes alone. No batch exists. `check_steps` runs this module in a process
 of its own, because libtpu may end the process that it compiles in, and TensorFlow keeps the devices of a strategy.
 """
 
+import contextlib
 import importlib.util
 import json
 import sys
@@ -13,10 +14,11 @@ import time
 import keras
 
 from pf_keras.config import Config
-from pf_keras.tpu.process import ask, note
-from pf_keras.tpu.slices import Slice
+from pf_keras.tpu.process import Question, note
+from pf_keras.tpu.slices import GIB, Slice
 from pf_keras.tpu.steps import WORDS, settings_of
 
+MODULE = "pf_keras.tpu.compile_step"
 SECONDS = 1800
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "-1",
@@ -34,38 +36,46 @@ def has_compiler() -> bool:
     return all(importlib.util.find_spec(name) for name in ("jax", "libtpu"))
 
 
-def check_step(config: Config, slice_: Slice, training: str, images: int) -> dict:
-    """Check a step under this process's Keras backend, and compile it for all cores of a slice if libtpu is installed.
+def check_steps(config: Config, slice_: Slice, batches: dict[str, int]) -> dict[str, dict]:
+    """Check steps under this process's Keras backend, and compile them for all cores of a slice if libtpu is installed.
+
+    Each has a process of its own, and they run side by side.
 
     Args:
         config: of the run.
         slice_: the TPU slice.
-        training: `pretrain` or `finetune`.
-        images: per core.
+        batches: images per core by training, `pretrain` or `finetune`.
 
     Returns:
-        Under TensorFlow `ops_without_tpu_kernel` and `dynamic_shapes`, see `op_check`. Without either, and with a compiler,
-        `fits`, `peak_hbm_bytes` per core and `compile_seconds`. Where it fits also `flops` per core and step, else `refusal`,
-        the compiler's words.
+        By training: under TensorFlow `ops_without_tpu_kernel` and `dynamic_shapes`, see `op_check`. Where these are empty, and
+        with a compiler, `fits`, `peak_hbm_bytes` per core and `compile_seconds`. Where it fits also `flops` per core and step,
+        else `refusal`, the compiler's words.
 
     Raises:
         UserError: the compiler fails or takes too long.
     """
-    backend = keras.backend.backend()
-    request = {
+    environment = {**ENVIRONMENT, "KERAS_BACKEND": keras.backend.backend()}
+    shared = {
         "config": config.to_dict(), "topology": slice_.topology, "cores": slice_.cores, "hbm": slice_.kind.hbm,
-        "training": training, "images": images, "compile": has_compiler(),
+        "compile": has_compiler(),
     }  # fmt: skip
-    task = f"Compiling the {WORDS[training]} step for {slice_.name}" if has_compiler() else "Tracing the step for a TPU"
-    return ask("pf_keras.tpu.compile_step", request, {**ENVIRONMENT, "KERAS_BACKEND": backend}, SECONDS, task)
+    with contextlib.ExitStack() as stack:
+        questions = {}
+        for training, images in batches.items():
+            step = f"the {WORDS[training]} step"
+            task = f"Compiling {step} for {slice_.name}" if has_compiler() else f"Tracing {step} for a TPU"
+            request = {**shared, "training": training, "images": images}
+            question = Question(MODULE, request, environment, SECONDS, task, f"{WORDS[training]}: ")
+            questions[training] = stack.enter_context(question)
+        return {training: question.answer() for training, question in questions.items()}
 
 
 def _tensorflow(config: Config, asked: dict) -> dict:
-    """What `check_step` returns under TensorFlow."""
+    """The answer for a step under TensorFlow."""
     from pf_keras.tpu.op_check import with_unknown_shape, without_kernel
     from pf_keras.tpu.trace import trace_step
 
-    note(f"tracing the {WORDS[asked['training']]} step under TPUStrategy")
+    note(f"tracing the step under TPUStrategy, {asked['images']} images per core")
     programs = trace_step(config, asked["training"], asked["cores"], asked["images"])
     found = {"ops_without_tpu_kernel": without_kernel(programs), "dynamic_shapes": with_unknown_shape(programs)}
     if any(found.values()) or not asked["compile"]:
@@ -88,12 +98,12 @@ def _tensorflow(config: Config, asked: dict) -> dict:
 
 
 def _jax(config: Config, asked: dict) -> dict:
-    """What `check_step` returns under JAX: with accumulation, one part of the step, and the sum of the gradients beside it."""
+    """The answer for a step under JAX: with accumulation, one part of the step, and the sum of the gradients beside it."""
     from pf_keras.tpu.compile_hlo import measure, topology_devices
     from pf_keras.tpu.lower_jax import lower_step
 
     parts = settings_of(config, asked["training"]).accumulate
-    note(f"tracing and lowering the {WORDS[asked['training']]} step with JAX")
+    note(f"tracing and lowering the step with JAX, {asked['images']} images per core")
     lowered, weights = lower_step(config, asked["training"], topology_devices(asked["topology"]), asked["images"] // parts)
     note("compiling it with libtpu")
     sums = weights if parts > 1 else 0
@@ -116,7 +126,12 @@ def _answer(asked: dict) -> dict:
     began = time.monotonic()
     config = Config.from_dict(asked["config"])
     found = (_jax if keras.backend.backend() == "jax" else _tensorflow)(config, asked)
-    return found | ({"compile_seconds": round(time.monotonic() - began, 1)} if "fits" in found else {})
+    if "fits" not in found:
+        return found
+    seconds = time.monotonic() - began
+    verdict = "it fits" if found["fits"] else "it does not fit"
+    note(f"{verdict}, {found['peak_hbm_bytes'] / GIB:.2f} GiB per core, after {seconds:.0f} s")
+    return found | {"compile_seconds": round(seconds, 1)}
 
 
 if __name__ == "__main__":

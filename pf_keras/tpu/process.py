@@ -1,5 +1,6 @@
 """Ask a module of this package in a process of its own: JSON on its standard input, JSON on its standard output."""
 
+import contextlib
 import json
 import os
 import re
@@ -18,8 +19,8 @@ def note(text: str) -> None:
     print(f"{NOTE}{text}", file=sys.stderr, flush=True)
 
 
-def ask(module: str, request: dict, environment: dict[str, str], seconds: float, task: str):
-    """The answer of a module to a request. What the module notes is printed on standard error.
+class Question:
+    """A module of this package that runs in a process of its own, to answer a request.
 
     Args:
         module: its name, for `python -m`.
@@ -27,52 +28,63 @@ def ask(module: str, request: dict, environment: dict[str, str], seconds: float,
         environment: variables to set.
         seconds: how long it may take.
         task: what it does, to begin an error message with.
-
-    Raises:
-        UserError: it fails, is ended by a signal, as an abort of a native library does, or takes too long.
+        name: to begin what the module notes with, which is printed on standard error.
     """
-    late, lines = threading.Event(), []
 
-    def stop():
-        late.set()
-        process.kill()
+    def __init__(self, module: str, request: dict, environment: dict[str, str], seconds: float, task: str, name: str = ""):
+        self.seconds, self.task, self.name = seconds, task, name
+        self._late, self._lines, self._output = threading.Event(), [], ""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            errors="replace", env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )  # fmt: skip
+        with contextlib.suppress(BrokenPipeError), self._process.stdin:  # broken where the process has ended already
+            self._process.stdin.write(json.dumps(request))
+        self._threads = [threading.Thread(target=read, daemon=True) for read in (self._read_output, self._read_messages)]
+        self._timer = threading.Timer(seconds, self._stop)
+        for thread in (*self._threads, self._timer):
+            thread.start()
 
-    def read():
-        for line in process.stderr:
+    def answer(self):
+        """Wait for the answer.
+
+        Raises:
+            UserError: the module fails, is ended by a signal, as an abort of a native library does, or takes too long.
+        """
+        self._process.wait()
+        for thread in self._threads:
+            thread.join()
+        if self._late.is_set():
+            raise UserError(f"{self.task} did not end within {self.seconds:g} s. Use a faster machine or a smaller model.")
+        if self._process.returncode < 0:
+            ended = signal.Signals(-self._process.returncode).name
+            reason = _reason(self._lines)
+            raise UserError(f"{self.task} was ended by {ended}: {reason}. Change what the model computes.")
+        if self._process.returncode:
+            raise UserError(f"{self.task} failed with exit code {self._process.returncode}: {_reason(self._lines)}")
+        return json.loads(self._output.splitlines()[-1])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._timer.cancel()
+        self._process.kill()  # it may still run, where an error or a signal ends this process
+        self._process.wait()
+
+    def _stop(self):
+        self._late.set()
+        self._process.kill()
+
+    def _read_output(self):
+        self._output = self._process.stdout.read()
+
+    def _read_messages(self):
+        for line in self._process.stderr:
             if line.startswith(NOTE):
-                print(f"    {line.removeprefix(NOTE).rstrip()}", file=sys.stderr, flush=True)
+                print(f"{self.name}{line.removeprefix(NOTE).rstrip()}", file=sys.stderr, flush=True)
             elif line.strip():
-                lines.append(line.strip())
-
-    process = subprocess.Popen(
-        [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        errors="replace", env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )  # fmt: skip
-    timer, reader = threading.Timer(seconds, stop), threading.Thread(target=read, daemon=True)
-    with process:
-        timer.start()
-        reader.start()
-        try:
-            with process.stdin:
-                process.stdin.write(json.dumps(request))
-            output = process.stdout.read()
-            process.wait()
-            reader.join()
-        except BrokenPipeError:  # it ended before it read the request
-            output = ""
-            process.wait()
-            reader.join()
-        finally:
-            timer.cancel()
-            process.kill()  # it still runs where a signal stopped this process
-    if late.is_set():
-        raise UserError(f"{task} did not end within {seconds:g} s. Use a faster machine or a smaller model.")
-    if process.returncode < 0:
-        ended = signal.Signals(-process.returncode).name
-        raise UserError(f"{task} was ended by {ended}: {_reason(lines)}. Change what the model computes.")
-    if process.returncode:
-        raise UserError(f"{task} failed with exit code {process.returncode}: {_reason(lines)}")
-    return json.loads(output.splitlines()[-1])
+                self._lines.append(line.strip())
 
 
 def _reason(lines: list[str]) -> str:
