@@ -90,5 +90,9 @@ class Question:
 def _reason(lines: list[str]) -> str:
     """The line that says why a process failed. A native library that aborts prints it first, and then its stack."""
     fatal = [line for line in lines if re.match(r"F\d{4} |.*Check failed", line)]
-    errors = [line for line in lines if "Error: " in line]
-    return (fatal[:1] + errors[-1:] + lines[-1:] + ["no message"])[0][:300]
+    errors = [i for i, line in enumerate(lines) if "Error: " in line]
+    if fatal or not errors:
+        return (fatal[:1] + lines[-1:] + ["no message"])[0][:300]
+    # Keras puts what went wrong on the next line.
+    told = lines[errors[-1] :][: 2 if "Exception encountered when calling" in lines[errors[-1]] else 1]
+    return re.sub(r"\x1b\[\d+m", "", " ".join(told))[:300]
