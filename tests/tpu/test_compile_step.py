@@ -1,5 +1,6 @@
 """The TPU compiler itself, where it is installed, on what TensorFlow lowers."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -53,8 +54,13 @@ def plan_with(statement, folder, *flags):
     source, before = decoder.read_text(), "        for block in self.blocks:\n            x = block(x"
     assert source.count(before) == 1
     decoder.write_text("import tensorflow as tf\n" + source.replace(before, f"        {statement}\n{before}"))
-    command = [sys.executable, "main.py", "--mode=plan", "--topology=v5e-4", "--training=pretrain", *TINY, *flags]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return plan(folder, "--training=pretrain", *flags)
+
+
+def plan(folder, *flags, **environment):
+    """`python main.py --mode=plan` of a tiny model for a v5e-4, in a folder of the project."""
+    command = [sys.executable, "main.py", "--mode=plan", "--topology=v5e-4", *TINY, *flags]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 
@@ -65,3 +71,17 @@ def test_planted_operation_is_refused_with_its_name_and_layer(op, problem, tmp_p
     done = plan_with(PLANTED[op], tmp_path)
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2 and f"{problem} in pretrainer/decoder" in line and "Traceback" not in done.stderr, done.stderr
+
+
+@compiled_here
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_plan_of_a_backend_compiles_its_own_lowering(backend, tmp_path):
+    parts = ("--config.pretrain.batch=64", "--config.pretrain.accumulate=2", "--config.pretrain.ema=0.9")
+    done = plan(ROOT, *parts, f"--workdir={tmp_path}", KERAS_BACKEND=backend)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["lowering"] == backend and result["fits"] and result["finetune_fits"]
+    # By the formula a step has only the products. These are most of what a model of this size computes.
+    assert 0.5 < result["compiler_flops_per_image"] / result["flops_per_image"] < 5
+    assert "compiling it with libtpu" in done.stderr
