@@ -57,9 +57,11 @@ class Question:
         if self._late.is_set():
             raise UserError(f"{self.task} did not end within {self.seconds:g} s. Use a faster machine or a smaller model.")
         if self._process.returncode < 0:
-            ended = signal.Signals(-self._process.returncode).name
-            reason = _reason(self._lines)
-            raise UserError(f"{self.task} was ended by {ended}: {reason}. Change what the model computes.")
+            ended = signal.Signals(-self._process.returncode)
+            if ended == signal.SIGKILL:
+                do = "Use a machine with more memory, or a smaller batch"
+                raise UserError(f"{self.task} was killed, probably because this machine ran out of memory. {do}.")
+            raise UserError(f"{self.task} was ended by {ended.name}: {_reason(self._lines)}. Change what the model computes.")
         if self._process.returncode:
             raise UserError(f"{self.task} failed with exit code {self._process.returncode}: {_reason(self._lines)}")
         return json.loads(self._output.splitlines()[-1])
@@ -83,7 +85,7 @@ class Question:
         for line in self._process.stderr:
             if line.startswith(NOTE):
                 print(f"{self.name}{line.removeprefix(NOTE).rstrip()}", file=sys.stderr, flush=True)
-            elif line.strip():
+            elif not re.match(r"\s*$|[IW]\d{4} |WARNING: All log", line):  # what native libraries always print
                 self._lines.append(line.strip())
 
 

@@ -45,6 +45,11 @@ def test_abort_of_a_native_library_is_one_line_with_its_reason(ask):
         ask(ABORTS)
 
 
+def test_process_that_the_system_kills_is_one_line(ask):
+    with pytest.raises(UserError, match=r"^Compiling was killed, probably because this machine ran out of memory\. Use "):
+        ask("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+
+
 def test_exception_is_one_line(ask):
     with pytest.raises(UserError, match=r"^Compiling failed with exit code 1: KeyError: 'config'$"):
         ask("raise KeyError('config')")
