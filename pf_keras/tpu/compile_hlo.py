@@ -93,4 +93,4 @@ def measure(compile_: Callable) -> dict:
 
 
 def _words(message: str) -> str:
-    return " ".join(message.split())[:300]
+    return " ".join(message.split())[:300].rstrip(".")

@@ -28,6 +28,8 @@ ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v3-8",
     "TF_CPP_MIN_LOG_LEVEL": "3",
+    # Else TensorFlow computes the constants that count what a batch norm sees, in 18 GB for 1024 images a core of the paper.
+    "TF_XLA_FLAGS": "--tf_xla_disable_constant_folding=true",
 }
 
 
