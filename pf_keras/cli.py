@@ -75,6 +75,8 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("tpu", "", "The name of a Cloud TPU, local (on a TPU VM) or grpc://ADDRESS. Default: GPUs, else the CPU.")
 flags.DEFINE_string("topology", "v3-32", "plan: the TPU slice, such as v3-32, v4-8, v5litepod-4, v5p-8 or v6e-4.")
+flags.DEFINE_string("training", "both", "plan: pretrain, finetune or both.")
+flags.DEFINE_bool("largest_batch", False, "plan: also search for the largest batch that fits. It compiles up to 6 more times.")
 flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's checkpoints. Default: the newest.")
 
 SHORTHANDS = {"data": "data.source", "seed": "run.seed", "checkpoint_every": "run.checkpoint_every", "tracker": "run.tracker"}
@@ -89,7 +91,7 @@ READ_BY = {  # the modes that read a flag; every mode reads the flags that are n
     "label_fraction": ["finetune", "evaluate", "sweep"],
     "label_list": ["finetune", "sweep"],
     "seeds": ["sweep"],
-    "topology": ["plan"],
+    **dict.fromkeys(("topology", "training", "largest_batch"), ["plan"]),
     "checkpoint": ["reconstruct"],
 }
 
@@ -259,6 +261,8 @@ def read_request(overrides: dict[str, str]):
         seeds=read_numbers("seeds", int),
         tpu=FLAGS.tpu,
         topology=FLAGS.topology,
+        training=FLAGS.training,
+        largest_batch=FLAGS.largest_batch,
     )
 
 

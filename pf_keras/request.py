@@ -22,6 +22,8 @@ class Request:
         seeds: the seeds of a sweep.
         tpu: the name of a TPU, `local`, a `grpc://` address, or empty.
         topology: the TPU slice to plan for.
+        training: what to plan: `pretrain`, `finetune` or `both`.
+        largest_batch: whether a plan searches for the largest batch that fits.
     """
 
     workdir: str
@@ -34,6 +36,8 @@ class Request:
     seeds: tuple[int, ...] = ()
     tpu: str = ""
     topology: str = ""
+    training: str = "both"
+    largest_batch: bool = False
 
     @property
     def label_fraction(self) -> float:

@@ -209,8 +209,9 @@ def test_a_run_in_the_default_workdir_keeps_its_config(tmp_path, monkeypatch):
     from commands import TINY, command
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pf_keras.tasks.plan.has_compiler", lambda: False)  # it would compile for minutes
-    monkeypatch.setattr("pf_keras.tasks.plan.check_pretraining", lambda config: [])  # nor trace for seconds
+    found = {"ops_without_tpu_kernel": [], "dynamic_shapes": []}
+    steps = {"pretrain": found, "finetune": found}
+    monkeypatch.setattr("pf_keras.tasks.plan.check_steps", lambda *_: steps)  # it would compile for minutes
     first = command("--mode=plan", *TINY, "--topology=v3-8", "--config.run.seed=7")
     assert first.code == 0, first.err
     again = command("--mode=plan", "--topology=v3-8")

@@ -129,15 +129,7 @@ def fit_and_score(
             if not latest_checkpoint(workdir.checkpoints):  # else the run resumes, whatever the pre-training has by now
                 record_init(workdir, checkpoint.step)
             optimizer.scale_rates(layer_rates(model.backbone, settings.layer_decay))
-        devices.compile(
-            model,
-            config.run.steps_per_execution,
-            settings.accumulate,
-            optimizer=optimizer,
-            loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
-            # An object, because Keras creates a metric given by name in the first step, and traces that step twice.
-            metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
-        )
+        compile_classifier(model, optimizer, config, devices)
     images = f"{train_split.size} labelled images of {len(set(train_split.labels.tolist()))} of {len(classes)} classes"
     print(f"{images}, {steps} steps of {settings.batch} on {devices}", file=sys.stderr)
     if scaling := describe_scaling(settings):
@@ -183,6 +175,20 @@ def fit_and_score(
         "images_per_second": metrics.throughput(),
         **chosen,
     }
+
+
+def compile_classifier(model: keras.Model, optimizer: keras.optimizers.Optimizer, config: Config, devices: Devices) -> None:
+    """Compile a classifier for training on these devices. Use it within `devices.scope()`."""
+    settings = config.finetune
+    devices.compile(
+        model,
+        config.run.steps_per_execution,
+        settings.accumulate,
+        optimizer=optimizer,
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
+        # An object, because Keras creates a metric given by name in the first step, and traces that step twice.
+        metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
+    )
 
 
 def part_to_train(config: Config, labelled: Split) -> tuple[Split, Split | None]:

@@ -1,7 +1,6 @@
-"""`--mode=plan`: whether a pre-training compiles for a TPU slice and fits, and what it costs, before you pay for the slice."""
+"""`--mode=plan`: whether a training compiles for a TPU slice and fits, and what it costs, before you pay for the slice."""
 
 import math
-import sys
 from collections.abc import Callable
 
 import keras
@@ -10,10 +9,10 @@ from pf_keras.config import Config
 from pf_keras.errors import UserError
 from pf_keras.models.build import count_parameters
 from pf_keras.request import Request
-from pf_keras.tpu.compile_step import compile_for, has_compiler
+from pf_keras.tpu.compile_step import check_steps
 from pf_keras.tpu.flops import pretrain_flops
-from pf_keras.tpu.op_check import check_pretraining
 from pf_keras.tpu.slices import GIB, Slice, find_slice
+from pf_keras.tpu.steps import WORDS, settings_of
 from pf_keras.training.devices import Devices
 from pf_keras.training.identity import RunIdentity, find_run
 from pf_keras.training.lock import lock
@@ -24,17 +23,22 @@ DECODED_PER_CORE = 450  # images/s that a host core decodes and crops, measured 
 BYTES_PER_IMAGE = 110_000  # of ImageNet's JPEGs
 STATE_BYTES = 12  # per parameter: its float32 value and AdamW's two moments
 COMPILATIONS = 6  # at most, to find the largest batch
+SHOWN = 3  # operations in a message
+# What `check_steps` answers that goes into the result as it is.
+ANSWERS = ("ops_without_tpu_kernel", "dynamic_shapes", "fits", "peak_hbm_bytes", "refusal", "compile_seconds")
 
 
 def run(request: Request) -> dict:
     """Plan `request.config` for `request.topology`. Prints a table, and returns the content of `result.json`.
 
     Raises:
-        UserError: the batch does not fit, or TensorFlow cannot run the step on a TPU. The table and `result.json` are
-            written before.
+        UserError: a step does not fit, or TensorFlow cannot run it on a TPU. The table and `result.json` are written before.
     """
     config, slice_ = request.config, find_slice(request.topology)
-    Devices("tpu", slice_.cores).check_training(pretrain=config.pretrain)
+    if request.training not in (*WORDS, "both"):
+        raise UserError(f"--training={request.training} is no training. Use {', '.join(WORDS)} or both.")
+    trainings = tuple(WORDS) if request.training == "both" else (request.training,)
+    Devices("tpu", slice_.cores).check_training(**{name: settings_of(config, name) for name in trainings})
     workdir = Workdir(request.workdir)
     if (run := find_run(workdir)) and run.mode != "plan":
         raise UserError(f"{workdir.path} is the workdir of a --mode={run.mode}. Choose another --workdir for --mode=plan.")
@@ -42,52 +46,65 @@ def run(request: Request) -> dict:
     lock(workdir.path)
 
     result = estimate(config, slice_)
-    if keras.backend.backend() == "tensorflow":
-        try:
-            result["ops_without_tpu_kernel"] = check_pretraining(config)
-        except UserError as error:  # the check needs private parts of TensorFlow; the rest of the plan does not
-            print(f"warning: TPU kernels were not checked: {error}", file=sys.stderr)
-    if has_compiler():
-        result |= compiled(config, slice_, result["parameters"])
+    batches = {name: settings_of(config, name).batch // slice_.cores for name in trainings}
+    for training, answer in check_steps(config, slice_, batches).items():
+        found = facts(config, slice_, training, answer, request.largest_batch)
+        result |= {("" if training == "pretrain" else f"{training}_") + name: value for name, value in found.items()}
     workdir.write_json(workdir.config_file, RunIdentity("plan", config).to_dict())
     workdir.write_result(result)
     print(table(result))
-    if result["ops_without_tpu_kernel"]:
-        raise UserError(
-            f"TensorFlow has no TPU kernel for {', '.join(result['ops_without_tpu_kernel'])}, which the training step uses. "
-            "Replace these operations, or train with KERAS_BACKEND=jax."
-        )
-    if result["fits"] is False:
-        largest = result["largest_batch_per_core"]
-        do = f"pretrain.batch={largest * slice_.cores}, the largest batch found to fit" if largest else "a smaller model"
-        raise UserError(
-            f"A step with {result['batch_per_core']} images per core needs {gib(result['peak_hbm_bytes'])}, but a core of "
-            f"{slice_.name} has {gib(result['hbm_bytes'])}. Use {do}."
-        )
+    for training in trainings:
+        refuse(result, training, slice_)
     return result
 
 
+def refuse(result: dict, training: str, slice_: Slice) -> None:
+    """Raises UserError where a step of the result cannot run."""
+    prefix, step = "" if training == "pretrain" else f"{training}_", f"the {WORDS[training]} step"
+    if ops := result[f"{prefix}ops_without_tpu_kernel"]:
+        raise UserError(
+            f"TensorFlow has no TPU kernel for {some(ops)}, which {step} uses. "
+            "Replace these operations, or train with KERAS_BACKEND=jax."
+        )
+    if dynamic := result[f"{prefix}dynamic_shapes"]:
+        raise UserError(
+            f"A TPU needs static shapes, but {step} has a shape that depends on values: {some(dynamic)}. "
+            "Replace the first of these operations by one with a static shape, such as a mask."
+        )
+    if result[f"{prefix}fits"] is False:
+        largest = result[f"{prefix}largest_batch_per_core"]
+        do = "Use a smaller batch, or --largest_batch to find the largest that fits"
+        if largest is not None:
+            do = f"Use {training}.batch={largest * slice_.cores}, the largest found to fit"
+        if largest == 0:
+            do = "Use a smaller model"
+        raise UserError(
+            f"{step.capitalize()} with {result[f'{prefix}batch_per_core']} images per core needs "
+            f"{gib(result[f'{prefix}peak_hbm_bytes'])}, but a core of {slice_.name} has {gib(result['hbm_bytes'])} "
+            f"({result[f'{prefix}refusal']}). {do}."
+        )
+
+
+def some(found: list[str]) -> str:
+    """The first of the operations, to read."""
+    return ", ".join(found[:SHOWN]) + f" and {len(found) - SHOWN} more" * (len(found) > SHOWN)
+
+
 def estimate(config: Config, slice_: Slice) -> dict:
-    """What follows from formulas. What needs a compiler or TensorFlow is None."""
+    """What follows from formulas, of the pre-training and the slice."""
     flops = pretrain_flops(config)
     throughput = PEAK_FRACTION * slice_.kind.peak * slice_.cores / flops
     batch, images = config.pretrain.batch, config.pretrain.batch * config.pretrain.steps
     parameters = count_parameters(config)
     return {
         "topology": slice_.name,
+        "lowering": keras.backend.backend(),
         "cores": slice_.cores,
         "hosts": slice_.hosts,
-        "batch": batch,
-        "batch_per_core": batch // slice_.cores,
         "parameters": parameters,
-        "fits": None,
-        "ops_without_tpu_kernel": None,
-        "peak_hbm_bytes": None,
         "hbm_bytes": slice_.kind.hbm,
-        "largest_batch_per_core": None,
         "flops_per_image": flops,
         "flops_per_step": flops * batch,
-        "compiler_flops_per_image": None,
         "share_of_peak": PEAK_FRACTION,
         "step_seconds": batch / throughput,
         "images_per_second": throughput,
@@ -98,37 +115,32 @@ def estimate(config: Config, slice_: Slice) -> dict:
     }
 
 
-def compiled(config: Config, slice_: Slice, parameters: int) -> dict:
-    """What the compiler reports of the config's batch, and the largest batch per core that it finds to fit."""
+def facts(config: Config, slice_: Slice, training: str, answer: dict, search: bool) -> dict:
+    """What goes into the result about a step. Without libtpu, `fits` and what follows from it are None.
 
-    parts = config.pretrain.accumulate
-
-    def compile_batch(images: int) -> dict:
-        print(f"compiling for {slice_.name}, {images} images per core", file=sys.stderr, flush=True)
-        answer = in_parts(compile_for(config, slice_, images // parts), parts, parameters, slice_.kind.hbm)
-        verdict = "fits" if answer["fits"] else "does not fit"
-        print(f"    {gib(answer['peak_hbm_bytes'])} per core: {verdict}", file=sys.stderr, flush=True)
-        return answer
-
-    batch = config.pretrain.batch // slice_.cores
-    first = compile_batch(batch)
-    state = parameters * STATE_BYTES
-    largest = largest_batch(lambda images: compile_batch(images * parts), batch // parts, first, state, slice_.kind.hbm)
+    Args:
+        config: of the run.
+        slice_: the TPU slice.
+        training: `pretrain` or `finetune`.
+        answer: of `check_steps` for the batch of the config.
+        search: whether to search for the largest batch per core that fits, 0 if none does.
+    """
+    settings = settings_of(config, training)
+    batch, parts = settings.batch // slice_.cores, settings.accumulate
+    largest = None
+    if search and "fits" in answer:
+        found = largest_batch(
+            lambda images: check_steps(config, slice_, {training: images * parts})[training],
+            batch // parts, answer, count_parameters(config) * STATE_BYTES, slice_.kind.hbm,
+        )  # fmt: skip
+        largest = found * parts if found else 0
     return {
-        "fits": first["fits"],
-        "peak_hbm_bytes": first["peak_hbm_bytes"],
-        "compiler_flops_per_image": first["flops"] / batch if first["fits"] else None,
-        "largest_batch_per_core": largest and largest * parts,
+        "batch": settings.batch,
+        "batch_per_core": batch,
+        **{name: answer.get(name) for name in ANSWERS},
+        "largest_batch_per_core": largest,
+        "compiler_flops_per_image": answer["flops"] / batch if "flops" in answer else None,
     }
-
-
-def in_parts(answer: dict, parts: int, parameters: int, room: int) -> dict:
-    """What the compiler reports of a step with one part of a batch, with the sum of the gradients of all `parts` added."""
-    if parts == 1:
-        return answer
-    needed = answer["peak_hbm_bytes"] + 4 * parameters
-    answer |= {"peak_hbm_bytes": needed, "fits": answer["fits"] and needed <= room}
-    return {**answer, "flops": answer["flops"] * parts} if "flops" in answer else answer
 
 
 def largest_batch(compile_batch: Callable[[int], dict], batch: int, answer: dict, fixed: int, room: int) -> int | None:
@@ -139,9 +151,9 @@ def largest_batch(compile_batch: Callable[[int], dict], batch: int, answer: dict
     until a batch fails. Then the interval is halved until it is a tenth of the batch.
 
     Args:
-        compile_batch: a function of the images per core to the answer of `compile_for`.
+        compile_batch: a function of the images per core to the answer of `check_steps`.
         batch: images per core, compiled already.
-        answer: of `compile_for` for `batch`.
+        answer: of `check_steps` for `batch`.
         fixed: bytes of the state.
         room: bytes per core.
     """
@@ -169,21 +181,15 @@ def largest_batch(compile_batch: Callable[[int], dict], batch: int, answer: dict
 
 def table(result: dict) -> str:
     """The result to read, one value per line."""
-    known = result["fits"] is not None
-    verdict = {True: "fits", False: "DOES NOT FIT", None: "not known: libtpu is not installed (pip install 'jax[tpu]')"}
-    largest, compiler, ops = (
-        result[name] for name in ("largest_batch_per_core", "compiler_flops_per_image", "ops_without_tpu_kernel")
-    )
     lines = {
         "slice": f"{result['topology']}: {result['cores']} cores, {result['hosts']} hosts",
+        "lowering": {"tensorflow": "TensorFlow's, under TPUStrategy", "jax": "JAX's"}[result["lowering"]],
         "parameters": f"{result['parameters'] / 1e6:.1f}M",
-        "batch": f"{result['batch']} images, {result['batch_per_core']} per core",
-        "peak memory per core": (f"{gib(result['peak_hbm_bytes'])} of " if known else "of ") + gib(result["hbm_bytes"]),
-        "verdict": verdict[result["fits"]],
-        "largest batch per core": f"{largest} compiled and fits" if largest else "not known",
-        "operations TPUs cannot run": "only checked under TensorFlow" if ops is None else ", ".join(ops) or "none",
-        "FLOPs per image": f"{result['flops_per_image'] / 1e9:.1f} G by formula"
-        + (f", {compiler / 1e9:.1f} G by the compiler" if compiler else ""),
+    }
+    for training, words in WORDS.items():
+        lines |= step_lines(result, "" if training == "pretrain" else f"{training}_", words)
+    lines |= {
+        "FLOPs per image of pre-training": f"{result['flops_per_image'] / 1e9:.1f} G by formula",
         "FLOPs per step": f"{result['flops_per_step'] / 1e12:.2f} T",
         f"step, at {result['share_of_peak']:.0%} of peak": f"{result['step_seconds'] * 1e3:.1f} ms",
         "images per second": f"{result['images_per_second']:,.0f}",
@@ -194,6 +200,31 @@ def table(result: dict) -> str:
     }
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+
+
+def step_lines(result: dict, prefix: str, words: str) -> dict[str, str]:
+    """The lines of the table about one step, if it was checked."""
+    found = {name.removeprefix(prefix): value for name, value in result.items() if name.startswith(prefix)}
+    if "fits" not in found:
+        return {}
+    refused = found["ops_without_tpu_kernel"] or found["dynamic_shapes"]
+    if found["fits"] is None:
+        verdict = "not compiled" if refused else "not known: libtpu is not installed (pip install 'jax[tpu]')"
+    else:
+        verdict = f"{'fits' if found['fits'] else 'DOES NOT FIT'}: {gib(found['peak_hbm_bytes'])} of {gib(result['hbm_bytes'])}"
+        verdict += f" per core, compiled in {found['compile_seconds']:.0f} s"
+    lines = {
+        f"{words}, batch": f"{found['batch']} images, {found['batch_per_core']} per core",
+        f"{words}, verdict": verdict,
+    }
+    if result["lowering"] == "tensorflow":
+        lines[f"{words}, without TPU kernel"] = some(found["ops_without_tpu_kernel"]) or "none"
+        lines[f"{words}, dynamic shapes"] = some(found["dynamic_shapes"]) or "none"
+    if found["largest_batch_per_core"]:
+        lines[f"{words}, largest batch"] = f"{found['largest_batch_per_core']} per core compiled and fits"
+    if found["compiler_flops_per_image"]:
+        lines[f"{words}, FLOPs per image"] = f"{found['compiler_flops_per_image'] / 1e9:.1f} G by the compiler"
+    return lines
 
 
 def gib(size: float) -> str:

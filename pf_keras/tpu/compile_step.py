@@ -1,29 +1,36 @@
-"""Compile the pre-training step of a config for a TPU that this machine does not have. Needs JAX and libtpu (`jax[tpu]`).
+"""Check and compile a training step of a config for a TPU that this machine does not have.
 
-It compiles Keras's training step under the JAX backend, lowered from shapes alone, so that no batch and no weight exists.
-`compile_for` runs this module in a process of its own, because libtpu may end the process that it compiles in.
+Under TensorFlow the step is traced as under a `TPUStrategy`, checked for what a TPU cannot run, lowered to HLO by TensorFlow
+and compiled by libtpu. Under JAX it is compiled from shapes alone. No batch exists. `check_steps` runs this module in a process
+of its own, because libtpu may end the process that it compiles in, and TensorFlow keeps the devices of a strategy.
 """
 
+import contextlib
 import importlib.util
 import json
-import re
 import sys
+import time
+
+import keras
 
 from pf_keras.config import Config
-from pf_keras.tpu.process import ask
-from pf_keras.tpu.slices import Slice
+from pf_keras.tpu.process import Question, note
+from pf_keras.tpu.slices import GIB, Slice
+from pf_keras.tpu.steps import WORDS, settings_of
 
-SECONDS = 3600
+MODULE = "pf_keras.tpu.compile_step"
+SECONDS = 1800
 ENVIRONMENT = {
-    "KERAS_BACKEND": "jax",
+    "CUDA_VISIBLE_DEVICES": "-1",
     "JAX_PLATFORMS": "cpu",  # the TPU is only a target of compilation
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else a second process fails on libtpu's lock file
     "TPU_SKIP_MDS_QUERY": "1",  # else libtpu asks a metadata server for minutes
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v3-8",
     "TF_CPP_MIN_LOG_LEVEL": "3",
+    # Else TensorFlow computes the constants that count what a batch norm sees, in 18 GB for 1024 images a core of the paper.
+    "TF_XLA_FLAGS": "--tf_xla_disable_constant_folding=true",
 }
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def has_compiler() -> bool:
@@ -31,90 +38,103 @@ def has_compiler() -> bool:
     return all(importlib.util.find_spec(name) for name in ("jax", "libtpu"))
 
 
-def compile_for(config: Config, slice_: Slice, batch: int) -> dict:
-    """Compile the step for all cores of a slice.
+def check_steps(config: Config, slice_: Slice, batches: dict[str, int]) -> dict[str, dict]:
+    """Check steps under this process's Keras backend, and compile them for all cores of a slice if libtpu is installed.
+
+    Each has a process of its own, and they run side by side.
 
     Args:
-        config: of a pre-training.
+        config: of the run.
         slice_: the TPU slice.
-        batch: images per core.
+        batches: images per core by training, `pretrain` or `finetune`.
 
     Returns:
-        `fits`, and `peak_hbm_bytes` per core; where it fits also `flops` per core and step.
+        By training: under TensorFlow `ops_without_tpu_kernel` and `dynamic_shapes`, see `op_check`. Where these are empty, and
+        with a compiler, `fits`, `peak_hbm_bytes` per core and `compile_seconds`. Where it fits also `flops` per core and step,
+        else `refusal`, the compiler's words.
 
     Raises:
         UserError: the compiler fails or takes too long.
     """
-    request = {"config": config.to_dict(), "topology": slice_.topology, "batch": batch}
-    return ask("pf_keras.tpu.compile_step", request, ENVIRONMENT, SECONDS, f"Compiling for {slice_.name}")
+    environment = {**ENVIRONMENT, "KERAS_BACKEND": keras.backend.backend()}
+    shared = {
+        "config": config.to_dict(), "topology": slice_.topology, "cores": slice_.cores, "hbm": slice_.kind.hbm,
+        "compile": has_compiler(),
+    }  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        questions = {}
+        for training, images in batches.items():
+            step = f"the {WORDS[training]} step"
+            task = f"Compiling {step} for {slice_.name}" if has_compiler() else f"Tracing {step} for a TPU"
+            request = {**shared, "training": training, "images": images}
+            question = Question(MODULE, request, environment, SECONDS, task, f"{WORDS[training]}: ")
+            questions[training] = stack.enter_context(question)
+        return {training: question.answer() for training, question in questions.items()}
 
 
-def lower(config: Config, topology: str, batch: int):
-    """The step lowered for the devices of a topology. The batch is split over them, the state repeated on each."""
-    import jax
-    import keras
-    import numpy as np
-    from jax.experimental import topologies
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+def _tensorflow(config: Config, asked: dict) -> dict:
+    """The answer for a step under TensorFlow."""
+    from pf_keras.tpu.op_check import with_unknown_shape, without_kernel
+    from pf_keras.tpu.trace import trace_step
 
-    from pf_keras.models import build_pretrainer
-    from pf_keras.noise import pretrain_noise
-    from pf_keras.training.optimizer import build_optimizer
+    note(f"tracing the step under TPUStrategy, {asked['images']} images per core")
+    programs = trace_step(config, asked["training"], asked["cores"], asked["images"])
+    found = {"ops_without_tpu_kernel": without_kernel(programs), "dynamic_shapes": with_unknown_shape(programs)}
+    if any(found.values()) or not asked["compile"]:
+        return found
+    from pf_keras.tpu.compile_hlo import compile_hlo, measure, topology_devices
+    from pf_keras.tpu.lower_tensorflow import ALL_TO_ALL, lower_program
 
-    single = {"chips_per_host_bounds": [1, 1, 1]} if topology.endswith(":1x1") else {}
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **single).devices
-    mesh = Mesh(np.array(devices), ("batch",))
-    repeated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
-    images = batch * len(devices)
-
-    keras.config.set_dtype_policy(tpu_precision(config))
-    with keras.StatelessScope(initialize_variables=False):
-        model = build_pretrainer(config)
-    model.compile(optimizer=build_optimizer(model, config.pretrain, config.pretrain.steps, config.pretrain.warmup_steps))
-
-    def shapes(variables):
-        return [jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=repeated) for v in variables]
-
-    def rows(*shape, dtype="float32"):
-        return jax.ShapeDtypeStruct((images, *shape), dtype, sharding=split)
-
-    state = tuple(
-        shapes(variables)
-        for variables in (
-            model.trainable_variables, model.non_trainable_variables, model.optimizer.variables, model.metrics_variables
-        )
-    )  # fmt: skip
-    side = config.model.image_size
-    inputs = {
-        "image": rows(side, side, 3, dtype="uint8"),
-        **{name: rows(*shape) for name, shape in pretrain_noise(config).items()},
-    }
-    # As `fit` calls it: the new state reuses the memory of the old one.
-    step = jax.jit(model.train_step, donate_argnums=0, out_shardings=(None, repeated))
-    return step.lower(state, (inputs,))
+    devices = topology_devices(asked["topology"])
+    whole = {"fits": True, "peak_hbm_bytes": 0, "flops": 0}
+    for number, program in enumerate(programs, 1):
+        of = f", program {number} of {len(programs)}" * (len(programs) > 1)
+        note(f"lowering it with TensorFlow{of}")
+        hlo = lower_program(program)
+        note(f"compiling it with libtpu{of}")
+        answer = measure(lambda hlo=hlo: compile_hlo(hlo, devices, ALL_TO_ALL))
+        whole = _joined(whole, answer, program.times, program.idle_bytes, asked["hbm"])
+        if not whole["fits"]:
+            break
+    return found | whole
 
 
-def tpu_precision(config: Config) -> str:
-    """The Keras dtype policy that a run has on a TPU."""
-    return "mixed_bfloat16" if config.run.precision == "auto" else config.run.precision
+def _jax(config: Config, asked: dict) -> dict:
+    """The answer for a step under JAX: with accumulation, one part of the step, and the sum of the gradients beside it."""
+    from pf_keras.tpu.compile_hlo import measure, topology_devices
+    from pf_keras.tpu.lower_jax import lower_step
+
+    parts = settings_of(config, asked["training"]).accumulate
+    note(f"tracing and lowering the step with JAX, {asked['images']} images per core")
+    lowered, weights = lower_step(config, asked["training"], topology_devices(asked["topology"]), asked["images"] // parts)
+    note("compiling it with libtpu")
+    sums = weights if parts > 1 else 0
+    return _joined({"fits": True, "peak_hbm_bytes": 0, "flops": 0}, measure(lowered.compile), parts, sums, asked["hbm"])
 
 
-def measure(lowered) -> dict:
-    """What the compiler reports of a lowered step, see `compile_for`."""
-    import jax
+def _joined(whole: dict, answer: dict, times: int, beside: int, room: int) -> dict:
+    """A step with one more program that runs several times, while `beside` bytes stay in memory."""
+    needed = answer["peak_hbm_bytes"] + beside
+    if not answer["fits"]:
+        return {**answer, "peak_hbm_bytes": needed}
+    peak, flops = max(whole["peak_hbm_bytes"], needed), whole["flops"] + times * answer["flops"]
+    if needed <= room:
+        return {"fits": True, "peak_hbm_bytes": peak, "flops": flops}
+    refusal = f"the program needs {answer['peak_hbm_bytes']} bytes, beside {beside} bytes that it does not use"
+    return {"fits": False, "peak_hbm_bytes": peak, "refusal": refusal}
 
-    try:
-        program = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"Used ([\d.]+)([KMGT]?) of|\(([\d.]+)([KMGT]?)\) exceeds available HBM", str(error))
-        if "RESOURCE_EXHAUSTED" not in str(error) or not used:
-            raise
-        number, unit = (found for found in used.groups() if found is not None)
-        return {"fits": False, "peak_hbm_bytes": int(float(number) * UNITS[unit])}
-    peak = program.memory_analysis().peak_memory_in_bytes
-    return {"fits": True, "peak_hbm_bytes": peak, "flops": program.cost_analysis()["flops"]}
+
+def _answer(asked: dict) -> dict:
+    began = time.monotonic()
+    config = Config.from_dict(asked["config"])
+    found = (_jax if keras.backend.backend() == "jax" else _tensorflow)(config, asked)
+    if "fits" not in found:
+        return found
+    seconds = time.monotonic() - began
+    verdict = "it fits" if found["fits"] else "it does not fit"
+    note(f"{verdict}, {found['peak_hbm_bytes'] / GIB:.2f} GiB per core, after {seconds:.0f} s")
+    return found | {"compile_seconds": round(seconds, 1)}
 
 
 if __name__ == "__main__":
-    asked = json.load(sys.stdin)
-    print(json.dumps(measure(lower(Config.from_dict(asked["config"]), asked["topology"], asked["batch"]))))
+    print(json.dumps(_answer(json.load(sys.stdin))))

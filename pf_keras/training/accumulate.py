@@ -78,6 +78,10 @@ def _tensorflow_step(model: keras.Model, parts: int) -> Callable:
         tf.while_loop(lambda number: number < parts, add_part, (tf.constant(0),), parallel_iterations=1)
         strategy.run(update)
 
+    step.programs = [
+        (parts, lambda data: strategy.run(add, args=(data, tf.constant(0)))),
+        (1, lambda data: strategy.run(update)),
+    ]
     return step
 
 

@@ -17,13 +17,22 @@ def several_steps(model: keras.Model, one_step: Callable | None = None) -> Calla
 
     Args:
         model: a compiled model.
-        one_step: does a step on the data of all replicas. Default: Keras's `train_step` on each.
+        one_step: does a step on the data of all replicas. Default: Keras's `train_step` on each. Its attribute `programs`
+            lists what the devices run in a step, as pairs of how often and a function of the data.
+
+    Returns:
+        The function, which has the same attribute `programs`.
     """
     import tensorflow as tf
 
     strategy = model.distribute_strategy
     train_step = tf.function(tf.autograph.experimental.do_not_convert(model.train_step), jit_compile=model.jit_compile)
-    one_step = one_step or (lambda data: strategy.run(train_step, args=(data,)))
+    if one_step is None:
+
+        def one_step(data):
+            return strategy.run(train_step, args=(data,))
+
+        one_step.programs = [(1, one_step)]
 
     @tf.function
     def steps(iterator):
@@ -34,6 +43,7 @@ def several_steps(model: keras.Model, one_step: Callable | None = None) -> Calla
         steps(iterator)
         return model.get_metrics_result()
 
+    train_function.programs = one_step.programs
     return train_function
 
 

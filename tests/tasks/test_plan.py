@@ -2,70 +2,100 @@
 
 import json
 
+import keras
 import pytest
 from commands import TINY, command, refused, succeed
 
 from pf_keras.tasks import plan
 from pf_keras.tpu.slices import GIB
 
+NOTHING = {"ops_without_tpu_kernel": [], "dynamic_shapes": []}  # found in a step, on a machine without libtpu
 
-@pytest.fixture
-def formulas_only(monkeypatch):
-    """Neither a compiler nor a trace, which would take minutes."""
-    monkeypatch.setattr(plan, "has_compiler", lambda: False)
-    monkeypatch.setattr(plan, "check_pretraining", lambda config: [])
+
+def answering(monkeypatch, answer):
+    """Let every step be checked with this answer, or with a function of the images per core. Returns what was asked."""
+    asked = []
+
+    def check_steps(config, slice_, batches):
+        asked.extend(batches.items())
+        return {
+            training: {**NOTHING, **(answer(images) if callable(answer) else answer)} for training, images in batches.items()
+        }
+
+    monkeypatch.setattr(plan, "check_steps", check_steps)
+    return asked
+
+
+def fitting(room, gib_per_image=1):
+    """A compiler for which a batch needs `gib_per_image` for each image."""
+
+    def answer(images):
+        needed = {"fits": gib_per_image * images <= room, "peak_hbm_bytes": int(GIB * gib_per_image * images)}
+        return needed | {"compile_seconds": 1.0, **({"flops": 5.0 * images} if needed["fits"] else {"refusal": "HBM is full"})}
+
+    return answer
 
 
 def flags(workdir, topology="v3-8"):
     return ("--mode=plan", *TINY, f"--topology={topology}", f"--workdir={workdir}")
 
 
-def test_without_libtpu_the_formulas_remain(tmp_path, formulas_only):
+def test_without_libtpu_the_formulas_and_checks_remain(tmp_path, monkeypatch):
+    asked = answering(monkeypatch, {})
     done = command(*flags(tmp_path))
     assert done.code == 0 and "libtpu is not installed" in done.out
+    assert asked == [("pretrain", 16), ("finetune", 4)]
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result == done.result
-    assert result["fits"] is None and result["peak_hbm_bytes"] is None
+    assert result == done.result and result["lowering"] == keras.backend.backend()
+    assert result["fits"] is None and result["peak_hbm_bytes"] is None and result["finetune_fits"] is None
     assert result["hours"] > 0 and result["images_per_second"] > 0 and result["decode_cores"] > 0
     assert succeed(*flags(tmp_path, "v2-8"))["topology"] == "v2-8"
 
 
-def test_operations_of_the_step_are_checked(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "has_compiler", lambda: False)
-    done = command(*flags(tmp_path))
-    assert done.code == 0, done.err
-    assert done.result["ops_without_tpu_kernel"] == [] and "operations TPUs cannot run  none" in done.out, done.out
+def test_one_training_can_be_planned_alone(tmp_path, monkeypatch):
+    asked = answering(monkeypatch, {})
+    result = succeed(*flags(tmp_path), "--training=finetune", "--config.pretrain.batch=100")
+    assert asked == [("finetune", 4)] and result["finetune_batch"] == 32 and "batch" not in result
+    line = refused(*flags(tmp_path), "--training=sweep")
+    assert line == "error: --training=sweep is no training. Use pretrain, finetune or both."
 
 
-def test_operation_without_a_tpu_kernel_is_refused_with_its_name(tmp_path, formulas_only, monkeypatch):
-    monkeypatch.setattr(plan, "check_pretraining", lambda config: ["AsString", "ResizeBicubic"])
-    done = command(*flags(tmp_path))
-    assert done.code == 2 and "TensorFlow has no TPU kernel for AsString, ResizeBicubic" in done.err
-    assert "AsString, ResizeBicubic" in done.out
-    assert json.loads((tmp_path / "result.json").read_text())["ops_without_tpu_kernel"] == ["AsString", "ResizeBicubic"]
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("ops_without_tpu_kernel", "TensorFlow has no TPU kernel for AsString in decoder, which the fine-tuning step uses."),
+        ("dynamic_shapes", "the fine-tuning step has a shape that depends on values: AsString in decoder."),
+    ],
+)
+def test_what_the_checks_find_is_refused_with_operation_and_layer(tmp_path, monkeypatch, kind, words):
+    answering(monkeypatch, {kind: ["AsString in decoder"]})
+    done = command(*flags(tmp_path), "--training=finetune")
+    assert done.code == 2 and words in done.err and "not compiled" in done.out
+    assert json.loads((tmp_path / "result.json").read_text())[f"finetune_{kind}"] == ["AsString in decoder"]
 
 
-def test_step_that_does_not_fit_is_refused_with_the_memory(tmp_path, formulas_only, monkeypatch):
-    monkeypatch.setattr(plan, "has_compiler", lambda: True)
-    monkeypatch.setattr(plan, "compile_for", lambda *_: {"fits": False, "peak_hbm_bytes": 20 * GIB})
+def test_step_that_does_not_fit_is_refused_with_the_words_of_the_compiler(tmp_path, monkeypatch):
+    asked = answering(monkeypatch, fitting(room=15))
     done = command(*flags(tmp_path))
     assert done.code == 2 and "DOES NOT FIT" in done.out
-    assert "A step with 16 images per core needs 20.00 GiB, but a core of v3-8 has 15.48 GiB" in done.err
+    assert "step with 16 images per core needs 16.00 GiB, but a core of v3-8 has 15.48 GiB (HBM is full)." in done.err
+    assert "--largest_batch" in done.err and len(asked) == 2
     assert json.loads((tmp_path / "result.json").read_text())["fits"] is False
 
 
-def test_batch_in_parts_needs_the_memory_of_a_part_and_the_sum_of_the_gradients(tmp_path, formulas_only, monkeypatch):
-    asked = []
+def test_largest_batch_is_searched_when_asked_for(tmp_path, monkeypatch):
+    answering(monkeypatch, fitting(room=10))
+    done = command(*flags(tmp_path), "--largest_batch", "--training=pretrain")
+    assert done.code == 2 and "Use pretrain.batch=80, the largest found to fit" in done.err
+    answering(monkeypatch, fitting(room=15, gib_per_image=16))
+    assert "Use a smaller model" in refused(*flags(tmp_path), "--largest_batch", "--training=pretrain")
 
-    def compile_for(config, slice_, images):
-        asked.append(images)
-        return {"fits": images <= 10, "peak_hbm_bytes": GIB * images, **({"flops": 5.0 * images} if images <= 10 else {})}
 
-    monkeypatch.setattr(plan, "has_compiler", lambda: True)
-    monkeypatch.setattr(plan, "compile_for", compile_for)
-    parts = ("--config.pretrain.batch=128", "--config.pretrain.accumulate=4")  # 16 images on each core, in parts of 4
-    result = succeed(*flags(tmp_path), *parts)
-    assert asked[0] == 4 and result["peak_hbm_bytes"] == 4 * GIB + 4 * result["parameters"]
+def test_a_batch_in_parts_is_asked_for_whole_and_grows_by_whole_parts(tmp_path, monkeypatch):
+    asked = answering(monkeypatch, fitting(room=42))
+    parts = ("--training=pretrain", "--config.pretrain.batch=128", "--config.pretrain.accumulate=4")
+    result = succeed(*flags(tmp_path), *parts, "--largest_batch")
+    assert asked[0] == ("pretrain", 16) and all(images % 4 == 0 for _, images in asked)
     assert result["largest_batch_per_core"] == 40 and result["compiler_flops_per_image"] == 5.0
     line = refused(*flags(tmp_path), "--config.pretrain.batch=128", "--config.pretrain.accumulate=32")
     assert "pretrain.batch is 128, 16 on each of 8 replicas, which pretrain.accumulate=32 does not divide evenly" in line
