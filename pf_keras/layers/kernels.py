@@ -27,6 +27,13 @@ def without_strategy() -> bool:
     return not tf.distribute.has_strategy()
 
 
+def compiles() -> bool:
+    """Whether this TensorFlow compiles with XLA for CPUs and GPUs. tensorflow-tpu has no compiler but the TPU's."""
+    import tensorflow as tf
+
+    return not tf.config.list_physical_devices("TPU_SYSTEM")
+
+
 def fused(function: Callable) -> Callable:
     """Compile a function with XLA for training: one kernel computes it, another its gradient.
 
@@ -60,7 +67,7 @@ def fused(function: Callable) -> Callable:
         return both
 
     def call(*inputs, training):
-        return (compiled() if training and without_strategy() else function)(*inputs)
+        return (compiled() if training and without_strategy() and compiles() else function)(*inputs)
 
     return call
 
