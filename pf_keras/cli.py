@@ -111,8 +111,11 @@ def main(argv: list[str] | None = None) -> int:
             try:
                 import_backend()
                 with stopping():
+                    from pf_keras.training.workers import naming_lost_workers
+
                     request = read_request(overrides)
-                    result = importlib.import_module(f"pf_keras.tasks.{FLAGS.mode}").run(request)
+                    with naming_lost_workers():
+                        result = importlib.import_module(f"pf_keras.tasks.{FLAGS.mode}").run(request)
                 ended = "done"
             except (UserError, Stopped) as error:
                 ended = one_line(error)

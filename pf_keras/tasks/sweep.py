@@ -35,12 +35,13 @@ from pf_keras.request import Request
 from pf_keras.tasks.finetune import fit_and_score, part_to_train, steps_of, warn_if_nothing_learned
 from pf_keras.training.callbacks import NonFiniteLoss
 from pf_keras.training.data_record import open_run_data, record_labels
-from pf_keras.training.devices import open_devices, workers_of_a_step
+from pf_keras.training.devices import open_devices
 from pf_keras.training.identity import RunIdentity, check_same_run, find_run, start_run
 from pf_keras.training.lock import unlock
 from pf_keras.training.trackers import check_tracker
 from pf_keras.training.weights import check_init, init_step
 from pf_keras.training.workdir import Workdir
+from pf_keras.training.workers import workers_of_a_step
 
 METRIC = "held_out_top1"
 

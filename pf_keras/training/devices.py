@@ -1,8 +1,6 @@
 """Which devices a run uses, how a batch is distributed over them, and the precision that suits them."""
 
 import contextlib
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +11,7 @@ from pf_keras.errors import UserError
 from pf_keras.training.accumulate import accumulate
 from pf_keras.training.determinism import add_in_order
 from pf_keras.training.execution import build_from_shapes, several_steps
+from pf_keras.training.workers import join_workers, workers_of_a_step
 
 _chief = True  # see is_chief
 
@@ -175,7 +174,7 @@ def _tensorflow_devices(tpu: str) -> Devices:
         strategy = tf.distribute.TPUStrategy(_connect(tpu))
         return Devices("tpu", strategy.num_replicas_in_sync, strategy)
     if workers_of_a_step() > 1:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        strategy = join_workers()
         resolver = strategy.cluster_resolver
         chief = resolver.task_type == "chief" or ("chief" not in resolver.cluster_spec().jobs and resolver.task_id == 0)
         kind = "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
@@ -187,22 +186,6 @@ def _tensorflow_devices(tpu: str) -> Devices:
         if found:
             return Devices(kind, 1)
     raise UserError("TensorFlow finds neither a GPU nor a CPU. Check CUDA_VISIBLE_DEVICES.")
-
-
-def workers_of_a_step() -> int:
-    """How many processes share a step, this one included, by the environment's TF_CONFIG. Raises UserError for a bad one."""
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    try:
-        content = json.loads(os.environ.get("TF_CONFIG") or "{}")
-        cluster = content.get("cluster", {})
-        if cluster:
-            cluster[content["task"]["type"]][int(content["task"]["index"])]
-        return sum(len(cluster.get(kind, ())) for kind in ("chief", "worker"))
-    except (ValueError, AttributeError, TypeError, LookupError) as error:
-        raise UserError(
-            f"The environment's TF_CONFIG is not valid ({error}). Unset it, or give it a cluster and this process's task."
-        ) from error
 
 
 def _connect(tpu: str):
