@@ -11,6 +11,7 @@ from pf_keras.errors import UserError
 from pf_keras.training.accumulate import accumulate
 from pf_keras.training.determinism import add_in_order
 from pf_keras.training.execution import build_from_shapes, several_steps
+from pf_keras.training.tpu_connection import check_tpu, connect
 from pf_keras.training.workers import join_workers, workers_of_a_step
 
 _chief = True  # see is_chief
@@ -151,6 +152,8 @@ def open_devices(precision: str = "auto", tpu: str = "") -> Devices:
     Raises:
         UserError: there is no such TPU.
     """
+    if tpu:
+        check_tpu(tpu)
     devices = _jax_devices(tpu) if keras.backend.backend() == "jax" else _tensorflow_devices(tpu)
     if precision == "auto":
         precision = "float32" if devices.kind == "cpu" else "mixed_bfloat16"
@@ -171,7 +174,7 @@ def _tensorflow_devices(tpu: str) -> Devices:
     if not tf.config.list_physical_devices("GPU"):
         add_in_order()
     if tpu:
-        strategy = tf.distribute.TPUStrategy(_connect(tpu))
+        strategy = tf.distribute.TPUStrategy(connect(tpu))
         return Devices("tpu", strategy.num_replicas_in_sync, strategy)
     if workers_of_a_step() > 1:
         strategy = join_workers()
@@ -186,23 +189,6 @@ def _tensorflow_devices(tpu: str) -> Devices:
         if found:
             return Devices(kind, 1)
     raise UserError("TensorFlow finds neither a GPU nor a CPU. Check CUDA_VISIBLE_DEVICES.")
-
-
-def _connect(tpu: str):
-    """The resolver of a TPU, connected and initialised. What the TPU held before is lost."""
-    import tensorflow as tf
-
-    try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
-        tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
-    except (tf.errors.OpError, OSError, ValueError, RuntimeError, ImportError) as error:
-        if "No OpKernel was registered" in str(error):
-            reason, do = "this TensorFlow has no TPU support", "Install requirements-tpu.txt on the TPU VM."
-        else:
-            reason, do = " ".join(str(error).split())[:200], "Check the name, the zone, and that the TPU is running."
-        raise UserError(f"Cannot use the TPU --tpu={tpu}: {reason}. {do}") from error
-    return resolver
 
 
 def _jax_devices(tpu: str) -> Devices:
