@@ -27,11 +27,17 @@ def without_strategy() -> bool:
     return not tf.distribute.has_strategy()
 
 
+@functools.cache
 def compiles() -> bool:
-    """Whether this TensorFlow compiles with XLA for CPUs and GPUs. tensorflow-tpu has no compiler but the TPU's."""
+    """Whether this TensorFlow compiles with XLA for the device at hand. tensorflow-tpu has no compiler for CPUs."""
     import tensorflow as tf
 
-    return not tf.config.list_physical_devices("TPU_SYSTEM")
+    with tf.init_scope():
+        try:
+            tf.function(tf.identity, jit_compile=True)(tf.zeros(1))
+        except tf.errors.NotFoundError:
+            return False
+    return True
 
 
 def fused(function: Callable) -> Callable:

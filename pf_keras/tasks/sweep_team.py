@@ -35,7 +35,7 @@ def check_team() -> str:
     if not given:
         return "chief"
     if missing := [name for name in VARIABLES if name not in given]:
-        raise UserError(f"{' and '.join(given)} is set, but {' and '.join(missing)} is not. Set all three, or none.")
+        raise UserError(f"{given[0]} is set, but not {' and '.join(missing)}. Set all of {', '.join(VARIABLES)}, or none.")
     name = os.environ[VARIABLES[0]]
     wait_seconds()
     if "chief" in name:
