@@ -22,6 +22,7 @@ from pf_keras.errors import Stopped, UserError, printable
 from pf_keras.quiet import native_output_diverted
 from pf_keras.signals import stopping
 from pf_keras.training.lock import is_held, unlock
+from pf_keras.training.tpu_connection import check_tpu
 
 # Nothing slow is imported before the flags are read, so that --help answers at once.
 MODES = {
@@ -114,9 +115,12 @@ def main(argv: list[str] | None = None) -> int:
             try:
                 import_backend()
                 with stopping():
+                    from pf_keras.training.workers import naming_lost_workers
+
                     request = read_request(overrides)
                     command = announce(request.workdir, argv, began)
-                    result = importlib.import_module(f"pf_keras.tasks.{FLAGS.mode}").run(request)
+                    with naming_lost_workers():
+                        result = importlib.import_module(f"pf_keras.tasks.{FLAGS.mode}").run(request)
                 ended = "done"
             except (UserError, Stopped) as error:
                 ended = one_line(error)
@@ -179,11 +183,13 @@ def import_backend() -> None:
     Ctrl-C ends the process during the import, because an exception there can be lost in a callback of the garbage
     collector. Later, `stopping` handles it.
     """
+    if FLAGS.tpu:
+        check_tpu(FLAGS.tpu)
+    else:  # with libtpu installed, JAX would ask a metadata server for minutes
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # nohup ignores it
     if interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if not FLAGS.tpu:  # with libtpu installed, JAX would ask a metadata server for minutes
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # whatever ~/.keras/keras.json says
     try:
         importlib.import_module("tensorflow")

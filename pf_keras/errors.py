@@ -5,10 +5,22 @@ the signal ended.
 """
 
 import contextlib
+import errno
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+Result = TypeVar("Result")
+RETRY_SECONDS = (1, 2, 4, 8, 15, 30, 60)  # two minutes in all
+# What network disks and object stores report while they cannot be reached.
+PASSING = {
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO, errno.ECONNRESET, errno.ECONNABORTED,
+    errno.ECONNREFUSED, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH,
+}  # fmt: skip
+PASSING_TENSORFLOW = {"UnavailableError", "DeadlineExceededError", "AbortedError", "InternalError", "UnknownError"}
 
 
 class UserError(Exception):
@@ -60,12 +72,42 @@ def _file_on_the_way(path: object) -> str:
     return place if os.path.isfile(place) else ""
 
 
+def patiently(action: Callable[[], Result], place: object) -> Result:
+    """The result of `action()`, which uses storage and can be repeated. Tries again for two minutes where the storage fails.
+
+    Errors that stay, such as a full disk, a missing file or a missing permission, are raised at once.
+
+    Args:
+        action: does everything anew at each call.
+        place: is named on standard error at each failure.
+    """
+    for delay in RETRY_SECONDS:
+        try:
+            return action()
+        except Exception as error:
+            if not _may_pass(error):
+                raise
+            print(f"{place} failed: {_reason(error)}. Trying again in {delay} s", file=sys.stderr)
+        time.sleep(delay)
+    return action()
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in PASSING
+    return bool(tensorflow_reason(error)) and type(error).__name__ in PASSING_TENSORFLOW
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else tensorflow_reason(error)
+
+
 @contextlib.contextmanager
 def _naming(problem: str, do: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = error.strerror or str(error) if isinstance(error, OSError) else tensorflow_reason(error)
+        reason = _reason(error)
         if not reason:
             raise
         if isinstance(error, FileExistsError | NotADirectoryError) and (file := _file_on_the_way(error.filename)):

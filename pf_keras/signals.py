@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from pf_keras.errors import Stopped
+from pf_keras.errors import Stopped, UserError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a preemption, Ctrl-C, a closed terminal
 RETRY_SECONDS = 0.01
@@ -55,7 +55,9 @@ def stopping() -> Iterator[None]:
 
 
 def _stopped_behind(error: BaseException | None) -> Stopped | None:
-    """The `Stopped` that was being handled when `error` was raised."""
+    """The `Stopped` that was being handled when `error` was raised. None where a UserError replaces it on purpose."""
+    if isinstance(error, UserError) and isinstance(error.__context__, Stopped) and error.__suppress_context__:
+        return None
     while error is not None and not isinstance(error, Stopped):
         error = error.__context__
     return error

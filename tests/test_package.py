@@ -32,11 +32,27 @@ def test_requirements_txt_agrees_with_the_package():
         assert pin.operator == "==" and ranges[key].specifier.contains(pin.version), requirement
 
 
+def test_requirements_tpu_txt_has_what_requirements_txt_has():
+    """A TPU VM has another TensorFlow and what that needs, and the rest in the same versions."""
+    usual, tpu = (
+        {name: str(r.specifier) for (name, _), r in requirements((ROOT / file).read_text().splitlines()).items()}
+        for file in ("requirements.txt", "requirements-tpu.txt")
+    )
+    del usual["tensorflow-cpu"], usual["tensorflow"], usual["tensorboard"]
+    assert {name: tpu.get(name) for name in usual} == usual
+    assert tpu.keys() - usual.keys() == {
+        "tensorflow-tpu", "libtpu", "tensorboard", "numpy", "protobuf", "tensorflow-metadata",
+    }  # fmt: skip
+    assert tpu["tensorflow-tpu"].rpartition(".")[0] == tpu["tensorboard"].rpartition(".")[0] == "==2.19"
+
+
 @pytest.mark.parametrize(
     ("file", "extra"), [("requirements-dev.txt", "dev"), ("requirements-dev.txt", "docs"), ("requirements-beam.txt", "beam")]
 )
 def test_the_other_requirements_files_agree_with_the_extras(file, extra):
-    pinned = requirements((ROOT / file).read_text().splitlines())
+    lines = (ROOT / file).read_text().splitlines()
+    included = [(ROOT / line.split()[1]).read_text().splitlines() for line in lines if line.startswith("-r ")]
+    pinned = requirements(sum(included, lines))
     for key, wanted in requirements(PROJECT["optional-dependencies"][extra]).items():
         (pin,) = pinned[key].specifier
         assert wanted.specifier.contains(pin.version), (file, pin)

@@ -5,7 +5,6 @@ Also for a batch in parts, and on both backends.
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from backends import ENVIRONMENTS
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.workdir import Workdir
 from tests.robustness.runs import Run
+from tests.robustness.teams import SHARED, Team
 
 ROOT = Path(__file__).parent.parent
 
@@ -87,7 +87,6 @@ def test_parts_of_a_batch_on_two_replicas_and_eight_devices(one_device, in_two_p
     np.testing.assert_allclose(result_of(several), as_one_execution(in_two_parts), rtol=1e-4)
 
 
-SHARED = {"pretrain.batch": "16", "pretrain.steps": "4", "run.log_every": "2", "run.eval_batch": "32", "model.dropout": "0"}
 LOGGED = ("step", "loss", "gradient_norm", "learning_rate")
 OPTIONS = {"pretrain.accumulate": "2", "pretrain.ema": "0.5", "pretrain.probe_every": "2", "pretrain.probe_images": "60"}
 
@@ -99,17 +98,8 @@ def metrics(workdir):
 
 def two_workers(workdir, *fields):
     """The results of two workers on this machine that train together. `fields` are the config fields of each."""
-    sockets = [socket.socket() for _ in fields]
-    for free in sockets:
-        free.bind(("localhost", 0))
-    addresses = [f"localhost:{free.getsockname()[1]}" for free in sockets]
-    for free in sockets:
-        free.close()
-    workers = []
-    for index, own in enumerate(fields):
-        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        stderr_file, environment = workdir.with_name(f"worker{index}"), {"TF_CONFIG": json.dumps(task)}
-        workers.append(Run(workdir, {**SHARED, **own}, figures=True, stderr_file=stderr_file, environment=environment))
+    team = Team(workdir)
+    workers = [team.start(index, own, figures=True) for index, own in enumerate(fields)]
     return [worker.result() for worker in workers]
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pf_keras.errors import Stopped
+from pf_keras.errors import Stopped, UserError
 from pf_keras.signals import STOP_SIGNALS, handling, stopping
 
 
@@ -114,3 +114,11 @@ def test_ignored_signal_stays_ignored():
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_user_error_may_replace_a_stop():
+    with pytest.raises(UserError, match="the chief is lost"), stopping():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Stopped:
+            raise UserError("the chief is lost") from None

@@ -22,8 +22,9 @@ from pf_keras.data.records import Split
 from pf_keras.errors import UserError, printable, reading, writing
 from pf_keras.filesystem import is_remote
 from pf_keras.processes import progress
-from pf_keras.training.devices import Devices, workers_of_a_step
+from pf_keras.training.devices import Devices
 from pf_keras.training.lock import lock, unlock
+from pf_keras.training.workers import workers_of_a_step
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # index int64 (b,), label int64 (b,), outputs (b, ...)
 

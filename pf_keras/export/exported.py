@@ -47,7 +47,8 @@ class Exported:
                 self._model = tf.saved_model.load(os.fspath(model))
             except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
                 reason = " ".join((tensorflow_reason(error) or str(error)).split()).rstrip(".")[:200]
-                raise UserError(f"--init={path} cannot be loaded: {reason}. Export the run again.") from error
+                do = f"Export the run again with this TensorFlow ({tf.__version__})."
+                raise UserError(f"--init={path} cannot be loaded: {reason}. {do}") from error
             if SIGNATURE not in self._model.signatures:
                 raise UserError(
                     f"--init={path} is the export of a pre-training, which does not classify. Export a fine-tuned run."

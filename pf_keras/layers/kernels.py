@@ -27,6 +27,19 @@ def without_strategy() -> bool:
     return not tf.distribute.has_strategy()
 
 
+@functools.cache
+def compiles() -> bool:
+    """Whether this TensorFlow compiles with XLA for the device at hand. tensorflow-tpu has no compiler for CPUs."""
+    import tensorflow as tf
+
+    with tf.init_scope():
+        try:
+            tf.function(tf.identity, jit_compile=True)(tf.zeros(1))
+        except tf.errors.NotFoundError:
+            return False
+    return True
+
+
 def fused(function: Callable) -> Callable:
     """Compile a function with XLA for training: one kernel computes it, another its gradient.
 
@@ -60,7 +73,7 @@ def fused(function: Callable) -> Callable:
         return both
 
     def call(*inputs, training):
-        return (compiled() if training and without_strategy() else function)(*inputs)
+        return (compiled() if training and without_strategy() and compiles() else function)(*inputs)
 
     return call
 

@@ -7,7 +7,6 @@ With keras-tuner's KERASTUNER_TUNER_ID, _ORACLE_IP and _ORACLE_PORT set, several
 share the grid. The chief hands out the points and writes the table.
 """
 
-import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -35,12 +34,13 @@ from pf_keras.request import Request
 from pf_keras.tasks.finetune import fit_and_score, part_to_train, steps_of, warn_if_nothing_learned
 from pf_keras.training.callbacks import NonFiniteLoss
 from pf_keras.training.data_record import open_run_data, record_labels
-from pf_keras.training.devices import open_devices, workers_of_a_step
+from pf_keras.training.devices import open_devices
 from pf_keras.training.identity import RunIdentity, check_same_run, find_run, start_run
 from pf_keras.training.lock import unlock
 from pf_keras.training.trackers import check_tracker, finish
 from pf_keras.training.weights import check_init, init_step
 from pf_keras.training.workdir import Workdir
+from pf_keras.training.workers import workers_of_a_step
 
 METRIC = "held_out_top1"
 
@@ -63,10 +63,12 @@ def run(request: Request) -> dict:
             "TF_CONFIG is set, with which processes share a step, but the workers of a sweep share its grid. Unset it, and set "
             "KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT."
         )
+    from pf_keras.tasks.sweep_team import check_team
+
+    worker = check_team()
+    chief = "chief" in worker
     workdir = Workdir(request.workdir)
     sweep = Sweep(request, workdir, start_step)
-    worker = os.environ.get("KERASTUNER_TUNER_ID", "chief")
-    chief = "chief" in worker
     if chief:
         start_run(workdir, sweep.identity, sweep.data)
         record_labels(workdir, sweep.labelled, sweep.held_out)
@@ -154,31 +156,34 @@ class Sweep:
         import keras_tuner
         from keras_tuner.engine.base_tuner import BaseTuner
 
-        sweep = self
+        from pf_keras.tasks.sweep_team import Oracle, Watch
+
+        sweep, watch = self, Watch()
 
         class Tuner(BaseTuner):
             def on_search_begin(self):
-                self.oracle.get_space()  # a worker waits here for its chief, which has written the sweep's config by then
-                sweep.check_worker()
+                if not chief:
+                    sweep.check_worker()  # its chief has written the sweep's config by now
 
             def run_trial(self, trial):
-                values = trial.hyperparameters.values
+                values, watch.point = trial.hyperparameters.values, trial.trial_id
                 try:
                     return {METRIC: sweep.run_point(values["start"], values["batch"], values["learning_rate"])}
                 except Exception as error:  # the tuner would record any other error as a failed point, and continue
                     raise keras_tuner.errors.FatalError(str(error)) from error
+                finally:
+                    watch.point = None
 
         space = keras_tuner.HyperParameters()
         space.Choice("start", list(self.starts))
         space.Choice("batch", list(self.config.sweep.batches))
         space.Choice("learning_rate", list(self.config.sweep.learning_rates))
-        oracle = keras_tuner.oracles.GridSearchOracle(
-            objective=keras_tuner.Objective(METRIC, "max"), hyperparameters=space, max_trials=None
-        )
+        oracle = Oracle(objective=keras_tuner.Objective(METRIC, "max"), hyperparameters=space, max_trials=None)
         oracle.verbose = 0
         tuner = Tuner(oracle, directory=str(self.workdir.path), project_name="tuner", overwrite=chief)
         try:
-            tuner.search()
+            with watch.watching(oracle, chief):
+                tuner.search()
         except keras_tuner.errors.FatalError as error:
             raise error.__cause__ or error from None
 

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from etils import epath
 
-from pf_keras.errors import UserError, reading, writing
+from pf_keras.errors import UserError, patiently, reading, writing
 from pf_keras.filesystem import is_remote
 from pf_keras.training.averaging import averaged_weights, has_average
 
@@ -59,9 +59,9 @@ class Checkpoint:
         try:
             if AVERAGED in self.state and not resume:
                 with _without_optimizer(model):
-                    model.load_weights(InMemory((self.path / AVERAGED).read_bytes()))
+                    model.load_weights(InMemory(_read(self.path / AVERAGED)))
             else:
-                model.load_weights(InMemory((self.path / WEIGHTS).read_bytes()))
+                model.load_weights(InMemory(_read(self.path / WEIGHTS)))
             seeds = _seeds(model)
             if len(seeds) == len(self.state["seeds"]):  # not where dropout was turned on or off, as for an evaluation
                 for variable, value in zip(seeds, self.state["seeds"], strict=True):
@@ -93,7 +93,7 @@ def save_checkpoint(
         keep: how many checkpoints stay.
 
     Raises:
-        UserError: the disk is full. Earlier checkpoints stay.
+        UserError: the disk is full, or the storage fails for two minutes. Earlier checkpoints stay.
     """
     directory = epath.Path(directory)
     final = directory / f"step-{step:08d}"
@@ -108,29 +108,37 @@ def save_checkpoint(
     digests = {name: {"bytes": len(content), "sha256": _digest(content)} for name, content in files.items()}
     state = {"step": step, **digests.pop(WEIGHTS), **digests, "seeds": seeds, **(state or {})}
     state[DIGEST] = _digest_of_state(state)
-    with writing(directory):
+
+    def store() -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        _remove(*(p for p in directory.iterdir() if p.name.startswith(".step-")))  # a killed run left them
+        _remove(*(p for p in directory.iterdir() if p.name.startswith(".step-")))  # a killed run or an earlier try left them
         try:
             temporary.mkdir()
             for name, content in files.items():
                 _write(temporary / name, content.getbuffer())
             _write(temporary / STATE, json.dumps(state, indent=2).encode())
         except OSError:
-            _remove(temporary)  # a partial checkpoint only takes room
+            with contextlib.suppress(OSError):
+                _remove(temporary)  # a partial checkpoint only takes room
             raise
         _remove(final)
         temporary.rename(final)
-    folders = _folders(directory)
-    done = folders.index(final) + 1
-    _remove(*folders[: max(0, done - keep)], *folders[done:])
+
+    def tidy() -> None:
+        folders = _folders(directory)
+        done = folders.index(final) + 1
+        _remove(*folders[: max(0, done - keep)], *folders[done:])
+
+    with writing(directory):
+        patiently(store, directory)
+        patiently(tidy, directory)
 
 
 def latest_checkpoint(directory: str | os.PathLike) -> Checkpoint | None:
     """The newest whole checkpoint, or None. Warns of newer ones that are damaged."""
     directory = epath.Path(directory)
     with reading(directory):
-        folders = _folders(directory)
+        folders = patiently(lambda: _folders(directory), directory)
         for path in reversed(folders):
             state, fault = _examine(path)
             if not fault:
@@ -188,7 +196,7 @@ def _folders(directory: epath.Path) -> list[epath.Path]:
 def _examine(path: epath.Path) -> tuple[dict, str]:
     """The state of a checkpoint, and what is wrong with it or an empty string."""
     try:
-        state = json.loads((path / STATE).read_text())
+        state = json.loads(_read(path / STATE))
         digest = state.pop(DIGEST, None)
         if digest != _digest_of_state(state) and (digest or not FIRST_KEYS >= set(state)):
             return {}, f"the checksum of {STATE} differs"
@@ -196,12 +204,11 @@ def _examine(path: epath.Path) -> tuple[dict, str]:
             if known is None:
                 continue
             size, digest = known["bytes"], known["sha256"]
-            received = (path / name).stat().length
+            received = patiently((path / name).stat, path).length
             if received != size:
                 return state, f"{name} has {received} bytes, not {size}"
-            with (path / name).open("rb") as file:
-                if _digest(file) != digest:
-                    return state, f"the checksum of {name} differs"
+            if patiently(lambda name=name: _digest_of(path / name), path) != digest:
+                return state, f"the checksum of {name} differs"
     except OSError as error:
         return {}, error.strerror or str(error)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -229,6 +236,15 @@ def _write(path: epath.Path, content: bytes | memoryview) -> None:
         if _is_local(path):  # so that a renamed checkpoint is whole after a power cut too
             file.flush()
             os.fsync(file.fileno())
+
+
+def _read(path: epath.Path) -> bytes:
+    return patiently(path.read_bytes, path)
+
+
+def _digest_of(path: epath.Path) -> str:
+    with path.open("rb") as file:
+        return _digest(file)
 
 
 def _digest(file) -> str:

@@ -1,8 +1,6 @@
 """Which devices a run uses, how a batch is distributed over them, and the precision that suits them."""
 
 import contextlib
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -15,6 +13,8 @@ from pf_keras.training.accumulate import accumulate
 from pf_keras.training.determinism import add_in_order
 from pf_keras.training.execution import build_from_shapes, several_steps
 from pf_keras.training.parallel import in_parallel, use_cores
+from pf_keras.training.tpu_connection import check_tpu, connect
+from pf_keras.training.workers import join_workers, workers_of_a_step
 
 _chief = True  # see is_chief
 
@@ -173,6 +173,8 @@ def open_devices(precision: str = "auto", tpu: str = "", parallel_parts: int = 1
     Raises:
         UserError: there is no such TPU, or there are parallel parts on several devices.
     """
+    if tpu:
+        check_tpu(tpu)
     jax = keras.backend.backend() == "jax"
     if parallel_parts > 1 and not jax:
         use_cores(parallel_parts, cores())
@@ -202,10 +204,10 @@ def _tensorflow_devices(tpu: str) -> Devices:
     if not tf.config.list_physical_devices("GPU"):
         add_in_order()
     if tpu:
-        strategy = tf.distribute.TPUStrategy(_connect(tpu))
+        strategy = tf.distribute.TPUStrategy(connect(tpu))
         return Devices("tpu", strategy.num_replicas_in_sync, strategy)
     if workers_of_a_step() > 1:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        strategy = join_workers()
         resolver = strategy.cluster_resolver
         chief = resolver.task_type == "chief" or ("chief" not in resolver.cluster_spec().jobs and resolver.task_id == 0)
         kind = "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
@@ -217,39 +219,6 @@ def _tensorflow_devices(tpu: str) -> Devices:
         if found:
             return Devices(kind, 1)
     raise UserError("TensorFlow finds neither a GPU nor a CPU. Check CUDA_VISIBLE_DEVICES.")
-
-
-def workers_of_a_step() -> int:
-    """How many processes share a step, this one included, by the environment's TF_CONFIG. Raises UserError for a bad one."""
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    try:
-        content = json.loads(os.environ.get("TF_CONFIG") or "{}")
-        cluster = content.get("cluster", {})
-        if cluster:
-            cluster[content["task"]["type"]][int(content["task"]["index"])]
-        return sum(len(cluster.get(kind, ())) for kind in ("chief", "worker"))
-    except (ValueError, AttributeError, TypeError, LookupError) as error:
-        raise UserError(
-            f"The environment's TF_CONFIG is not valid ({error}). Unset it, or give it a cluster and this process's task."
-        ) from error
-
-
-def _connect(tpu: str):
-    """The resolver of a TPU, connected and initialised. What the TPU held before is lost."""
-    import tensorflow as tf
-
-    try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
-        tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
-    except (tf.errors.OpError, OSError, ValueError, RuntimeError, ImportError) as error:
-        if "No OpKernel was registered" in str(error):
-            reason, do = "this TensorFlow has no TPU support", "Install requirements-tpu.txt on the TPU VM."
-        else:
-            reason, do = " ".join(str(error).split())[:200], "Check the name, the zone, and that the TPU is running."
-        raise UserError(f"Cannot use the TPU --tpu={tpu}: {reason}. {do}") from error
-    return resolver
 
 
 def _jax_devices(tpu: str) -> Devices:

@@ -3,6 +3,7 @@
 import json
 import statistics
 
+from pf_keras.errors import patiently
 from pf_keras.training.workdir import Workdir
 
 
@@ -14,7 +15,7 @@ class MetricsLog:
 
     def append(self, line: dict) -> None:
         """Add a line."""
-        with self.workdir.writing(), self.file.open("a") as file:
+        with self.workdir.writing(), patiently(lambda: self.file.open("a"), self.file) as file:
             file.write(json.dumps(line) + "\n")
 
     def lines(self) -> list[dict]:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 
 from etils import epath
 
-from pf_keras.errors import UserError, writing
+from pf_keras.errors import UserError, patiently, writing
 
 
 class Workdir:
@@ -81,9 +81,13 @@ class Workdir:
     def write_text(self, file: epath.Path, text: str) -> None:
         """Write a text file, whole or not at all: to a temporary name, which is then renamed."""
         temporary = file.with_name(file.name + ".writing")
-        with self.writing():
+
+        def write() -> None:
             temporary.write_text(text)
             temporary.replace(file)
+
+        with self.writing():
+            patiently(write, self.path)
 
 
 def csv_text(rows: Iterable[Sequence]) -> str:

@@ -10,7 +10,7 @@ from layer_checks import check_checkpoint_exchange, check_layer, convolve, gradi
 from tiny import examples, randomize
 
 from pf_keras.layers import Attention, Mlp
-from pf_keras.layers.kernels import BatchNormalization, Conv2D, DoublingConv2D, LayerNormalization
+from pf_keras.layers.kernels import BatchNormalization, Conv2D, DoublingConv2D, LayerNormalization, compiles
 
 only_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX compiles the whole step")
 
@@ -90,7 +90,7 @@ def test_xla_compiles_training_but_not_inference(make):
         library = step.graph.as_graph_def().library.function
         return any(function.attr["_XlaMustCompile"].b for function in library)
 
-    assert compiled(training=True)
+    assert compiled(training=True) == compiles()
     assert not compiled(training=False)
 
 

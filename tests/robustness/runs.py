@@ -3,6 +3,7 @@
 The processes are forked from one that has imported TensorFlow and done nothing else, so they need not import it again.
 """
 
+import errno
 import json
 import multiprocessing
 import os
@@ -67,19 +68,21 @@ class Run:
         stderr_file: where both its output streams go. Default: beside the workdir.
         signalled: `(step, number)`, a signal that the process sends itself when the step is done.
         dies_saving: a step at which the process is killed when half of its checkpoint is written.
+        storage_fails: `(step, times)`, how often the storage fails while the checkpoint of this step is written.
         environment: more environment variables.
     """
 
     def __init__(
-        self, workdir, fields=None, figures=False, stderr_file=None, signalled=(0, 0), dies_saving=None, environment=None
-    ):
+        self, workdir, fields=None, figures=False, stderr_file=None, signalled=(0, 0), dies_saving=None, storage_fails=(0, 0),
+        environment=None,
+    ):  # fmt: skip
         self.workdir, self.fields, self.figures = Path(workdir), {**TINY, **(fields or {})}, figures
         self.stderr_file = Path(stderr_file or self.workdir.with_name(self.workdir.name + ".stderr"))
         arguments = ["pf-keras", "--mode=pretrain", f"--workdir={workdir}"]
         arguments += [f"--config.{name}={value}" for name, value in self.fields.items()]
         threads = {"TF_NUM_INTRAOP_THREADS": "0", "TF_NUM_INTEROP_THREADS": "0"}  # TensorFlow's default
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **threads, **(environment or {})}
-        passed = (arguments, str(self.stderr_file), environment, figures, signalled, dies_saving)
+        passed = (arguments, str(self.stderr_file), environment, figures, signalled, dies_saving, storage_fails)
         self.process = in_a_process(_main, *passed)
 
     def wait(self, timeout=300):
@@ -129,7 +132,7 @@ def metrics(workdir):
     return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
 
 
-def _main(arguments, stderr_file, environment, figures, signalled, dies_saving):
+def _main(arguments, stderr_file, environment, figures, signalled, dies_saving, storage_fails):
     os.environ.update(environment)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # if the tests run under nohup, it is ignored
     with open(stderr_file, "ab", buffering=0) as file:
@@ -139,11 +142,15 @@ def _main(arguments, stderr_file, environment, figures, signalled, dies_saving):
     from pf_keras.tasks import pretrain
     from pf_keras.training import callbacks, checkpoint
 
+    failures = [None] * storage_fails[1]
     original_write, original_end = checkpoint._write, callbacks.RunCallback.on_train_batch_end
 
     def write(path, content):
         if dies_saving and path.name == checkpoint.STATE and f"{dies_saving:08d}" in str(path):
             os.kill(os.getpid(), signal.SIGKILL)
+        if path.name == checkpoint.STATE and f"{storage_fails[0]:08d}" in str(path) and failures:
+            failures.pop()
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         original_write(path, content)
 
     def on_train_batch_end(self, batch, logs=None):

@@ -81,6 +81,32 @@ def test_full_disk(tmp_path):
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+def test_storage_that_fails_for_a_while_does_not_change_the_run(tmp_path):
+    fields = {"pretrain.steps": "10"}
+    whole = Run(tmp_path / "whole", fields)
+    run = Run(tmp_path / "run", fields, storage_fails=(5, 3))
+    run.result()
+    whole.result()
+    place = tmp_path / "run" / "checkpoints"
+    tries = [f"{place} failed: Input/output error. Trying again in {seconds} s" for seconds in (1, 2, 4)]
+    assert [line for line in run.stderr.splitlines() if "failed" in line] == tries
+    assert run.saved() == [5, 10] and digest_of_newest(run.workdir) == digest_of_newest(whole.workdir)
+
+
+@pytest.mark.long
+def test_storage_that_keeps_failing_ends_the_run_which_resumes_later(tmp_path):
+    fields = {"pretrain.steps": "15"}
+    run = Run(tmp_path / "run", fields, storage_fails=(10, 1000))
+    line = last_line(run)
+    assert run.stderr.count("Trying again in ") == 7
+    assert line.startswith(f"error: Cannot write in {tmp_path}/run/checkpoints: Input/output error. ")
+    assert run.saved() == [5]
+    run, whole = Run(tmp_path / "run", fields), Run(tmp_path / "whole", fields)
+    run.result()
+    whole.result()
+    assert "step-00000005" in run.stderr and digest_of_newest(run.workdir) == digest_of_newest(whole.workdir)
+
+
 def digest_of_newest(workdir):
     from pf_keras.training.checkpoint import latest_checkpoint
 

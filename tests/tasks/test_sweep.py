@@ -160,7 +160,8 @@ def test_worker_must_have_the_labels_of_its_chief(tmp_path, monkeypatch):
         monkeypatch.setattr(sweep, name, lambda *_: None)
     words = flags(tmp_path, "scratch", "(16,)", "0")
     succeed(*words)
-    monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker0")
+    for name, value in (("TUNER_ID", "worker0"), ("ORACLE_IP", "127.0.0.1"), ("ORACLE_PORT", "1")):
+        monkeypatch.setenv(f"KERASTUNER_{name}", value)
     succeed(*(word.replace("fraction=0.05", "fraction=0.2") for word in words))
     worker = searches[1]
     with pytest.raises(UserError, match="label_fraction: 0.05 -> 0.2"):

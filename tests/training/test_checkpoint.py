@@ -1,5 +1,6 @@
 """A checkpoint is whole or absent, even if the disk is full, a file is damaged, or a run removes what another process reads."""
 
+import errno
 import json
 import os
 import shutil
@@ -10,7 +11,10 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from etils.epath.backend import _TfBackend
 
+from pf_keras import errors
 from pf_keras.errors import UserError
 from pf_keras.training.checkpoint import STATE, WEIGHTS, latest_checkpoint, require_checkpoint, save_checkpoint
 
@@ -215,3 +219,45 @@ def test_newer_checkpoint_is_read_where_one_is_removed_meanwhile(tmp_path, capsy
     assert value_of(model) == 2 and "was removed by a run in progress: reading" in capsys.readouterr().err
     with pytest.raises(UserError, match="step-00000001 was removed while it was read. Run the command again."):
         requested.load_into(model)
+
+
+@pytest.mark.parametrize("error", [tf.errors.UnavailableError, tf.errors.DeadlineExceededError])
+def test_object_store_that_fails_for_a_while(error, bucket, monkeypatch, capsys):
+    """The `bucket` of a folder fails twice each when a file is opened, listed and renamed."""
+    monkeypatch.setattr(errors, "RETRY_SECONDS", (0.01,) * 7)
+    left = {"GFile": 2, "listdir": 2, "rename": 2}
+    gfile = _TfBackend().gfile
+
+    class Failing:
+        def __getattr__(self, name):
+            def call(*arguments, **options):
+                if left.get(name):
+                    left[name] -= 1
+                    raise error(None, None, "the service is not there")
+                return getattr(gfile, name)(*arguments, **options)
+
+            return call
+
+    monkeypatch.setattr(_TfBackend, "gfile", property(lambda self: Failing()))
+    save_checkpoint(bucket + "/checkpoints", 3, tiny_model(2.0))
+    assert not any(left.values())
+    assert capsys.readouterr().err.count("gs://bucket/checkpoints failed: the service is not there. Trying again in") == 6
+    left.update(GFile=2, listdir=2)
+    model = tiny_model()
+    latest_checkpoint(bucket + "/checkpoints").load_into(model)
+    assert value_of(model) == 2.0
+    left.update(listdir=100)
+    with pytest.raises(UserError, match="Cannot read gs://bucket/checkpoints: the service is not there"):
+        latest_checkpoint(bucket + "/checkpoints")
+
+
+def test_errors_that_stay_are_not_tried_again(capsys):
+    calls = []
+
+    def full():
+        calls.append(1)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        errors.patiently(full, "a disk")
+    assert len(calls) == 1 and not capsys.readouterr().err

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -106,9 +107,18 @@ for name in sys.argv[1:]:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     lines = done.stdout.splitlines()
     assert len(lines) == 2, done.stderr[-2000:]
-    problem = "JAX finds no TPU for" if keras.backend.backend() == "jax" else "Cannot use the TPU"
-    assert lines[0].startswith(f"{problem} --tpu=local")
-    assert lines[1].startswith(f"{problem} --tpu=no-such-tpu")
+    assert lines[0].startswith("Cannot use the TPU --tpu=local: this machine has no TPU (/dev/accel*")
+    assert lines[1].startswith("Cannot use the TPU --tpu=no-such-tpu: ")
+
+
+@pytest.mark.parametrize("tpu", ["local", "grpc://127.0.0.1:1"])
+def test_command_without_its_tpu_ends_at_once(tpu, tmp_path):
+    command = [sys.executable, "main.py", "--mode=pretrain", f"--tpu={tpu}", f"--workdir={tmp_path}/run"]
+    began = time.monotonic()
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
+    assert time.monotonic() - began < 20
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith(f"error: Cannot use the TPU --tpu={tpu}: ")
 
 
 def test_precision_follows_the_devices():
