@@ -38,7 +38,9 @@ def run(request: Request) -> dict:
     if request.training not in (*WORDS, "both"):
         raise UserError(f"--training={request.training} is no training. Use {', '.join(WORDS)} or both.")
     trainings = tuple(WORDS) if request.training == "both" else (request.training,)
-    Devices("tpu", slice_.cores).check_training(**{name: settings_of(config, name) for name in trainings})
+    devices = Devices("tpu", slice_.cores, parallel_parts=config.run.parallel_parts)
+    devices.check_parallel_parts()
+    devices.check_training(**{name: settings_of(config, name) for name in trainings})
     workdir = Workdir(request.workdir)
     if (run := find_run(workdir)) and run.mode != "plan":
         raise UserError(f"{workdir.path} is the workdir of a --mode={run.mode}. Choose another --workdir for --mode=plan.")

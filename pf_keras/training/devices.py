@@ -130,6 +130,14 @@ class Devices:
                 )
             self._check_parallel(f"{section}.batch", training.batch)
 
+    def check_parallel_parts(self) -> None:
+        """Raises UserError where a batch is to be computed in parallel parts, but several devices share it already."""
+        if self.parallel_parts > 1 and self.replicas > 1:
+            raise UserError(
+                f"run.parallel_parts is {self.parallel_parts}, which is for the cores of one CPU, but {self.replicas} "
+                f"{self.kind}s share each batch already. Use --config.run.parallel_parts=1."
+            )
+
     def _check_parallel(self, name: str, batch: int) -> None:
         if batch % self.parallel_parts:
             raise UserError(
@@ -179,12 +187,8 @@ def open_devices(precision: str = "auto", tpu: str = "", parallel_parts: int = 1
     if parallel_parts > 1 and not jax:
         use_cores(parallel_parts, cores())
     devices = _jax_devices(tpu) if jax else _tensorflow_devices(tpu)
-    if parallel_parts > 1 and devices.replicas > 1:
-        raise UserError(
-            f"run.parallel_parts is {parallel_parts}, which is for the cores of one CPU, but {devices.replicas} {devices.kind}s"
-            " share each batch already. Use --config.run.parallel_parts=1."
-        )
     devices = replace(devices, parallel_parts=parallel_parts)
+    devices.check_parallel_parts()
     if precision == "auto":
         precision = "float32" if devices.kind == "cpu" else "mixed_bfloat16"
     keras.config.set_dtype_policy(precision)

@@ -101,6 +101,11 @@ def test_a_batch_in_parts_is_asked_for_whole_and_grows_by_whole_parts(tmp_path, 
     assert "pretrain.batch is 128, 16 on each of 8 replicas, which pretrain.accumulate=32 does not divide evenly" in line
 
 
+def test_parts_for_the_cores_of_a_cpu_are_refused(tmp_path):
+    line = refused(*flags(tmp_path), "--config.run.parallel_parts=2")
+    assert "run.parallel_parts is 2, which is for the cores of one CPU, but 8 tpus share each batch already" in line
+
+
 def test_batch_that_the_cores_cannot_split_is_refused(tmp_path):
     line = refused(*flags(tmp_path), "--config.pretrain.batch=100")
     assert "pretrain.batch is 100, which 8 replicas cannot split evenly. Use 96 or 104." in line
