@@ -164,7 +164,7 @@ def test_settings_that_do_not_fit_are_refused(changes, message):
 
 def test_several_devices_have_no_parallel_parts():
     Devices("cpu", 1, parallel_parts=4).check_parallel_parts()
-    with pytest.raises(UserError, match="run.parallel_parts is 4, which is for the cores of one CPU, but 2 gpus share each batch"):
+    with pytest.raises(UserError, match="run.parallel_parts is 4, which is for the cores of one CPU, but 2 gpus share"):
         Devices("gpu", 2, parallel_parts=4).check_parallel_parts()
 
 
