@@ -50,6 +50,8 @@ def run(request: Request) -> dict:
     workdir = open_workdir(request.workdir, devices.chief)
     data = open_run_data(workdir, config.data)
     config = data.reading(config)
+    if init != "scratch":
+        data.warn_of_hold_out(init)
     with naming_corrupt_images(data.source):
         require_labels(data.source.train)
         print(describe_classes(data.source), file=sys.stderr)

@@ -28,6 +28,7 @@ from pf_keras.training.monitoring import Monitor
 from pf_keras.training.optimizer import build_optimizer
 from pf_keras.training.trackers import check_tracker, finish
 from pf_keras.training.weights import check_pretraining, checkpoint_to_use, init_step, load_pretraining, record_init
+from pf_keras.training.weights_file import is_weights_file
 from pf_keras.training.workdir import open_workdir
 
 PROBED = ("step", "knn_top1", "linear_top1")
@@ -46,6 +47,8 @@ def run(request: Request) -> dict:
         check_pretraining(init, config)
     data = open_run_data(workdir, config.data, labels=settings.probe_every > 0)  # labels are for the probes alone
     config = data.reading(config)
+    if init != "scratch" and not is_weights_file(init):
+        data.warn_of_hold_out(init)
     seen = data.source.train
     print(describe_classes(data.source) if isinstance(seen, Images) else f"{seen.size} images, labels unread", file=sys.stderr)
     with naming_corrupt_images(data.source):

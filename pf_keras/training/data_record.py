@@ -112,6 +112,20 @@ class RunData:
         if self.searched or not known:
             workdir.write_json(workdir.data_file, content)
 
+    def warn_of_hold_out(self, init: str) -> None:
+        """Warn where the run in the workdir `init` has as many images but held out others.
+
+        It may have been trained on images that this run is scored on.
+        """
+        before = _record_of(Workdir(init)).get("splits", {})
+        totals = [sum(split["images"] for split in splits.values()) for splits in (before, self.digests)]
+        if totals[0] == totals[1] and before["validation"] != self.digests["validation"]:
+            print(
+                f"warning: {init} seems to have the same data, but held out other images. It may have been trained on validation"
+                " images of this run, whose scores would then be too high. Use its data.holdout",
+                file=sys.stderr,
+            )
+
     def _found(self) -> dict:
         first_label, found = first_label_of(self.source), {}
         if self.labels:  # images in folders are numbered from 0

@@ -267,3 +267,24 @@ def test_sources_at_the_same_place(tmp_path, monkeypatch):
         assert same_source(one, other)
     for one, other in (("digits", "folder:digits"), ("folder:photos", "tfrecord:photos"), ("tfds:a", "tfds:b")):
         assert not same_source(one, other)
+
+
+def test_a_start_that_held_out_other_images_of_the_same_data_is_a_warning(digits_folder, tmp_path, capsys):
+    config = Config().override({"data.source": f"folder:{digits_folder}"})
+    begin(tmp_path / "first", config)
+    _, same = begin(tmp_path / "same", config)
+    same.warn_of_hold_out(str(tmp_path / "first"))
+    assert "warning" not in capsys.readouterr().err
+    _, other = begin(tmp_path / "other", config.override({"data.holdout": "0.3"}))
+    other.warn_of_hold_out(str(tmp_path / "first"))
+    assert "first seems to have the same data, but held out other images" in capsys.readouterr().err
+
+
+@pytest.fixture
+def digits_folder(tmp_path):
+    """Two classes of 20 images, without a validation split."""
+    for label in ("a", "b"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "data" / label / f"{number}.png")
+    return tmp_path / "data"
