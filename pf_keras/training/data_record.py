@@ -121,8 +121,8 @@ class RunData:
         totals = [sum(split["images"] for split in splits.values()) for splits in (before, self.digests)]
         if totals[0] == totals[1] and before["validation"] != self.digests["validation"]:
             print(
-                f"warning: {init} seems to have the same data, but held out other images. It may have been trained on validation"
-                " images of this run, whose scores would then be too high. Use its data.holdout",
+                f"warning: {init} seems to have the same data, but held out other images. It may have been trained on "
+                "validation images of this run, whose scores would then be too high. Use its data.holdout",
                 file=sys.stderr,
             )
 
