@@ -13,7 +13,7 @@ from pf_keras import __version__
 from pf_keras.config import Config
 from pf_keras.data.corrupt import naming_corrupt_images
 from pf_keras.data.images import Images
-from pf_keras.data.labels import labelled_source
+from pf_keras.data.labels import MOST_CLASSES, labelled_source
 from pf_keras.data.readable import unreadable
 from pf_keras.data.reader import RULES, ReadOptions
 from pf_keras.data.records import Records, Split
@@ -97,7 +97,7 @@ def answers(
     batches: Callable[[int], Iterator[Batch]],
     answer: Callable[[np.ndarray], dict[str, np.ndarray]],
     otherwise: str = "",
-) -> tuple[SavedRows, np.ndarray, list[tuple[int, str]]]:
+) -> tuple[SavedRows, np.ndarray, np.ndarray, list[tuple[int, str]]]:
     """Run a model over all images, and find out which cannot be read.
 
     Args:
@@ -109,7 +109,8 @@ def answers(
         otherwise: why an image has no answer that can be read now.
 
     Returns:
-        The saved rows, to be removed when the results are written; the rows; and `(index, reason)` of each unreadable image.
+        The saved rows, to be removed when the results are written; the rows; their labels, int64 `(n,)`, -1 for none; and
+        `(index, reason)` of each unreadable image. A label too large for the number of a class counts as none.
 
     Raises:
         UserError: no image can be read.
@@ -126,4 +127,10 @@ def answers(
         if not len(rows):
             raise UserError(f"None of the {len(missing)} images in {images.place} can be read, the first {first}.")
         print(printable(f"{len(missing)} of {images.split.size} images cannot be read, the first {first}"), file=sys.stderr)
-    return saved, rows, missing
+    labels = np.array(rows["label"])
+    identifiers = labels >= MOST_CLASSES
+    if identifiers.any():
+        said = f"{identifiers.sum()} images have labels that are identifiers, the first {labels[identifiers][0]}"
+        print(f"{said}, not numbers of classes: they count as unlabelled", file=sys.stderr)
+        labels[identifiers] = -1
+    return saved, rows, labels, missing

@@ -68,9 +68,10 @@ def run(request: Request) -> dict:
     folder, classes = workdir.folder("predict"), answering.classes
     identity = images.identity(**answering.identity, **devices.facts())
     batches = partial(answering.each_batch, images)
-    saved, rows, missing = answers(images, folder, row_kind(len(classes)), identity, batches, answer, answering.unreadable)
+    kind, reason = row_kind(len(classes)), answering.unreadable
+    saved, rows, labels, missing = answers(images, folder, kind, identity, batches, answer, reason)
 
-    labels, unknown = true_labels(rows["label"], images.classes, classes)
+    labels, unknown = true_labels(labels, images.classes, classes)
     if unknown:
         some = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         print(f"the model has no class {some}: images of {len(unknown)} folders count as unlabelled", file=sys.stderr)

@@ -67,6 +67,8 @@ def test_classes_of_data_are_matched_by_name():
         ([0, 1], ("2021", "2022"), [-1, -1], ["2021", "2022"]),
         ([-1, -1], (), [-1, -1], []),
         ([-1], ("cow",), [-1], []),
+        ([2, 2**40, 2**40, -1], (), [2, -1, -1, -1], [str(2**40)]),
+        ([0, 7], ("dog",), [1, -1], ["7"]),
     ],
 )
 def test_images_of_unknown_classes_count_as_unlabelled(labels, names, expected, unknown):

@@ -6,9 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from commands import TINY, command, refused, succeed
 from PIL import Image
 
+from pf_keras.data.record_schema import make_example
 from pf_keras.training.lock import unlock
 from tests.data import images_made as made
 
@@ -84,6 +86,29 @@ def test_classes_that_the_model_knows_are_scored(run, tmp_path):
     assert done.code == 0, done.err
     assert done.result["labelled"] == 3 and "no class cow" in done.err
     assert sorted(row["true_class"] for row in table_of(run)) == ["", "3", "3", "7"]
+
+
+@pytest.mark.parametrize("mode", ["predict", "embed"])
+def test_labels_that_are_identifiers_count_as_none(run, tmp_path, mode):
+    """Shards may store an identifier, or the year, in the key of the label. A table by label would not fit in memory."""
+    labels, data = [1, 2**40, 2**62, 2021], tmp_path / "data"
+    data.mkdir()
+    fields = {"height": 24, "width": 24, "channels": 3, "colorspace": "RGB", "format": "PNG"}
+    with tf.io.TFRecordWriter(str(data / "train-00000-of-00001")) as writer:
+        for number, label in enumerate(labels):
+            encoded = made.encoded(Image.fromarray(made.pixels(seed=number)), "PNG")
+            writer.write(make_example(encoded=encoded, filename=f"{number}.png", label=label, **fields))
+    done = command(f"--mode={mode}", f"--workdir={run}", f"--data=tfrecord:{data}", "--config.data.first_label=0")
+    assert done.code == 0, done.err
+    assert f"2 images have labels that are identifiers, the first {2**40}, not numbers of classes" in done.err
+    if mode == "predict":
+        assert done.result["labelled"] == 1 and "the model has no class 2021" in done.err
+        assert sorted(row["true_class"] for row in table_of(run)) == ["", "", "", "1"]
+    else:
+        with np.load(run / "embed" / "features.npz") as found:
+            assert found["label"].tolist() == [1, -1, -1, 2021]
+        with (run / "embed" / "map.csv").open() as file:
+            assert [row["label"] for row in csv.DictReader(file)] == ["1", "", "", "2021"]
 
 
 def test_table_of_unlabelled_images_is_answered(run, messy, tmp_path):
