@@ -23,7 +23,8 @@ def row_kind(classes: int) -> np.dtype:
 def answer(probabilities: np.ndarray) -> dict[str, np.ndarray]:
     """The fields of `row_kind` for probabilities, float `(B, classes)`. Of equal ones the lower class comes first."""
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP]
-    entropy = -(probabilities * np.log(np.where(probabilities > 0, probabilities, 1))).sum(axis=1)
+    # The sum is at most 0, but for rounding. Its negative could print as -0.0000.
+    entropy = np.abs((probabilities * np.log(np.where(probabilities > 0, probabilities, 1))).sum(axis=1))
     return {"classes": order, "probabilities": np.take_along_axis(probabilities, order, axis=1), "entropy": entropy}
 
 

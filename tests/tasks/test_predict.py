@@ -60,6 +60,8 @@ def test_own_validation_images_have_the_scores_of_the_run(run, finetuned):
         assert len({row["class"], *(row[f"class_{i}"] for i in range(2, 6))}) == 5 and 0 <= float(row["entropy"]) <= np.log(10)
     assert [path.rpartition("/")[2] for path in result["figures"]] == ["certain.png", "mistakes.png", "attention.png"]
     assert all(Image.open(path).width > 500 for path in result["figures"])
+    report = (run / "report.html").read_text()
+    assert "predict/mistakes.png" in report and "The rest is missing" not in report
 
 
 def test_any_tree_is_answered_and_its_corrupt_images_are_listed(run, messy):
@@ -175,6 +177,8 @@ def test_export_gives_the_answers_of_its_run(run, messy, tmp_path):
         done = command(*flags, f"--workdir={new}", f"--init={run / init}")
         assert done.code == 0 and "no heat maps: an export only gives its answers" in done.err, done.err
         assert (done.result["images"], done.result["unreadable"]) == (expected["images"], count)
+        report = (new / "report.html").read_text()
+        assert f"Predictions for folder:{messy}" in report and "The rest is missing" not in report
         for found, row in zip(table_of(new), rows, strict=True):
             assert (found["path"], found["class"], bool(found["error"])) == (row["path"], row["class"], bool(row["error"]))
             if row["class"]:
