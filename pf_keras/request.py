@@ -22,6 +22,7 @@ class Request:
         seeds: the seeds of a sweep.
         tpu: the name of a TPU, `local`, a `grpc://` address, or empty.
         topology: the TPU slice to plan for.
+        split: predict, embed: `train` or `validation`. Empty for validation where the data have both, else all images.
     """
 
     workdir: str
@@ -34,6 +35,7 @@ class Request:
     seeds: tuple[int, ...] = ()
     tpu: str = ""
     topology: str = ""
+    split: str = ""
 
     @property
     def label_fraction(self) -> float:

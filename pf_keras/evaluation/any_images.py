@@ -62,7 +62,8 @@ class AnyImages:
 def open_images(request: Request, workdir: Workdir, run: RunIdentity | None) -> AnyImages:
     """The images of `--data`, or the validation split of the run in the workdir.
 
-    Of other data all images are used, or their validation split where they have one, as in an evaluation.
+    Of other data all images are used, or their validation split where they have one, as in an evaluation. `--split=train` takes
+    the training split of either.
 
     Args:
         request: names the images.
@@ -70,7 +71,7 @@ def open_images(request: Request, workdir: Workdir, run: RunIdentity | None) -> 
         run: the run in the workdir, if there is one.
 
     Raises:
-        UserError: there is neither `--data` nor a run, or the data cannot be opened.
+        UserError: there is neither `--data` nor a run, the data cannot be opened, or they have no such split.
     """
     config, other = request.config, request.other_data
     if run is None and not other:
@@ -82,7 +83,9 @@ def open_images(request: Request, workdir: Workdir, run: RunIdentity | None) -> 
     else:
         found = open_earlier_data(workdir, run.config.data, config.data, "")
         source = labelled_source(found.source, config.data.holdout) if run.mode == "finetune" else found.source
-    split = source.validation
+    if request.split == "validation" and source.train is source.validation:
+        raise UserError(f"{found.place} has no validation split, for --split=validation. Leave the flag out to use all images.")
+    split = source.train if request.split == "train" else source.validation
     if isinstance(split, Records) and split.first_label.value is None:
         with naming_corrupt_images(source):
             split.first_label.find(split)

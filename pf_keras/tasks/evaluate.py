@@ -27,7 +27,9 @@ LOOKED_AT = 12  # images with a heat map
 
 
 def run(request: Request) -> dict:
-    """Evaluate the newest checkpoint of `request.workdir`, on the run's own data or on `request.other_data`.
+    """Evaluate `request.workdir` on the run's own data or on `request.other_data`.
+
+    The best checkpoint is used, or the newest where no labelled images were held out.
 
     Writes `evaluate/result.json`, tables and pictures into the workdir. Returns the content of `evaluate/result.json`.
     """

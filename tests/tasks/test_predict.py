@@ -187,6 +187,19 @@ def test_export_gives_the_answers_of_its_run(run, messy, tmp_path):
     assert own["top1"] == pytest.approx(succeed("--mode=predict", f"--workdir={run}")["top1"], abs=0.01)
 
 
+def test_either_split_of_the_data_can_be_chosen(run, tmp_path):
+    for number, split in enumerate(["train", "train", "val"]):
+        (tmp_path / "data" / split / "3").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(made.pixels(seed=number)).save(tmp_path / "data" / split / "3" / f"{number}.png")
+    for flags, names in (((), ["2.png"]), (["--split=validation"], ["2.png"]), (["--split=train"], ["0.png", "1.png"])):
+        succeed("--mode=predict", f"--workdir={run}", f"--data=folder:{tmp_path / 'data'}", *flags)
+        assert sorted(row["path"].rpartition("/")[2] for row in table_of(run)) == names
+    flat = f"--data=folder:{tmp_path / 'data' / 'train'}"
+    assert "has no validation split" in refused("--mode=predict", f"--workdir={run}", flat, "--split=validation")
+    assert "--split" in refused("--mode=predict", f"--workdir={run}", flat, "--split=test")
+    assert "does not use --split" in refused("--mode=evaluate", f"--workdir={run}", "--split=train")
+
+
 def test_bad_input_is_one_line(run, pretrained, messy, tmp_path):
     data = f"--data=folder:{messy}"
     assert "/no/such/run" in refused("--mode=predict", "--workdir=/no/such/run")
