@@ -52,8 +52,8 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "data",
     None,
-    "digits, folder:DIR, csv:FILE, tfrecord:DIR or tfds:NAME. Default: the config's. For evaluate and reconstruct: other data "
-    "to use in place of the run's own.",
+    "digits, folder:DIR, csv:FILE, tfrecord:DIR or tfds:NAME. Default: the config's. For evaluate, reconstruct, predict and "
+    "embed: other data to use in place of the run's own.",
 )
 flags.DEFINE_integer("seed", None, "Short for --config.run.seed.")
 flags.DEFINE_string("checkpoint_every", None, 'Steps ("500") or minutes ("10min"). Short for --config.run.checkpoint_every.')
@@ -78,6 +78,12 @@ flags.DEFINE_string("tpu", "", "The name of a Cloud TPU, local (on a TPU VM) or 
 flags.DEFINE_string("topology", "v3-32", "plan: the TPU slice, such as v3-32, v4-8, v5litepod-4, v5p-8 or v6e-4.")
 flags.DEFINE_string("training", "both", "plan: pretrain, finetune or both.")
 flags.DEFINE_bool("largest_batch", False, "plan: also search for the largest batch that fits. It compiles up to 6 more times.")
+flags.DEFINE_enum(
+    "split",
+    None,
+    ["train", "validation"],
+    "predict, embed: which images of the data to answer for. Default: validation where the data have both, else all.",
+)
 flags.DEFINE_string("checkpoint", "", "reconstruct: a step of the workdir's checkpoints. Default: the newest.")
 
 SHORTHANDS = {"data": "data.source", "seed": "run.seed", "checkpoint_every": "run.checkpoint_every", "tracker": "run.tracker"}
@@ -93,6 +99,7 @@ READ_BY = {  # the modes that read a flag; every mode reads the flags that are n
     "label_list": ["finetune", "sweep"],
     "seeds": ["sweep"],
     **dict.fromkeys(("topology", "training", "largest_batch"), ["plan"]),
+    "split": ["predict", "embed"],
     "checkpoint": ["reconstruct"],
 }
 
@@ -269,6 +276,7 @@ def read_request(overrides: dict[str, str]):
         topology=FLAGS.topology,
         training=FLAGS.training,
         largest_batch=FLAGS.largest_batch,
+        split=FLAGS.split or "",
     )
 
 

@@ -162,7 +162,7 @@ class TargetConfig(_Section):
 class DataConfig(_Section):
     """Where images come from and how they are cropped. The paper trains on ImageNet (3) and does not describe the crops."""
 
-    source: str = "digits"  # digits, folder:DIR, tfrecord:DIR or tfds:NAME
+    source: str = "digits"  # digits, folder:DIR, csv:FILE, tfrecord:DIR or tfds:NAME
     crop_scale: Scale = (0.2, 1.0)  # lowest and highest fraction of the image's area in a crop of pre-training
     crop_ratio: Ratio = (0.75, 4 / 3)  # lowest and highest width over height of a training crop
     flip: bool = True  # mirror half of the training images

@@ -50,10 +50,18 @@ def write_report(path: str | epath.Path) -> epath.Path | None:
         if not (run.identity or run.children or run.commands):
             raise UserError(f"There is no run in {path}, and in none of its folders. Name a workdir, or a folder of runs.")
         sections = {title: list(_whole(section, run)) for title, section in SECTIONS.items()}
-        title, again = TITLES.get(run.mode, words(run.mode)), shlex.join(["python", "-m", "pf_keras.report", run.name])
-        page = render("report.html", run=run, title=title, state=state(run), sections=sections, again=again)
+        again = shlex.join(["python", "-m", "pf_keras.report", run.name])
+        page = render("report.html", run=run, title=title_of(run), state=state(run), sections=sections, again=again)
     run.workdir.write_text(run.path / FILE, page)
     return run.path / FILE
+
+
+def title_of(run: Run) -> str:
+    """What the page is about, such as `Pre-training on digits`."""
+    answered = run.json("predict/result.json") if not run.identity and not run.children else {}
+    if answered:  # by an export, which needs no run
+        return f"Predictions for {answered['data']}"
+    return f"{TITLES.get(run.mode, words(run.mode))} {run.source}".rstrip()
 
 
 def _whole(section: Callable, run: Run) -> Iterator[dict]:

@@ -24,6 +24,7 @@ class Request:
         topology: the TPU slice to plan for.
         training: what to plan: `pretrain`, `finetune` or `both`.
         largest_batch: whether a plan searches for the largest batch that fits.
+        split: predict, embed: `train` or `validation`. Empty for validation where the data have both, else all images.
     """
 
     workdir: str
@@ -38,6 +39,7 @@ class Request:
     topology: str = ""
     training: str = "both"
     largest_batch: bool = False
+    split: str = ""
 
     @property
     def label_fraction(self) -> float:

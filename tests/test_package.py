@@ -110,6 +110,35 @@ def test_importing_the_package_registers_the_layers_in_any_order(imports):
     assert done.returncode == 0, done.stderr
 
 
+EACH_MODULE = """
+import multiprocessing, sys
+import h5py, jax, pyarrow, scipy  # once, because they take long; none of them imports Keras
+assert not {"keras", "pf_keras"} & set(sys.modules)
+
+def import_it(name):
+    import importlib, traceback
+    try:
+        importlib.import_module(name)
+    except BaseException:
+        return name + ": " + traceback.format_exc()[-500:]
+
+with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
+    failed = list(filter(None, pool.imap(import_it, sys.argv[1:], chunksize=1)))
+sys.exit("\\n".join(failed) or 0)
+"""
+
+
+@pytest.mark.long
+def test_each_module_can_be_imported_first():
+    """Importing Keras registers the layers, which must not need a module that is half imported."""
+    files = sorted((ROOT / "pf_keras").rglob("*.py"))
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
+    assert "pf_keras.training.learning_rate" in names and len(names) > 90
+    done = subprocess.run([sys.executable, "-c", EACH_MODULE, *names], cwd=ROOT, capture_output=True, text=True, timeout=1200,
+                          env={**os.environ, "KERAS_BACKEND": "jax"})  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.long
 def test_the_wheel_works_away_from_the_checkout(tmp_path):
     """The wheel alone, beside the dependencies of this environment."""

@@ -79,6 +79,13 @@ def made_sweep(workdir, labels=143, pretrained=0.8, scratch=0.6, sd=0.01):
     return made(workdir, "sweep", result, {"init": "scratch", "seeds": [0, 1, 2]})
 
 
+def test_answers_of_an_export_are_no_run(tmp_path):
+    write(tmp_path / "predict" / "result.json", {"model": "export", "data": "folder:photos", "images": 3})
+    page = read(tmp_path)
+    assert "Predictions for folder:photos" in page.text and "Several runs" not in page.text
+    assert "The rest is missing" not in page.text
+
+
 @pytest.fixture(scope="module")
 def everything(pretrained, tmp_path_factory):
     """A workdir with something of every kind in it, with names that are HTML."""

@@ -14,7 +14,7 @@ from pf_keras.commands_log import note_start
 from pf_keras.config import Config
 from pf_keras.data.corrupt import naming_corrupt_images
 from pf_keras.data.images import Images
-from pf_keras.data.labels import labelled_source
+from pf_keras.data.labels import MOST_CLASSES, labelled_source
 from pf_keras.data.readable import unreadable
 from pf_keras.data.reader import RULES, ReadOptions
 from pf_keras.data.records import Records, Split
@@ -63,7 +63,8 @@ class AnyImages:
 def open_images(request: Request, workdir: Workdir, run: RunIdentity | None) -> AnyImages:
     """The images of `--data`, or the validation split of the run in the workdir.
 
-    Of other data all images are used, or their validation split where they have one, as in an evaluation.
+    Of other data all images are used, or their validation split where they have one, as in an evaluation. `--split=train` takes
+    the training split of either.
 
     Args:
         request: names the images.
@@ -71,7 +72,7 @@ def open_images(request: Request, workdir: Workdir, run: RunIdentity | None) -> 
         run: the run in the workdir, if there is one.
 
     Raises:
-        UserError: there is neither `--data` nor a run, or the data cannot be opened.
+        UserError: there is neither `--data` nor a run, the data cannot be opened, or they have no such split.
     """
     config, other = request.config, request.other_data
     if run is None and not other:
@@ -83,7 +84,9 @@ def open_images(request: Request, workdir: Workdir, run: RunIdentity | None) -> 
     else:
         found = open_earlier_data(workdir, run.config.data, config.data, "")
         source = labelled_source(found.source, config.data.holdout) if run.mode == "finetune" else found.source
-    split = source.validation
+    if request.split == "validation" and source.train is source.validation:
+        raise UserError(f"{found.place} has no validation split, for --split=validation. Leave the flag out to use all images.")
+    split = source.train if request.split == "train" else source.validation
     if isinstance(split, Records) and split.first_label.value is None:
         with naming_corrupt_images(source):
             split.first_label.find(split)
@@ -99,7 +102,7 @@ def answers(
     batches: Callable[[int], Iterator[Batch]],
     answer: Callable[[np.ndarray], dict[str, np.ndarray]],
     otherwise: str = "",
-) -> tuple[SavedRows, np.ndarray, list[tuple[int, str]]]:
+) -> tuple[SavedRows, np.ndarray, np.ndarray, list[tuple[int, str]]]:
     """Run a model over all images, and find out which cannot be read.
 
     Args:
@@ -112,7 +115,8 @@ def answers(
         otherwise: why an image has no answer that can be read now.
 
     Returns:
-        The saved rows, to be removed when the results are written; the rows; and `(index, reason)` of each unreadable image.
+        The saved rows, to be removed when the results are written; the rows; their labels, int64 `(n,)`, -1 for none; and
+        `(index, reason)` of each unreadable image. A label too large for the number of a class counts as none.
 
     Raises:
         UserError: no image can be read.
@@ -131,4 +135,10 @@ def answers(
             none = f"None of the {len(missing)} images" if len(missing) > 1 else "Not the only image"
             raise UserError(f"{none} in {images.place} can be read, the first {first}.")
         print(printable(f"{len(missing)} of {images.split.size} images cannot be read, the first {first}"), file=sys.stderr)
-    return saved, rows, missing
+    labels = np.array(rows["label"])
+    identifiers = labels >= MOST_CLASSES
+    if identifiers.any():
+        said = f"{identifiers.sum()} images have labels that are identifiers, the first {labels[identifiers][0]}"
+        print(f"{said}, not numbers of classes: they count as unlabelled", file=sys.stderr)
+        labels[identifiers] = -1
+    return saved, rows, labels, missing

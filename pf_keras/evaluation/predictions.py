@@ -23,7 +23,8 @@ def row_kind(classes: int) -> np.dtype:
 def answer(probabilities: np.ndarray) -> dict[str, np.ndarray]:
     """The fields of `row_kind` for probabilities, float `(B, classes)`. Of equal ones the lower class comes first."""
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP]
-    entropy = -(probabilities * np.log(np.where(probabilities > 0, probabilities, 1))).sum(axis=1)
+    # The sum is at most 0, but for rounding. Its negative could print as -0.0000.
+    entropy = np.abs((probabilities * np.log(np.where(probabilities > 0, probabilities, 1))).sum(axis=1))
     return {"classes": order, "probabilities": np.take_along_axis(probabilities, order, axis=1), "entropy": entropy}
 
 
@@ -63,12 +64,11 @@ def true_labels(labels: np.ndarray, names: Sequence[str], classes: Sequence[str]
     """
     numbers = numbers_in_head(names, classes)
     if numbers is None:
-        numbers = np.arange(max(len(classes), labels.max(initial=-1) + 1))
-        numbers[len(classes) :] = -1
-    labelled = labels >= 0
-    found = np.where(labelled, numbers[np.where(labelled, labels, 0)] if len(numbers) else -1, -1)
-    unknown = np.unique(labels[labelled & (found < 0)]).tolist()
-    return found, [names[number] if number < len(names) else str(number) for number in unknown]
+        numbers = np.arange(len(classes))
+    given, places = np.unique(labels, return_inverse=True)  # a label may be too large to be the index of a table
+    known = np.array([numbers[label] if 0 <= label < len(numbers) else -1 for label in given.tolist()], int)
+    unknown = given[(given >= 0) & (known < 0)].tolist()
+    return known[places], [names[number] if number < len(names) else str(number) for number in unknown]
 
 
 @dataclass(frozen=True)

@@ -101,11 +101,15 @@ class Exported:
 
         try:
             found = self._serve(encoded=tf.constant([encoded for *_, encoded in images]))["probabilities"].numpy()
-        except tf.errors.OpError:
+        except tf.errors.InvalidArgumentError:  # an image that cannot be decoded
             parts = [self._classify([image]) for image in images] if len(images) > 1 else []
             if not parts:
                 return np.zeros(0, "int64"), np.zeros(0, "int64"), np.zeros((0, len(self.classes)), "float32")
             return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+        except tf.errors.OpError as error:
+            reason = " ".join(error.message.partition("[[")[0].split()).rstrip(".")[:200]
+            advice = "Use a smaller --config.run.eval_batch if memory is short, else export the run again"
+            raise UserError(f"The exported model failed on {len(images)} images: {reason}. {advice}.") from error
         return np.array([index for index, *_ in images]), np.array([label for _, label, _ in images]), found
 
 

@@ -53,7 +53,7 @@ def run(request: Request) -> dict:
     width = config.model.width
     kind = np.dtype([("index", "i8"), ("label", "i8"), ("vector", "f4", (width,))])
     identity = images.identity(weights=[os.fspath(checkpoint.path), checkpoint.state], **devices.facts())
-    saved, rows, missing = answers(
+    saved, rows, labels, missing = answers(
         images,
         workdir,
         folder,
@@ -66,12 +66,12 @@ def run(request: Request) -> dict:
         raise UserError(f"The features of {checkpoint.path} are not finite. Use a run whose training did not diverge.")
     paths = [images.path_of(index) for index in rows["index"].tolist()]
     workdir.remove(*(folder / name for name in FILES))
-    files = write_features(folder, paths, rows["label"], images.classes, rows["vector"])
+    files = write_features(folder, paths, labels, images.classes, rows["vector"])
     workdir.write_csv(
         folder / "unreadable.csv", [["path", "error"], *([images.path_of(index), reason] for index, reason in missing)]
     )
     unit = directions(rows["vector"])
-    looks = Looks(images, rows["index"], rows["label"], paths, unit, folder)
+    looks = Looks(images, rows["index"], labels, paths, unit, folder)
     result = {
         "steps": checkpoint.step,
         "data": images.place,
@@ -138,7 +138,9 @@ class Looks:
             return {"on_map": 0, "coloured_by": None}
         groups, names, coloured = labels, classes, "label"
         if (labels >= 0).any():
-            names = [class_name(number, classes) for number in range(max(len(classes), labels.max() + 1))]
+            numbers = np.unique(labels[labels >= 0])
+            groups = np.where(labels >= 0, np.searchsorted(numbers, labels), -1)
+            names = [class_name(number, classes) for number in numbers.tolist()]
         else:
             groups, coloured = clusters(points, seed), "cluster"
             names = [f"cluster {number + 1}" for number in range(groups.max() + 1)]

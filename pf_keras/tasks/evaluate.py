@@ -28,7 +28,9 @@ FILES = ("result.json", "classes.csv", "confusion.png", "attention.png")
 
 
 def run(request: Request) -> dict:
-    """Evaluate the newest checkpoint of `request.workdir`, on the run's own data or on `request.other_data`.
+    """Evaluate `request.workdir` on the run's own data or on `request.other_data`.
+
+    The best checkpoint is used, or the newest where no labelled images were held out.
 
     Writes `evaluate/result.json`, tables and pictures into the workdir. Returns the content of `evaluate/result.json`.
     """

@@ -23,7 +23,9 @@ FILES = ("saved_model", "model.keras", "model.onnx", "classes.txt", "model_card.
 
 
 def run(request: Request) -> dict:
-    """Export the newest checkpoint of `request.workdir` into its folder `export`. Returns the paths of what was written.
+    """Export `request.workdir` into its folder `export`: the best checkpoint, or the newest without a hold-out.
+
+    Returns the paths of what was written.
 
     An export that fails leaves an earlier one whole, because the files are moved only when all are written.
     """

@@ -69,10 +69,10 @@ def run(request: Request) -> dict:
     folder, classes = workdir.folder("predict"), answering.classes
     identity = images.identity(**answering.identity, **devices.facts())
     batches = partial(answering.each_batch, images)
-    kind = row_kind(len(classes))
-    saved, rows, missing = answers(images, workdir, folder, kind, identity, batches, answer, answering.unreadable)
+    kind, reason = row_kind(len(classes)), answering.unreadable
+    saved, rows, labels, missing = answers(images, workdir, folder, kind, identity, batches, answer, reason)
 
-    labels, unknown = true_labels(rows["label"], images.classes, classes)
+    labels, unknown = true_labels(labels, images.classes, classes)
     if unknown:
         some = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         print(f"the model has no class {some}: its images count as unlabelled", file=sys.stderr)

@@ -9,7 +9,7 @@ from keras import ops
 from pf_keras.config import FinetuneConfig, PretrainConfig
 from pf_keras.layers import kernels
 from pf_keras.layers.transformer import FactorizedPositions
-from pf_keras.training.learning_rate import schedule
+from pf_keras.training import learning_rate  # as a module, which may be half imported: it imports Keras, and Keras this
 
 INITIAL_WEIGHT = 0.05  # how much of an average of the weights the initial weights may make up without a warning
 
@@ -166,7 +166,7 @@ def build_optimizer(model: keras.Model, settings: PretrainConfig | FinetuneConfi
         warmup_steps: over which the learning rate rises.
     """
     optimizer = AdamW(
-        schedule(settings, steps, warmup_steps),
+        learning_rate.schedule(settings, steps, warmup_steps),
         weight_decay=settings.weight_decay,
         beta_2=settings.beta_2,
         clip_norm=settings.clip_norm,

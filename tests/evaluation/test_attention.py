@@ -103,6 +103,26 @@ def test_attention_of_a_target_covers_the_visible_patches(position):
     np.testing.assert_allclose(np.nansum(heat, (1, 2)), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("position", ["query", "additive"])
+def test_attention_of_a_target_is_that_of_its_query_over_the_context(position):
+    """The context is what the model's own call pools."""
+    config = tiny_config({"model.decode_position": position})
+    model, batch = randomize(tiny_pretrainer(config)), random_batch(config, 5)
+    heat, target = target_attention(model, batch)
+    pooled, pooling = [], model.backbone.pooling
+    call = pooling.call
+    pooling.call = lambda context, positions=None: pooled.append(context) or call(context, positions)
+    visible = ops.convert_to_numpy(model(batch)["visible_indices"])
+    rows, columns = (
+        np.asarray(ops.convert_to_numpy(table)) for table in (model.backbone.positions.rows, model.backbone.positions.columns)
+    )
+    places = rows[target // 4] + columns[target % 4] if position == "query" else np.zeros((5, WIDTH))
+    expected = reference(pooling, ops.convert_to_numpy(pooled[0]), places[:, None])[:, :, 0].mean(1)
+    assert np.ptp(expected, axis=1).min() > 1e-3  # so that no two orders of the patches agree
+    found = np.take_along_axis(heat.reshape(5, 16), visible, axis=1)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_linear_head_is_refused(tmp_path, capsys):
     config = tiny_config({"finetune.head": "linear"})
     model = tiny_classifier(config)

@@ -4,8 +4,10 @@ import io
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
+from pf_keras.data.images import Images
 from pf_keras.data.reader import DEFAULTS, CorruptImage, decode
 from pf_keras.errors import UserError
 from pf_keras.export.exported import Exported, as_served
@@ -35,6 +37,43 @@ def test_grey_tiffs_keep_their_16_bits():
 def test_corrupt_images_are_refused():
     with pytest.raises(CorruptImage):
         as_served(made.HTML, DEFAULTS)
+
+
+def serving(fail):
+    """An export whose model answers 0.5 for everything, after `fail` has seen the encoded images."""
+    exported = Exported.__new__(Exported)
+    exported.classes = ("a", "b")
+
+    def serve(encoded):
+        fail(encoded.numpy())
+        return {"probabilities": tf.fill((len(encoded), 2), 0.5)}
+
+    exported._serve = serve
+    return exported
+
+
+def split_of(*images):
+    return Images([str(number) for number in range(len(images))], [0] * len(images), list(images), paths=False)
+
+
+def test_image_that_the_model_cannot_decode_costs_its_answer_alone():
+    good, bad = made.jpeg(), made.encoded(made.pixels(seed=1), "JPEG")
+
+    def fail(encoded):
+        if bad in encoded:
+            raise tf.errors.InvalidArgumentError(None, None, "Invalid JPEG data")
+
+    split = split_of(good, bad, good)
+    found = list(serving(fail).each_batch(split, DEFAULTS, batch=4))
+    assert [index.tolist() for index, *_ in found] == [[0, 2]] and found[0][2].shape == (2, 2)
+
+
+def test_model_without_memory_is_no_bad_image():
+    def fail(encoded):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\n with shape[9] [[node]]")
+
+    with pytest.raises(UserError, match=r"failed on 2 images: OOM when allocating tensor with shape\[9\]. Use a smaller"):
+        list(serving(fail).each_batch(split_of(made.jpeg(), made.jpeg()), DEFAULTS, batch=2))
 
 
 def test_folder_without_an_export_is_refused(tmp_path):

@@ -109,6 +109,8 @@ def test_few_images_are_enough(run, tmp_path, count):
     result = succeed("--mode=embed", f"--workdir={run}", f"--data=folder:{tmp_path / 'few'}")
     assert result["images"] == count and (run / "embed" / "attention.png").exists()
     assert (run / "embed" / "neighbours.png").exists() == (count > 1)
+    report = (run / "report.html").read_text()
+    assert "embed/attention.png" in report and "The rest is missing" not in report
     assert (result["on_map"], (run / "embed" / "map.png").exists()) == ((3, True) if count == 3 else (0, False))
 
 

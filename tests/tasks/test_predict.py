@@ -6,10 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from commands import TINY, command, refused, succeed
 from PIL import Image
 
 from pf_keras.commands_log import read_commands
+from pf_keras.data.record_schema import make_example
 from pf_keras.training.lock import unlock
 from pf_keras.training.workdir import Workdir
 from tests.data import images_made as made
@@ -60,6 +62,8 @@ def test_own_validation_images_have_the_scores_of_the_run(run, finetuned):
         assert len({row["class"], *(row[f"class_{i}"] for i in range(2, 6))}) == 5 and 0 <= float(row["entropy"]) <= np.log(10)
     assert [path.rpartition("/")[2] for path in result["figures"]] == ["certain.png", "mistakes.png", "attention.png"]
     assert all(Image.open(path).width > 500 for path in result["figures"])
+    report = (run / "report.html").read_text()
+    assert "predict/mistakes.png" in report and "The rest is missing" not in report
 
 
 def test_any_tree_is_answered_and_its_corrupt_images_are_listed(run, messy):
@@ -86,6 +90,29 @@ def test_classes_that_the_model_knows_are_scored(run, tmp_path):
     assert done.code == 0, done.err
     assert done.result["labelled"] == 3 and "no class cow" in done.err
     assert sorted(row["true_class"] for row in table_of(run)) == ["", "3", "3", "7"]
+
+
+@pytest.mark.parametrize("mode", ["predict", "embed"])
+def test_labels_that_are_identifiers_count_as_none(run, tmp_path, mode):
+    """Shards may store an identifier, or the year, in the key of the label. A table by label would not fit in memory."""
+    labels, data = [1, 2**40, 2**62, 2021], tmp_path / "data"
+    data.mkdir()
+    fields = {"height": 24, "width": 24, "channels": 3, "colorspace": "RGB", "format": "PNG"}
+    with tf.io.TFRecordWriter(str(data / "train-00000-of-00001")) as writer:
+        for number, label in enumerate(labels):
+            encoded = made.encoded(Image.fromarray(made.pixels(seed=number)), "PNG")
+            writer.write(make_example(encoded=encoded, filename=f"{number}.png", label=label, **fields))
+    done = command(f"--mode={mode}", f"--workdir={run}", f"--data=tfrecord:{data}", "--config.data.first_label=0")
+    assert done.code == 0, done.err
+    assert f"2 images have labels that are identifiers, the first {2**40}, not numbers of classes" in done.err
+    if mode == "predict":
+        assert done.result["labelled"] == 1 and "the model has no class 2021" in done.err
+        assert sorted(row["true_class"] for row in table_of(run)) == ["", "", "", "1"]
+    else:
+        with np.load(run / "embed" / "features.npz") as found:
+            assert found["label"].tolist() == [1, -1, -1, 2021]
+        with (run / "embed" / "map.csv").open() as file:
+            assert [row["label"] for row in csv.DictReader(file)] == ["1", "", "", "2021"]
 
 
 def test_table_of_unlabelled_images_is_answered(run, messy, tmp_path):
@@ -232,12 +259,27 @@ def test_export_gives_the_answers_of_its_run(run, messy, tmp_path):
         done = command(*flags, f"--workdir={new}", f"--init={run / init}")
         assert done.code == 0 and "no heat maps: an export only gives its answers" in done.err, done.err
         assert (done.result["images"], done.result["unreadable"]) == (expected["images"], count)
+        report = (new / "report.html").read_text()
+        assert f"Predictions for folder:{messy}" in report and "The rest is missing" not in report
         for found, row in zip(table_of(new), rows, strict=True):
             assert (found["path"], found["class"], bool(found["error"])) == (row["path"], row["class"], bool(row["error"]))
             if row["class"]:
                 assert float(found["probability"]) == pytest.approx(float(row["probability"]), abs=2e-4)
     own = succeed("--mode=predict", f"--workdir={run}", f"--init={run / 'export'}")  # the run's own images
     assert own["top1"] == pytest.approx(succeed("--mode=predict", f"--workdir={run}")["top1"], abs=0.01)
+
+
+def test_either_split_of_the_data_can_be_chosen(run, tmp_path):
+    for number, split in enumerate(["train", "train", "val"]):
+        (tmp_path / "data" / split / "3").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(made.pixels(seed=number)).save(tmp_path / "data" / split / "3" / f"{number}.png")
+    for flags, names in (((), ["2.png"]), (["--split=validation"], ["2.png"]), (["--split=train"], ["0.png", "1.png"])):
+        succeed("--mode=predict", f"--workdir={run}", f"--data=folder:{tmp_path / 'data'}", *flags)
+        assert sorted(row["path"].rpartition("/")[2] for row in table_of(run)) == names
+    flat = f"--data=folder:{tmp_path / 'data' / 'train'}"
+    assert "has no validation split" in refused("--mode=predict", f"--workdir={run}", flat, "--split=validation")
+    assert "--split" in refused("--mode=predict", f"--workdir={run}", flat, "--split=test")
+    assert "does not use --split" in refused("--mode=evaluate", f"--workdir={run}", "--split=train")
 
 
 def test_bad_input_is_one_line(run, pretrained, messy, tmp_path):

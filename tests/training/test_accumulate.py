@@ -74,6 +74,26 @@ def test_batch_norm_sees_the_parts():
     assert np.abs(means[1] - means[0]).max() > 1e-4  # two updates of the moving mean in place of one
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_logged_accuracy_is_that_of_the_whole_batch(parts):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    optimizer = keras.optimizers.SGD(0.0)
+    optimizer.build(model.trainable_variables)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=keras.backend.backend() == "jax")
+    if parts > 1:
+        accumulate(model, parts)
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((24, 4)).astype("float32"), np.arange(24) % 5 % 3
+    right = keras.ops.convert_to_numpy(model(x)).argmax(1) == y
+    assert len({right[part::3].sum() for part in range(3)}) > 1 and right[:12].mean() != right[12:].mean()
+    logged = []
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: logged.append(logs["accuracy"]))
+    model.fit(x, y, batch_size=12, shuffle=False, verbose=0, callbacks=[callback])
+    assert logged == pytest.approx([right[:12].mean(), right.mean()])
+
+
 @pytest.mark.parametrize("steps_per_execution", [1, 3])
 def test_a_variable_without_a_gradient_stays(steps_per_execution):
     keras.utils.set_random_seed(0)
