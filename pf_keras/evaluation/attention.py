@@ -1,6 +1,6 @@
 """What a model looks at: the attention of its pooling query over the patches of an image.
 
-The weights are computed here from the layers of a model, because its own call returns what it pooled alone.
+A model's own call returns only what it pooled, so that the weights are computed again here.
 """
 
 import os
@@ -93,18 +93,10 @@ def pooling_attention(pooling: AttentionPooling, context, positions=None):
     Returns:
         float32 `(B, heads, M, V)`, whose sum over the last axis is 1. M is 1 without positions.
     """
-    attention = pooling.attention
     context = ops.cast(context, pooling.compute_dtype)
     positions = ops.zeros_like(context[:, :1]) if positions is None else ops.cast(positions, pooling.compute_dtype)
     queries = pooling.query_norm(positions + ops.cast(pooling.query, pooling.compute_dtype))
-    width = queries.shape[-1]
-
-    def split(x):  # (B, N, D) -> (B, heads, N, D / heads)
-        return ops.transpose(ops.reshape(x, (-1, x.shape[1], attention.heads, width // attention.heads)), (0, 2, 1, 3))
-
-    key, _ = ops.split(attention.key_value(context), 2, axis=-1)
-    query = split(attention.query(queries)) * (width // attention.heads) ** -0.5
-    return ops.softmax(ops.cast(ops.matmul(query, ops.transpose(split(key), (0, 1, 3, 2))), "float32"))
+    return pooling.attention.attend(queries, context)[0]
 
 
 def has_pooling(model: keras.Model) -> bool:

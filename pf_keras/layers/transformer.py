@@ -54,20 +54,33 @@ class Attention(keras.layers.Layer):
         for layer in (self.query, self.key_value, self.output_projection):
             layer.build((None, None, width))
 
-    def call(self, queries, context):
-        width = queries.shape[-1]
+    def attend(self, queries, context):
+        """The attention weights of a built layer, and the values that they mix.
 
-        def split(x):  # (B, N, D) -> (B, heads, N, D / heads)
-            return ops.transpose(ops.reshape(x, (-1, ops.shape(x)[1], self.heads, width // self.heads)), (0, 2, 1, 3))
+        Args:
+            queries: `(B, Q, D)`.
+            context: `(B, V, D)`.
 
+        Returns:
+            float32 `(B, heads, Q, V)`, whose sum over the last axis is 1, and the values, `(B, V, D)`.
+        """
         # Why not Keras's dot_product_attention: on a CPU its einsums take up to 1.7 times as long, and on a TPU under
         # JAX its flash attention without a mask is causal and does not scale the scores.
         key, value = ops.split(self.key_value(context), 2, axis=-1)
-        query = split(self.query(queries)) * (width // self.heads) ** -0.5
-        scores = ops.matmul(query, ops.transpose(split(key), (0, 1, 3, 2)))  # (B, heads, Q, V)
-        weights = ops.cast(ops.softmax(ops.cast(scores, "float32")), self.compute_dtype)
-        mixed = ops.transpose(ops.matmul(weights, split(value)), (0, 2, 1, 3))  # (B, Q, heads, D / heads)
-        return self.output_projection(ops.reshape(mixed, (-1, ops.shape(queries)[1], width)))
+        query = self._split(self.query(queries)) * (queries.shape[-1] // self.heads) ** -0.5
+        scores = ops.matmul(query, ops.transpose(self._split(key), (0, 1, 3, 2)))  # (B, heads, Q, V)
+        return ops.softmax(ops.cast(scores, "float32")), value
+
+    def call(self, queries, context):
+        weights, value = self.attend(queries, context)
+        mixed = ops.matmul(ops.cast(weights, self.compute_dtype), self._split(value))
+        mixed = ops.transpose(mixed, (0, 2, 1, 3))  # (B, Q, heads, D / heads)
+        return self.output_projection(ops.reshape(mixed, (-1, ops.shape(queries)[1], queries.shape[-1])))
+
+    def _split(self, x):
+        """`(B, N, D)` to `(B, heads, N, D / heads)`."""
+        shape = (-1, ops.shape(x)[1], self.heads, x.shape[-1] // self.heads)
+        return ops.transpose(ops.reshape(x, shape), (0, 2, 1, 3))
 
     def compute_output_shape(self, queries_shape: tuple, context_shape: tuple | None = None) -> tuple:
         return queries_shape
