@@ -3,12 +3,11 @@
 import contextlib
 import dataclasses
 import itertools
-import re
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from pf_keras.data.each_image import each_image
+from pf_keras.data.each_image import each_image, image_reason, message_of
 from pf_keras.data.reader import DEFAULTS, CorruptImage, ReadOptions, TooManyPixels, check, decode
 from pf_keras.data.records import Split
 from pf_keras.data.sources import Source
@@ -32,7 +31,7 @@ def naming_corrupt_images(source: Source) -> Iterator[None]:
     try:
         yield
     except _bad_input() as error:
-        if "IteratorGetNext" not in _message(error):  # the error is not the pipeline's
+        if "IteratorGetNext" not in message_of(error):  # the error is not the pipeline's
             raise
         print("an image cannot be read; looking for it", file=sys.stderr)
         for split, examples in source.splits().items():
@@ -196,27 +195,9 @@ def _bad_input() -> tuple[type[Exception], ...]:
     return tf.errors.OpError, UnicodeDecodeError
 
 
-def _message(error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return error.object.decode(errors="backslashreplace")
-    return error.message or ""
-
-
 def _keys(split: Split) -> Iterator:
     """The keys of a split in order. Where an error ends the stream early, that error comes last."""
     try:
         yield from split.keys(shuffle=False)
     except _bad_input() as error:
         yield error
-
-
-def image_reason(error: Exception) -> str:
-    """The message of a TensorFlow error, without the places in the program and the graph."""
-    message = _message(error)
-    if "Could not parse example input" in message:  # followed by all bytes of the record
-        return "not a tf.train.Example"
-    text = re.split(r"\n\s*\n", message.strip())[-1].partition(" Feature is:")[0]
-    text = re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", " ".join(text.split()))
-    if "assertion failed: " in text:
-        text = text.partition("assertion failed: ")[2].replace("] [", " ").strip("[] ")
-    return text.strip(" :.")[:200] or type(error).__name__

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,6 @@ from typing import TypeVar
 
 from pf_keras.data.images import Images
 from pf_keras.data.records import Split
-from pf_keras.errors import tensorflow_reason
 from pf_keras.processes import cores
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ def _from_stream(split: Split) -> Callable[[dict], tuple[bytes, int, int, str]]:
         try:
             encoded, label = load(key)
         except (tf.errors.OpError, UnicodeDecodeError) as error:
-            return b"", index, -1, _reason(error)
+            return b"", index, -1, image_reason(error)
         return encoded.numpy(), index, int(label), ""
 
     return fetch
@@ -83,10 +83,23 @@ def _keys(split: Split, damaged: Callable[[str], object], after: int) -> Iterato
     try:
         yield from split.keys(shuffle=False).filter(lambda key: key["index"] > after)
     except (tf.errors.OpError, UnicodeDecodeError) as error:
-        damaged(_reason(error))
+        damaged(image_reason(error))
 
 
-def _reason(error: Exception) -> str:
-    """What TensorFlow says of a failure, on one line."""
-    text = tensorflow_reason(error) or str(error)
-    return " ".join(text.partition("[[")[0].split()).removeprefix("{{function_node __wrapped__}} ")[:200]
+def image_reason(error: Exception) -> str:
+    """The message of a TensorFlow error, without the places in the program and the graph."""
+    message = message_of(error)
+    if "Could not parse example input" in message:  # followed by all bytes of the record
+        return "not a tf.train.Example"
+    text = re.split(r"\n\s*\n", message.strip())[-1].partition(" Feature is:")[0]
+    text = re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", " ".join(text.split()))
+    if "assertion failed: " in text:
+        text = text.partition("assertion failed: ")[2].replace("] [", " ").strip("[] ")
+    return text.strip(" :.")[:200] or type(error).__name__
+
+
+def message_of(error: Exception) -> str:
+    """The whole message of TensorFlow, or the bytes that it could not quote as text."""
+    if isinstance(error, UnicodeDecodeError):
+        return error.object.decode(errors="backslashreplace")
+    return error.message or ""

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pf_keras.data.corrupt import image_reason
-from pf_keras.data.each_image import each_image
+from pf_keras.data.each_image import each_image, image_reason
 from pf_keras.data.images import Images
 from pf_keras.data.reader import CorruptImage, Header, ReadOptions, TooManyPixels, decode, describe, identify
 from pf_keras.data.records import Split
