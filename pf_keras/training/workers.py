@@ -111,10 +111,10 @@ def naming_lost_workers() -> Iterator[None]:
         if not tensorflow_reason(error) or "Collective ops is aborted" not in str(error) or workers_of_a_step() < 2:
             raise
         lost = sorted(set(re.findall(r"/job:(\w+)/replica:0/task:(\d+)", str(error).partition("unhealthy")[2])))
-        who = " and ".join(f"{kind} {index}" for kind, index in lost) or "Another worker"
+        who = " and ".join(f"{kind} {index}" for kind, index in lost) or f"Another worker ({_reason(error)})"
         raise UserError(
-            f"{who} of TF_CONFIG ended or was not heard of for {SILENT_SECONDS} s, so this one stops ({_reason(error)}). "
-            "Start all workers again with the same command to resume from the last checkpoint."
+            f"{who} of TF_CONFIG ended or was not heard of for {SILENT_SECONDS} s, so this one stops. Start all workers again "
+            "with the same command to resume from the last checkpoint."
         ) from error
 
 
