@@ -102,6 +102,7 @@ for name in ("Backbone", "AdamW", "Pretrainer", "Bottleneck"):
         "import pf_keras.layers.resnet; import keras",
         "import pf_keras.models.decoder; import keras",
         "import pf_keras.training.optimizer; import keras",
+        "import pf_keras.training.learning_rate; import keras",
         "from pf_keras import load; import keras",
     ],
 )
@@ -128,7 +129,7 @@ sys.exit("\\n".join(failed) or 0)
 """
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_each_module_can_be_imported_first():
     """Importing Keras registers the layers, which must not need a module that is half imported."""
     files = sorted((ROOT / "pf_keras").rglob("*.py"))
