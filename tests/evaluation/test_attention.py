@@ -129,7 +129,6 @@ def test_linear_head_is_refused(tmp_path, capsys):
     assert not has_pooling(model) and has_pooling(tiny_classifier(tiny_config())) and has_pooling(tiny_pretrainer(config))
     with pytest.raises(ValueError, match="linear head"):
         image_attention(model, random_classifier_batch(config, 1)["image"])
-    (tmp_path / "attention.png").write_bytes(b"of an earlier command")
     assert not draw_looks(model, None, config, [], [], tmp_path / "attention.png")
     assert "no heat maps: finetune.head=linear" in capsys.readouterr().err and not (tmp_path / "attention.png").exists()
 

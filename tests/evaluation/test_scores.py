@@ -52,11 +52,11 @@ def test_marginal_entropy_of_pretraining_counts_the_levels_of_validation_targets
             seen += 1
             if seen > validation.size:
                 break
-            # 16 patches in 4 blocks of 4: the first 10 patches, block by block in the order of the noise
-            rank = np.argsort(np.argsort(noise))
+            # 16 patches in 4 blocks of 4: the first 10 patches, block by block in the order of the noise, moved as a whole
+            rank, (down, right) = np.argsort(np.argsort(noise[:4])), (noise[4:] * np.float32(4)).astype(int)
             order = sorted(range(16), key=lambda i: (rank[i // 4 // 2 * 2 + i % 4 // 2], i // 4 % 2, i % 2))
             for place in order[:10]:
-                top, left = place // 4 * 4 + 1, place % 4 * 4 + 1
+                top, left = (place // 4 + down) % 4 * 4 + 1, (place % 4 + right) % 4 * 4 + 1
                 pixels = image[top : top + 2, left : left + 2, 0]  # digits are grey
                 counts += np.bincount(pixels.ravel() // 64, minlength=4)
     fractions = counts / counts.sum()

@@ -43,7 +43,7 @@ def test_seed_is_not_an_abbreviation_of_seeds(monkeypatch):
 
 
 def test_the_commands_of_the_table(monkeypatch, tmp_path):
-    ran = []
+    ran, reported = [], []
     swept = {"labels": 5, "seeds": 1, "scratch_batch": 16, "scratch_learning_rate": 2e-4, "pretrained_batch": 99,
              "pretrained_learning_rate": 9.0, **{f"{start}_top1_{name}": 0.5 for start in ("scratch", "pretrained")
                                                 for name in ("mean", "sd")},
@@ -58,6 +58,7 @@ def test_the_commands_of_the_table(monkeypatch, tmp_path):
     monkeypatch.setattr("experiments.table.command", command)
     monkeypatch.setattr("experiments.commands.command", command)
     monkeypatch.setattr("experiments.table.draw_curves", lambda *_: None)
+    monkeypatch.setattr("experiments.table.write_report", reported.append)
     passed_on = ("--config=c", "--data=d", "--config.run.seed=4")
     main([*passed_on, f"--runs={tmp_path}", "--fractions=0.01,0.2", "--epochs=60,5", "--ceiling_epochs=3", "--seeds=2"])
     init = f"--init={tmp_path}/pretrain"
@@ -70,6 +71,7 @@ def test_the_commands_of_the_table(monkeypatch, tmp_path):
          "--config.finetune.batch=16", "--config.finetune.learning_rate=0.0002"),
     ])  # fmt: skip
     assert "| 20% (5) | 50.0% ± 50.0% | 50.0% ± 50.0% | +0.0 | 30.0% | 30.0% |" in (tmp_path / "table.md").read_text()
+    assert reported == [tmp_path]
 
 
 @pytest.mark.slow
