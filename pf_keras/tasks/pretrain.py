@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import keras
+from etils import epath
 
 from pf_keras.config import Config
 from pf_keras.data.corrupt import check_validation, naming_corrupt_images
@@ -109,19 +110,30 @@ def run(request: Request) -> dict:
     if init != "scratch":
         result |= {"init": init, "init_step": init_step(workdir)}
     finish(workdir, config, result)
-    if scores["loss_ratio"] is None:
-        print(
-            f"WARNING: this run learned nothing. The targets of all {scored.size} validation images have a single level, as if "
-            f"they were blank, and the loss means nothing. Look at {workdir.figures / 'reconstruction.png'} and check --data",
-            file=sys.stderr,
-        )
-    elif scores["loss_ratio"] >= 1:
-        print(
-            f"warning: this run is no better than guessing. Its loss on validation images is {scores['loss_ratio']:.4g} times "
-            "that of guessing each level by its frequency (loss_ratio). Train longer, or with another learning rate",
-            file=sys.stderr,
-        )
+    warn_if_nothing_learned(scores["loss_ratio"], scored.size, workdir.figures / "reconstruction.png")
     return result
+
+
+def warn_if_nothing_learned(loss_ratio: float | None, images: int, picture: epath.Path) -> None:
+    """Print a warning where a pre-training is no better than guessing.
+
+    Args:
+        loss_ratio: its loss on validation images over that of guessing by frequency, None where all targets are equal.
+        images: how many validation images were scored.
+        picture: shows what the model decodes.
+    """
+    if loss_ratio is None:
+        print(
+            f"WARNING: this run learned nothing. The targets of all {images} validation images have a single level, as if they "
+            f"were blank, and the loss means nothing. Look at {picture} and check --data",
+            file=sys.stderr,
+        )
+    elif loss_ratio >= 1:
+        print(
+            f"warning: this run is no better than guessing. Its loss on validation images is {loss_ratio:.4g} times that of "
+            "guessing each level by its frequency (loss_ratio). Train longer, or with another learning rate",
+            file=sys.stderr,
+        )
 
 
 def last_probes(lines: Sequence[dict]) -> dict[str, float]:

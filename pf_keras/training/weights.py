@@ -142,8 +142,6 @@ def check_pretraining(init: str, config: Config) -> None:
     if is_weights_file(init):
         load_weights_file(init, config)
         return
-    if os.path.isfile(os.path.expanduser(init)):
-        raise UserError(f"--init={init} is a file, but no .weights.h5 or .keras file. Name such a file, or a workdir.")
     workdir, run = earlier_run(init, "pretrain")
     run.require_same_pretrainer(init, config)
     require_checkpoint(workdir.checkpoints)

@@ -30,8 +30,13 @@ DECODER_FIELDS = {  # arguments of `Pretrainer` that change its weights, and the
 
 
 def is_weights_file(init: str) -> bool:
-    """Whether `--init` names a file with weights, and not a workdir."""
-    return init.endswith(SUFFIXES) and not epath.Path(init).expanduser().is_dir()
+    """Whether `--init` names a file with weights, and not a workdir. Raises UserError for a file with another suffix."""
+    file = epath.Path(init).expanduser()
+    if init.endswith(SUFFIXES):
+        return not file.is_dir()
+    if file.exists() and not file.is_dir():
+        raise UserError(f"--init={init} is a file, but no .weights.h5 or .keras file. Name such a file, or a workdir.")
+    return False
 
 
 def run_of(init: str) -> epath.Path | None:
