@@ -47,7 +47,7 @@ def write_report(path: str | epath.Path) -> epath.Path | None:
             raise UserError(f"There is no directory {path}. Name the workdir of a run, or a folder of runs.")
         if run.mode == "inspect":
             return None
-        if not (run.identity or run.children or run.commands):
+        if not (run.identity or run.children or run.commands or run.json("predict/result.json")):
             raise UserError(f"There is no run in {path}, and in none of its folders. Name a workdir, or a folder of runs.")
         sections = {title: list(_whole(section, run)) for title, section in SECTIONS.items()}
         again = shlex.join(["python", "-m", "pf_keras.report", run.name])

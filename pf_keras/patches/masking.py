@@ -31,7 +31,8 @@ def block_mask(noise, grid: int, block: int, masked: int):
 
     Args:
         noise: float `(B, mask_noise_size(grid, block))` in [0, 1): of the blocks, then of the first row and the first column.
-            Blocks with equal values are masked in row-major order.
+            Blocks with equal values are masked in row-major order. Without the last two numbers, as in version 0.1, the blocks
+            begin in the corner.
         grid: patches on each side of the grid.
         block: patches on each side of a block.
         masked: M, the number of patches to mask.
@@ -43,7 +44,7 @@ def block_mask(noise, grid: int, block: int, masked: int):
         ValueError: the noise has another length.
     """
     blocks, size = block_count(grid, block), mask_noise_size(grid, block)
-    if noise.shape[-1] != size:
+    if noise.shape[-1] not in (blocks, size):
         raise ValueError(f"Expected noise of {size} numbers for {blocks} blocks, (B, {size}). Received: {tuple(noise.shape)}")
     row, column = np.divmod(np.arange(grid * grid), grid)
     block_of_patch = ((row // block) * -(-grid // block) + column // block).astype("int32")
@@ -52,7 +53,7 @@ def block_mask(noise, grid: int, block: int, masked: int):
     rank = ops.cast(ops.argsort(ops.argsort(noise[:, :blocks], axis=-1), axis=-1), "int32")  # (B, blocks)
     score = ops.take(rank, block_of_patch, axis=1) * block**2 + place_in_block  # (B, N), unique in an image
     order = ops.cast(ops.argsort(score, axis=-1), "int32")
-    if block > 1:
+    if noise.shape[-1] > blocks:
         top, left = (ops.cast(ops.floor(noise[:, blocks + i, None] * grid), "int32") for i in range(2))  # (B, 1)
         order = (order // grid + top) % grid * grid + (order % grid + left) % grid
     return ops.sort(order[:, masked:], axis=-1), ops.sort(order[:, :masked], axis=-1)

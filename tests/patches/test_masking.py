@@ -102,3 +102,10 @@ def test_decoded_patches_are_a_random_part_of_the_masked_ones():
 @pytest.mark.parametrize("grid, block, blocks", [(14, 2, 49), (14, 4, 16), (5, 2, 9), (4, 1, 16), (3, 3, 1)])
 def test_block_count(grid, block, blocks):
     assert block_count(grid, block) == blocks
+
+
+def test_noise_of_version_0_1_puts_the_blocks_where_it_did():
+    old = np.random.default_rng(0).random((5, 9), "float32")
+    new = np.concatenate([old, np.zeros((5, 2), "float32")], axis=1)
+    for indices, others in zip(block_mask(old, 5, 2, 10), block_mask(new, 5, 2, 10), strict=True):
+        np.testing.assert_array_equal(indices, others)
