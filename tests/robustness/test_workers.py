@@ -32,13 +32,14 @@ def unbroken(tmp_path_factory):
     return team.workdir
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("victim", "number"),
     [
         (1, signal.SIGKILL),
-        pytest.param(0, signal.SIGKILL, marks=pytest.mark.long),  # where the others register
-        pytest.param(1, signal.SIGSTOP, marks=pytest.mark.long),
-        pytest.param(0, signal.SIGSTOP, marks=pytest.mark.long),
+        (0, signal.SIGKILL),  # where the others register
+        (1, signal.SIGSTOP),
+        (0, signal.SIGSTOP),
     ],
 )
 def test_others_stop_when_a_worker_is_killed_or_hangs_and_the_run_resumes(victim, number, unbroken, tmp_path):
