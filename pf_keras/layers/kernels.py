@@ -29,7 +29,9 @@ def without_strategy() -> bool:
 
 @functools.cache
 def compiles() -> bool:
-    """Whether this TensorFlow compiles with XLA for the device at hand. tensorflow-tpu has no compiler for CPUs."""
+    """Whether the backend compiles with XLA for the device at hand. tensorflow-tpu has no compiler for CPUs."""
+    if keras.backend.backend() != "tensorflow":
+        return True
     import tensorflow as tf
 
     with tf.init_scope():
@@ -78,8 +80,20 @@ def fused(function: Callable) -> Callable:
     return call
 
 
+class CompiledWherePossible:
+    """Keras compiles a model with such a layer only where `compiles()`. With tensorflow-tpu it would try to on a CPU."""
+
+    @property
+    def supports_jit(self) -> bool:
+        return self._supports_jit and compiles()
+
+    @supports_jit.setter
+    def supports_jit(self, value: bool) -> None:
+        self._supports_jit = value
+
+
 @keras.saving.register_keras_serializable("pf_keras")
-class LayerNormalization(keras.layers.LayerNormalization):
+class LayerNormalization(CompiledWherePossible, keras.layers.LayerNormalization):
     """Keras's layer normalisation, compiled into one kernel in training when it is over the last axis.
 
     With GELU compiled too, a step of the CIFAR-10 model takes 0.87 of the time.
@@ -99,7 +113,7 @@ def _layer_normalization(epsilon):
 
 
 @keras.saving.register_keras_serializable("pf_keras")
-class BatchNormalization(keras.layers.BatchNormalization):
+class BatchNormalization(CompiledWherePossible, keras.layers.BatchNormalization):
     """Keras's batch normalisation, by TensorFlow's fused kernel in training.
 
     Keras passes over the input once each for sums, squares and a count. With the fused kernel a step of the CIFAR-10
@@ -134,7 +148,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 @keras.saving.register_keras_serializable("pf_keras")
-class Conv2D(keras.layers.Conv2D):
+class Conv2D(CompiledWherePossible, keras.layers.Conv2D):
     """Keras's convolution, as one matrix product on maps so small that every output pixel sees every input pixel.
 
     A 3x3 kernel does so on a 2x2 map. A ResNet makes such maps of a patch, and the decoder starts from one. There a
@@ -165,7 +179,7 @@ class Conv2D(keras.layers.Conv2D):
 
 
 @keras.saving.register_keras_serializable("pf_keras")
-class DoublingConv2D(keras.layers.Conv2D):
+class DoublingConv2D(CompiledWherePossible, keras.layers.Conv2D):
     """Nearest-neighbour upsampling by two and a 3x3 convolution with same padding, in one operation.
 
     Only four of the nine pixels under the kernel differ. A transposed convolution with a 4x4 kernel, made of sums of

@@ -249,6 +249,8 @@ OTHERS = [{"strides": 2}, {"padding": "valid"}, {"dilation_rate": 2}, {"groups":
 
 @pytest.mark.parametrize("options", [{}, *OTHERS])
 def test_conv_has_the_gradients_of_keras(options):
+    if "groups" in options and not compiles():
+        pytest.skip("Keras compiles a convolution in groups with the XLA that tensorflow-tpu lacks for CPUs")
     shape = (5, 3, 3, 4) if options.get("padding") == "valid" else (5, 2, 2, 4)
     pair = twins(Conv2D, keras.layers.Conv2D, shape, **{"filters": 6, "kernel_size": 3, "padding": "same", **options})
     check_same_gradients(pair, floats(*shape), atol=1e-4)
