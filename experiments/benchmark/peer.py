@@ -3,7 +3,8 @@
     python -m experiments.benchmark peer --mae=CLONE [--mae_python=PYTHON] [--size=small|middle|paper]
 
 CLONE is a clone of that repository, whose code runs unchanged. PYTHON is an interpreter with torch, torchvision and timm. Both
-run whole training steps with AdamW in float32 on all cores, in turns, each in its own process. At paper size MAE is its ViT-L.
+run whole training steps with AdamW in float32 on all cores, in turns, each in its own process. Ours computes one part of the
+batch on each core, where the cores divide the batch (`run.parallel_parts`). At paper size MAE is its ViT-L.
 At other sizes it is a ViT of our width, with as many blocks as equal FLOPs need.
 """
 
@@ -20,6 +21,7 @@ from experiments.benchmark.measuring import Row, ratio, spread, take_turns
 from experiments.benchmark.models import bare_loop, compiled_pretrainer, config_of, random_batch
 from experiments.commands import ROOT
 from pf_keras.errors import UserError
+from pf_keras.processes import cores
 from pf_keras.tpu.flops import pretrain_flops
 from pf_keras.training.devices import open_devices
 
@@ -35,7 +37,8 @@ def run(options: argparse.Namespace) -> list[Row]:
     if not (Path(options.mae) / "models_mae.py").is_file():
         raise UserError(f"--mae={options.mae} is not a clone of facebookresearch/mae. Clone that repository first.")
     config, images, steps = config_of(options.size), options.batch, STEPS[options.size]
-    devices = open_devices("float32")
+    parts = 1 if images % cores() else cores()
+    devices = open_devices("float32", parallel_parts=parts)
     if devices.kind != "cpu":
         raise UserError(f"MAE runs on the CPU here, but our step would run on a {devices.kind}. Hide it: CUDA_VISIBLE_DEVICES=")
     model = compiled_pretrainer(config, devices)
@@ -47,7 +50,7 @@ def run(options: argparse.Namespace) -> list[Row]:
         mae = ask()
         seconds = take_turns({"ours": ours, "mae": lambda: ask(f"{steps}\n")["seconds"]}, ROUNDS)
     rates = [step * steps / statistics.median(seconds[name]) for name, step in (("ours", flops), ("mae", mae["flops"]))]
-    note = f"{options.size}, batch {images}: {rates[0] / 1e9:.0f} / {rates[1] / 1e9:.0f} GFLOP/s; "
+    note = f"{options.size}, batch {images}, {parts} parts: {rates[0] / 1e9:.0f} / {rates[1] / 1e9:.0f} GFLOP/s; "
     size = f"MAE: width {mae['width']}, {mae['depth']} blocks, {mae['parameters'] / 1e6:.1f}M parameters, torch {mae['torch']}"
     return [
         Row("our FLOP/s / MAE's", flops / mae["flops"] * ratio(seconds, "mae", "ours"), "x", 1.0, high=True,

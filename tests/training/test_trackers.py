@@ -265,7 +265,10 @@ def test_numbers_of_the_result_are_sent_once(workdir, name):
 
 @needs("wandb")
 def test_wandb_has_the_numbers_of_the_result(workdir):
+    import wandb
+
     finish(workdir, Config().override({"run.tracker": "wandb"}), RESULT)
+    wandb.teardown()  # its own process writes the file, maybe after the run has ended
     (file,) = (workdir.path / "wandb").glob("offline-run-*/run-*.wandb")
     rows = [{name_of(item): item.value_json for item in record.history.item} for record in transactions(file)]
     (found,) = [{name: float(value) for name, value in row.items()} for row in rows if "result/top1" in row]
