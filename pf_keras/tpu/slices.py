@@ -77,7 +77,7 @@ class Slice:
         axes = [int(length) for length in self._shape.split("x") if int(length) > 1]
         joined = [length % self.kind.ring == 0 for length in axes]
         if self.kind.cube:
-            joined = [len(axes) == 3 and all(joined)] * len(axes)
+            joined = [all(joined)] * len(axes)
         return self.kind.link * sum(2 if both else 1 for both in joined)
 
     @property
