@@ -16,6 +16,7 @@ from pf_keras import filesystem as fs
 from pf_keras.config import DataConfig
 from pf_keras.data.dataset_options import as_written
 from pf_keras.data.images import Images
+from pf_keras.data.shares import share
 from pf_keras.data.shuffle import permutation
 from pf_keras.errors import UserError
 from pf_keras.processes import cores
@@ -209,8 +210,8 @@ class Records:
             seed: of the shuffling.
             shuffle: whether the stream is endless and shuffled.
             batch: not used; `Images.keys` needs it.
-            host: which files to read, if shuffled: every `hosts`-th, from this one on. An epoch of a host is an epoch of
-                its own files.
+            host: which records to read, if shuffled: an equal share, see `shares.share`. An epoch of a host is an epoch of
+                its share.
             hosts: the number of hosts.
             counted: unless shuffled: whether it is an error if there are more or fewer records than were counted.
 
@@ -218,36 +219,36 @@ class Records:
             A dataset of dicts of the int64 scalars `epoch` and `index` and the string `serialized`.
 
         Raises:
-            UserError: a host has no file, or no record in its files.
+            UserError: there are fewer files or records than hosts.
         """
         import tensorflow as tf
 
         if len(self.files) < hosts:
             raise UserError(f"{len(self.files)} shards are too few for {hosts} hosts. Write at least one shard per host.")
-        files = tf.constant(self.files)
-        count = len(self.files[host::hosts])
-        if self.wanted is None:
-            size = sum(self.counts[host::hosts])
-        else:
-            size = int(np.sum(self.wanted // FILE % hosts == host))
-        if not size:
-            raise UserError(f"The shards of host {host} of {hosts} have no records. Write fewer shards.")
+        if self.size < hosts:
+            raise UserError(f"{self.size} records are too few for {hosts} hosts. Use more records or fewer hosts.")
+        parts, wanted, size = self._share(host, hosts)
+        files, count = tf.constant(self.files), len(parts)
         start = start // hosts
 
-        def numbered(number, epoch):
+        def numbered(part, epoch):
+            # tf.unstack would crash tf.data: it looks into the inputs of skip and take for constants.
+            number, first, taken = (tf.constant(column)[part] for column in parts.T)
+
             def key(place, record):
                 return {"epoch": epoch, "index": number * FILE + place, "serialized": record}
 
-            return tf.data.TFRecordDataset(files[number]).enumerate().map(key)
+            records = tf.data.TFRecordDataset(files[number]).enumerate()
+            return records.skip(first).take(taken).map(key)
 
         def chosen(records):
-            if self.wanted is None:
+            if wanted is None:
                 return records
-            places = tf.constant(self.wanted)
+            places = tf.constant(wanted)
 
             def is_wanted(key):
                 place = tf.searchsorted(places, key["index"][None])[0]
-                return places[tf.minimum(place, len(self.wanted) - 1)] == key["index"]
+                return places[tf.minimum(place, len(wanted) - 1)] == key["index"]
 
             return records.filter(is_wanted)
 
@@ -267,7 +268,7 @@ class Records:
             tf.random.set_seed(1)
             order = tf.data.Dataset.from_tensor_slices(permutation(count, seed, epoch))
             records = order.interleave(
-                lambda place: numbered(place * hosts + host, epoch),
+                lambda part: numbered(part, epoch),
                 cycle_length=min(count, self.config.parallel_files),
                 num_parallel_calls=tf.data.AUTOTUNE,
                 deterministic=True,
@@ -278,6 +279,19 @@ class Records:
             return records.skip(tf.cast(passed, tf.int64))
 
         return tf.data.Dataset.range(first, np.iinfo("int64").max).flat_map(one_epoch)
+
+    def _share(self, host: int, hosts: int) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """What a host reads: int64 (F, 3) with the number of each file, its first record and how many, -1 for all that follow;
+        the indices that it keeps of them, or None for all; and how many records these are."""
+        if self.wanted is None:
+            parts = share(self.counts, host, hosts)
+            number, first, last = parts.T
+            whole = last == np.asarray(self.counts)[number]
+            return np.stack([number, first, np.where(whole, -1, last - first)], axis=1), None, int((last - first).sum())
+        offsets = np.searchsorted(self.wanted, FILE * np.arange(len(self.files) + 1))
+        parts = share(np.diff(offsets), host, hosts)
+        wanted = np.concatenate([self.wanted[offsets[n] + first : offsets[n] + last] for n, first, last in parts])
+        return parts * [1, 0, 0] - [0, 0, 1], np.sort(wanted), len(wanted)
 
     def loader(self) -> Callable[[dict], tuple]:
         """A function for tf.data, from a key to `(encoded, label)`: a string and an int64 scalar."""

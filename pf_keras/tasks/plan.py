@@ -10,7 +10,7 @@ from pf_keras.errors import UserError
 from pf_keras.models.build import count_parameters
 from pf_keras.request import Request
 from pf_keras.tpu.compile_step import check_steps
-from pf_keras.tpu.flops import pretrain_flops
+from pf_keras.tpu.scaling import BYTES_PER_IMAGE, DECODED_PER_CORE, STATE_BYTES, Machine, predict
 from pf_keras.tpu.slices import GIB, Slice, find_slice
 from pf_keras.tpu.steps import WORDS, settings_of
 from pf_keras.training.devices import Devices
@@ -18,10 +18,6 @@ from pf_keras.training.identity import RunIdentity, find_run
 from pf_keras.training.lock import lock
 from pf_keras.training.workdir import Workdir
 
-PEAK_FRACTION = 0.3  # what others reach: MAE's ViT-L 29% on TPU v3, big_vision's ViT-S 27%
-DECODED_PER_CORE = 450  # images/s that a host core decodes and crops, measured with ImageNet's JPEGs
-BYTES_PER_IMAGE = 110_000  # of ImageNet's JPEGs
-STATE_BYTES = 12  # per parameter: its float32 value and AdamW's two moments
 COMPILATIONS = 6  # at most, to find the largest batch
 SHOWN = 3  # operations in a message
 # What `check_steps` answers that goes into the result as it is.
@@ -94,26 +90,14 @@ def some(found: list[str]) -> str:
 
 def estimate(config: Config, slice_: Slice) -> dict:
     """What follows from formulas, of the pre-training and the slice."""
-    flops = pretrain_flops(config)
-    throughput = PEAK_FRACTION * slice_.kind.peak * slice_.cores / flops
-    batch, images = config.pretrain.batch, config.pretrain.batch * config.pretrain.steps
-    parameters = count_parameters(config)
+    backend = keras.backend.backend()
     return {
         "topology": slice_.name,
-        "lowering": keras.backend.backend(),
+        "lowering": backend,
         "cores": slice_.cores,
         "hosts": slice_.hosts,
-        "parameters": parameters,
         "hbm_bytes": slice_.kind.hbm,
-        "flops_per_image": flops,
-        "flops_per_step": flops * batch,
-        "share_of_peak": PEAK_FRACTION,
-        "step_seconds": batch / throughput,
-        "images_per_second": throughput,
-        "hours": images / throughput / 3600,
-        "decode_cores": math.ceil(throughput / DECODED_PER_CORE),
-        "storage_bytes_per_second": throughput * BYTES_PER_IMAGE,
-        "checkpoint_bytes": parameters * STATE_BYTES,
+        **predict(config, Machine.from_slice(slice_), backend),
     }
 
 
@@ -193,12 +177,24 @@ def table(result: dict) -> str:
     lines |= {
         "FLOPs per image of pre-training": f"{result['flops_per_image'] / 1e9:.1f} G by formula",
         "FLOPs per step": f"{result['flops_per_step'] / 1e12:.2f} T",
-        f"step, at {result['share_of_peak']:.0%} of peak": f"{result['step_seconds'] * 1e3:.1f} ms",
+        f"compute, at {result['share_of_peak']:.0%} of peak": milliseconds(result["compute_seconds"]),
+        f"optimizer, at {result['share_of_bandwidth']:.0%} of memory": milliseconds(result["update_seconds"]),
+        f"all-reduce, at {result['share_of_bandwidth']:.0%} of links": (
+            f"{milliseconds(result['all_reduce_seconds'])}, of {result['gradient_bytes'] / 1e6:,.0f} MB of gradients"
+        ),
+        "step": f"{milliseconds(result['step_seconds'])}, if none of the three overlap",
         "images per second": f"{result['images_per_second']:,.0f}",
         "whole schedule": f"{result['hours']:.1f} hours, {result['hours'] / 24:.2f} days",
-        "decode cores": f"{result['decode_cores']} on all hosts, at {DECODED_PER_CORE} images/s each",
+        "decode cores": (
+            f"{result['decode_cores']} on all hosts, {result['decode_cores_per_host']} on each, "
+            f"at {DECODED_PER_CORE} images/s a core"
+        ),
         "read from storage": f"{result['storage_bytes_per_second'] / 1e6:,.0f} MB/s, at {BYTES_PER_IMAGE // 1000} kB per image",
-        "checkpoint": f"{result['checkpoint_bytes'] / 1e9:.2f} GB",
+        "checkpoint": f"{result['checkpoint_bytes'] / 1e9:.2f} GB, {result['checkpoint_seconds']:.0f} s to write",
+        f"preempted every {result['preempted_every_seconds'] / 3600:.0f} hours": (
+            f"loses {result['lost_to_preemption']:.1%} with checkpoints every {minutes(result['checkpoint_every_seconds'])}, "
+            f"{result['lost_at_best']:.1%} with one every {minutes(result['best_checkpoint_every_seconds'])}, which is best"
+        ),
     }
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
@@ -227,6 +223,16 @@ def step_lines(result: dict, prefix: str, words: str) -> dict[str, str]:
     if found["compiler_flops_per_image"]:
         lines[f"{words}, FLOPs per image"] = f"{found['compiler_flops_per_image'] / 1e9:.1f} G by the compiler"
     return lines
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Seconds to read, in milliseconds. None is a part of the step whose rate is not published."""
+    return "not known" if seconds is None else f"{seconds * 1e3:.1f} ms"
+
+
+def minutes(seconds: float) -> str:
+    """Seconds to read, in minutes."""
+    return f"{seconds / 60:.1f} min"
 
 
 def gib(size: float) -> str:

@@ -18,6 +18,9 @@ class Kind:
         cores: per chip.
         hbm: bytes of memory per core that libtpu 0.0.42.1 gives a program.
         peak: bfloat16 FLOP/s per core.
+        memory: bytes/s of memory per core. docs/scaling.md has the sources of all rates; None where none was found.
+        link: bytes/s that a link between two chips carries in each direction, or None.
+        ring: of how many chips, or a multiple, an axis must be for its ends to be joined.
         cube: whether its slices have three dimensions.
     """
 
@@ -26,18 +29,21 @@ class Kind:
     cores: int
     hbm: int
     peak: float
+    memory: float | None
+    link: float | None
+    ring: int
     cube: bool
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("v2", 2, 2, int(7.48 * GIB), 22.5e12, cube=False),
-        Kind("v3", 2, 2, int(15.48 * GIB), 61.5e12, cube=False),
-        Kind("v4", 2, 2, int(15.25 * GIB), 137.5e12, cube=True),
-        Kind("v5e", 1, 1, int(15.75 * GIB), 197e12, cube=False),
-        Kind("v5p", 2, 1, int(95.74 * GIB), 459e12, cube=True),
-        Kind("v6e", 1, 1, int(31.25 * GIB), 918e12, cube=False),
+        Kind("v2", 2, 2, int(7.48 * GIB), 22.5e12, None, None, 16, cube=False),
+        Kind("v3", 2, 2, int(15.48 * GIB), 61.5e12, 450e9, 83e9, 32, cube=False),
+        Kind("v4", 2, 2, int(15.25 * GIB), 137.5e12, 600e9, 45e9, 4, cube=True),
+        Kind("v5e", 1, 1, int(15.75 * GIB), 197e12, 819e9, 50e9, 16, cube=False),
+        Kind("v5p", 2, 1, int(95.74 * GIB), 459e12, 2765e9, 100e9, 4, cube=True),
+        Kind("v6e", 1, 1, int(31.25 * GIB), 918e12, 1600e9, 100e9, 16, cube=False),
     )
 }
 OTHER_NAMES = {"v5litepod": "v5e", "v5lite": "v5e"}
@@ -56,7 +62,23 @@ class Slice:
     @property
     def topology(self) -> str:
         """libtpu's name of the slice, such as `v3:4x4`."""
-        return f"{self.kind.name}:{(CUBES if self.kind.cube else SQUARES)[self.chips]}"
+        return f"{self.kind.name}:{self._shape}"
+
+    @property
+    def _shape(self) -> str:
+        return (CUBES if self.kind.cube else SQUARES)[self.chips]
+
+    @property
+    def network(self) -> float | None:
+        """Bytes/s that a chip sends in an all-reduce, or None. It uses both directions of an axis whose ends are joined, and
+        one of another. In three dimensions all axes are joined or none."""
+        if self.kind.link is None:
+            return None
+        axes = [int(length) for length in self._shape.split("x") if int(length) > 1]
+        joined = [length % self.kind.ring == 0 for length in axes]
+        if self.kind.cube:
+            joined = [all(joined)] * len(axes)
+        return self.kind.link * sum(2 if both else 1 for both in joined)
 
     @property
     def cores(self) -> int:

@@ -422,28 +422,6 @@ def test_folder_with_links_to_it_is_read_once_under_its_own_name(tmp_path, capsy
     assert "15 images; skipped: 3 folders listed already" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 3])
-def test_hosts_read_different_files_and_together_all_records(tmp_path, hosts):
-    for shard, records in enumerate((3, 5, 4, 2, 0)):
-        with tf.io.TFRecordWriter(str(tmp_path / f"train-{shard:05d}-of-00005")) as writer:
-            for number in range(records):
-                image = tf.io.encode_jpeg(np.asarray(picture(number))).numpy()
-                name = f"{shard}-{number}.jpg"
-                writer.write(make_example(encoded=image, height=20, width=24, channels=3, colorspace="RGB", format="JPEG",
-                                          filename=name, label=1))  # fmt: skip
-    write_records(tmp_path, "validation", 1, 3, 1)
-    split = open_source(DataConfig(source=f"tfrecord:{tmp_path}", shuffle_buffer=3)).train
-    seen = []
-    for host in range(hosts):
-        size = sum((3, 5, 4, 2, 0)[host::hosts])
-        read = [int(key["index"]) for key in split.keys(seed=1, host=host, hosts=hosts).take(2 * size)]
-        assert sorted(read[:size]) == sorted(read[size:]) and len(set(read)) == size
-        later = split.keys(start=2 * hosts, seed=1, host=host, hosts=hosts).take(size)
-        assert [int(key["index"]) for key in later] == read[2 : size + 2]
-        seen += read[:size]
-    assert sorted(seen) == sorted(int(key["index"]) for key in split.keys(shuffle=False)) and len(seen) == 14
-
-
 def test_class_missing_in_train_is_an_error_where_classes_are_trained(tmp_path):
     write_folder(tmp_path, splits=("train",))
     write_folder(tmp_path, splits=("val",), classes=("ant", "wasp"))
@@ -529,19 +507,6 @@ def test_split_without_records_is_an_error(tmp_path, empty):
         write_records(tmp_path, split, 1, 0 if split == empty else 3, 1)
     with pytest.raises(UserError, match=f"The {empty} split of tfrecord:.* has no images"):
         open_source(DataConfig(source=f"tfrecord:{tmp_path}"))
-
-
-def test_host_without_records_is_an_error(tmp_path):
-    write_records(tmp_path, "validation", 1, 3, 1)
-    for number, records in enumerate((3, 0)):
-        write_records(tmp_path / "..", "train", 1, records, 1)
-        (tmp_path / ".." / "train-00000-of-00001").rename(tmp_path / f"train-{number:05d}-of-00002")
-    split = open_source(DataConfig(source=f"tfrecord:{tmp_path}")).train
-    split.keys(host=0, hosts=2)
-    with pytest.raises(UserError, match="The shards of host 1 of 2 have no records"):
-        split.keys(host=1, hosts=2)
-    with pytest.raises(UserError, match="2 shards are too few for 3 hosts"):
-        split.keys(host=0, hosts=3)
 
 
 def test_names_in_records_may_be_any_bytes(tmp_path):

@@ -49,7 +49,11 @@ def test_without_libtpu_the_formulas_and_checks_remain(tmp_path, monkeypatch):
     assert result == done.result and result["lowering"] == keras.backend.backend()
     assert result["fits"] is None and result["peak_hbm_bytes"] is None and result["finetune_fits"] is None
     assert result["hours"] > 0 and result["images_per_second"] > 0 and result["decode_cores"] > 0
-    assert succeed(*flags(tmp_path, "v2-8"))["topology"] == "v2-8"
+    for line in ("all-reduce, at 80% of links", "decode cores", "preempted every 6 hours", "checkpoints every 1.0 min"):
+        assert line in done.out
+    old = command(*flags(tmp_path, "v2-8"))
+    assert old.result["topology"] == "v2-8" and old.result["all_reduce_seconds"] is None
+    assert old.out.count("not known, of") == 1 and old.result["step_seconds"] == old.result["compute_seconds"]
 
 
 def test_one_training_can_be_planned_alone(tmp_path, monkeypatch):
