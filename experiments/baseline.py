@@ -3,8 +3,9 @@
     python -m experiments.baseline --config=cifar10 --data=folder:CIFAR --label_fraction=0.01 --workdir=runs/cifar10/resnet-0.01
 
 It has the data, the labels and the image size of the config, and trains by SGD with a one-cycle learning rate, random crops,
-flips, random erasing and label smoothing. Its epochs, learning rate and crops are chosen on held-out labelled images. The best
-setting trains again with all labels, once for each seed, and is scored on the validation images.
+flips, random erasing and label smoothing. Its epochs, learning rate, crops and strength of augmentation (`finetune.strong`) are
+chosen on held-out labelled images. The best setting trains again with all labels, once for each seed, and is scored on the
+validation images.
 
 Writes WORKDIR/result.json, and a folder for each training. Run it again to resume: trainings that are done are kept.
 """
@@ -31,6 +32,7 @@ from pf_keras.data.selection import hold_out_labelled
 from pf_keras.data.sources import open_source
 from pf_keras.errors import UserError
 from pf_keras.evaluation.scores import predict_logits, top_k
+from pf_keras.noise import STRONG
 from pf_keras.training.devices import Devices, open_devices
 
 WIDTHS, BLOCKS = (16, 32, 64), 3  # channels of the stages, and blocks in each
@@ -49,6 +51,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--epochs", type=numbers(int), default="100,300", help="epochs to choose from")
     parser.add_argument("--learning_rates", type=numbers(float), default="0.05,0.1,0.2", help="learning rates to choose from")
     parser.add_argument("--crops", type=numbers(float), default="0.25,0.6", help="smallest fractions of the area in a crop")
+    parser.add_argument("--strengths", type=numbers(float), default="0,0.5", help="strengths of augmentation to choose from")
     parser.add_argument("--batch", type=int, default=64, help="images per step")
     parser.add_argument("--seeds", type=numbers(int), default="0,1,2", help="the seeds of the winner")
     parser.add_argument("--parallel_parts", type=int, default=1, help="parts of a batch at the same time, one for each core")
@@ -62,17 +65,17 @@ def main(arguments: list[str]) -> None:
     train, held_out = hold_out_labelled(labelled, config.sweep.holdout)
     run = partial(score, config, devices, len(classes), options.batch)
     chosen, best = None, -1.0
-    for setting in itertools.product(options.epochs, options.learning_rates, options.crops):
+    for setting in itertools.product(options.epochs, options.learning_rates, options.crops, options.strengths):
         found = run(setting, 0, train, held_out, options.workdir / "grid" / name_of(setting))
         if found > best:
             chosen, best = setting, found
     scores = [
         run(chosen, seed, labelled, source.validation, options.workdir / "final" / f"seed-{seed}") for seed in options.seeds
     ]
-    epochs, rate, crop = chosen
+    epochs, rate, crop, strength = chosen
     result = {
         "labels": labelled.size, "images": source.validation.size, "epochs": epochs, "learning_rate": rate, "crop": crop,
-        "batch": options.batch, "held_out_top1": best, "top1_mean": statistics.fmean(scores),
+        "strong": strength, "batch": options.batch, "held_out_top1": best, "top1_mean": statistics.fmean(scores),
         "top1_sd": statistics.stdev(scores) if len(scores) > 1 else None, "seeds": len(scores),
         "parameters": resnet(config.model.image_size, len(classes)).count_params(),
     }  # fmt: skip
@@ -92,8 +95,8 @@ def numbers(kind: type) -> type:
 
 def name_of(setting: Sequence[float]) -> str:
     """The name of a setting's folder."""
-    epochs, rate, crop = setting
-    return f"{epochs}-epochs-lr{rate:g}-crop{crop:g}"
+    epochs, rate, crop, strength = setting
+    return f"{epochs}-epochs-lr{rate:g}-crop{crop:g}" + (f"-strong{strength:g}" if strength else "")
 
 
 def score(
@@ -114,9 +117,9 @@ def score(
     Raises:
         UserError: there are fewer images than a batch has, or the folder is of another training.
     """
-    epochs, rate, crop = setting
-    what = {"setting": setting, "seed": seed, "batch": batch, "train": train.digest(), "test": test.digest()}
-    what["classes"], what["labels"] = classes, train.size
+    epochs, rate, crop, strength = setting
+    what = {"setting": setting if strength else setting[:3], "seed": seed, "batch": batch, "classes": classes}
+    what |= {"train": train.digest(), "test": test.digest(), "labels": train.size}
     file = folder / "score.json"
     folder.mkdir(parents=True, exist_ok=True)
     if file.exists():
@@ -138,8 +141,9 @@ def score(
             loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
             metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
         )
-    config = replace(config, run=replace(config.run, seed=seed))
-    batches = training_batches(train, config, batch, {}, crop_scale=(crop, 1.0), classes=classes)
+    config = replace(config, run=replace(config.run, seed=seed), finetune=replace(config.finetune, strong=strength))
+    noise = {"strong_noise": (len(STRONG),)} if strength else {}
+    batches = training_batches(train, config, batch, noise, crop_scale=(crop, 1.0), classes=classes)
     print(f"{folder}: {train.size} labelled images, {epochs} epochs of {steps} steps", file=sys.stderr)
     log = keras.callbacks.CSVLogger(folder / "epochs.csv", append=True)
     callbacks = [keras.callbacks.BackupAndRestore(folder / "backup"), log]

@@ -213,6 +213,7 @@ class FinetuneConfig(_Section):
     head: Literal["residual", "linear"] = "residual"  # residual, as in the paper, or linear, on the mean of the context
     dropout: FractionBelow1 = 0.2  # before the last layer, in [0, 1); 0 is off
     mask_ratio: FractionBelow1 = 0.1  # fraction of the patches left out of each training image, in [0, 1); 0 is off
+    strong: Fraction = 0.0  # strength of rotation, shear and colour changes of images, in [0, 1]; 0 is off, as in the paper
     mix: Fraction = 0.0  # fraction of the images with mixup or CutMix, in [0, 1]; 0 is off, as in the paper
     layer_decay: FractionAbove0 = 1.0  # learning rate of a layer over the learning rate of the layer above, in (0, 1]; 1 is off
     crop_scale: Scale = (0.2, 1.0)  # lowest and highest fraction of the image's area in a crop of fine-tuning

@@ -8,9 +8,11 @@ from pf_keras.config import Config
 from pf_keras.patches.augment import NOISE
 from pf_keras.patches.masking import mask_noise_size
 
-# The input pipeline itself uses CROP, for the random crop, and MIX, for mixup and CutMix. The model uses the rest.
+# The input pipeline itself uses CROP, for the random crop, STRONG, for strong augmentation, and MIX, for mixup and CutMix. The
+# model uses the rest.
 ATTEMPTS = 10  # at a window that fits into the image
 CROP = ("top", "left", "flip", *["area"] * ATTEMPTS, *["aspect_ratio"] * ATTEMPTS)
+STRONG = ("rotation", "shear_x", "shear_y", "brightness", "contrast", "saturation", "hue", "grey")
 MIX = ("kind", "kept", "row", "column")
 
 Shapes = dict[str, tuple[int, ...]]
@@ -24,6 +26,7 @@ def pretrain_noise(config: Config) -> Shapes:
 
 
 def finetune_noise(config: Config) -> Shapes:
-    """The shapes of a fine-tuning example's noise, by name. The pipeline itself uses `mix_noise`."""
+    """The shapes of a fine-tuning example's noise, by name. The pipeline itself uses `strong_noise` and `mix_noise`."""
+    strong = {"strong_noise": (len(STRONG),)} if config.finetune.strong else {}
     mix = {"mix_noise": (len(MIX),)} if config.finetune.mix else {}
-    return {"mask_noise": (config.model.patches,), **mix}
+    return {**strong, "mask_noise": (config.model.patches,), **mix}

@@ -15,7 +15,8 @@ from pf_keras.data.decode import centre_window, decode_and_crop, random_window
 from pf_keras.data.mix import mix_pairs, require_pairs
 from pf_keras.data.reader import ReadOptions
 from pf_keras.data.records import Split
-from pf_keras.noise import CROP, Shapes
+from pf_keras.data.strong import augment_strongly
+from pf_keras.noise import CROP, STRONG, Shapes
 from pf_keras.processes import cores
 
 EPOCHS = 2**20  # room for epochs in the first word of an example's seed
@@ -98,6 +99,8 @@ def training_batches(
         if data.flip:
             # tf.cond runs only one branch. A slice with a negative step would take longer than decoding.
             image = tf.cond(drawn[CROP.index("flip")] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
+        if "strong_noise" in noise:  # the first of the shapes
+            image = augment_strongly(image, drawn[len(CROP) : len(CROP) + len(STRONG)], config.finetune.strong)
         if not classes:
             return image, drawn
         known = tf.logical_and(label >= 0, label < classes)  # for other labels, one_hot would give zeros
@@ -162,6 +165,7 @@ def _batched(keys, example, noise, batch, drop_remainder):
 
     def name(images, drawn, *labels):
         inputs = {"image": images, **split_noise(drawn, noise)}
+        inputs.pop("strong_noise", None)  # the images are made of it
         return (inputs, *labels) if labels else inputs
 
     examples = keys.map(example, num_parallel_calls=THREADS)

@@ -7,8 +7,8 @@ import pytest
 
 from experiments import baseline
 
-FLAGS = ["--config=digits", "--data=digits", "--label_fraction=0.1", "--epochs=1", "--learning_rates=0.05,0.1", "--crops=0.7",
-         "--batch=32", "--seeds=0,1"]  # fmt: skip
+FLAGS = ["--config=digits", "--data=digits", "--label_fraction=0.1", "--epochs=1", "--learning_rates=0.1", "--crops=0.7",
+         "--strengths=0,0.3", "--batch=32", "--seeds=0,1"]  # fmt: skip
 
 
 def test_the_resnet_has_the_published_size():
@@ -24,13 +24,14 @@ def test_a_grid_its_winner_and_a_second_run_that_trains_nothing(tmp_path, capsys
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result == json.loads((tmp_path / "result.json").read_text())
     scores = {file.parent.name: json.loads(file.read_text()) for file in tmp_path.glob("*/*/score.json")}
-    assert set(scores) == {"1-epochs-lr0.05-crop0.7", "1-epochs-lr0.1-crop0.7", "seed-0", "seed-1"}
+    assert set(scores) == {"1-epochs-lr0.1-crop0.7", "1-epochs-lr0.1-crop0.7-strong0.3", "seed-0", "seed-1"}
     grid = {name: score["top1"] for name, score in scores.items() if name.startswith("1-")}
-    assert result["held_out_top1"] == max(grid.values()) == grid[f"1-epochs-lr{result['learning_rate']:g}-crop0.7"]
+    chosen = "1-epochs-lr0.1-crop0.7-strong0.3" if result["strong"] else "1-epochs-lr0.1-crop0.7"
+    assert result["held_out_top1"] == max(grid.values()) == grid[chosen]
     final = [scores["seed-0"]["top1"], scores["seed-1"]["top1"]]
     assert result["top1_mean"] == pytest.approx(np.mean(final)) and result["top1_sd"] == pytest.approx(np.std(final, ddof=1))
     assert result["labels"] == 143 and result["images"] == 360
-    assert scores["1-epochs-lr0.1-crop0.7"]["what"]["labels"] < 143 == scores["seed-0"]["what"]["labels"]
+    assert scores["1-epochs-lr0.1-crop0.7-strong0.3"]["what"]["labels"] < 143 == scores["seed-0"]["what"]["labels"]
 
     monkeypatch.setattr("keras.Model.fit", None)
     baseline.main([*FLAGS, f"--workdir={tmp_path}"])
