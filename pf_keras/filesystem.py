@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import posixpath
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
@@ -41,6 +42,26 @@ def same_path(one: str, other: str) -> bool:
 def join(directory: str, *names: str) -> str:
     """The path of an entry below a directory."""
     return "/".join([directory.rstrip("/") or "/", *names]) if is_remote(directory) else os.path.join(directory, *names)
+
+
+def relative(path: str, directory: str) -> str:
+    """A path as seen from a directory. Stays whole where one of them is a URL and the other is elsewhere."""
+    if not (is_remote(path) or is_remote(directory)):
+        return os.path.relpath(path, directory)
+    (scheme, _, place), (other_scheme, _, start) = path.partition("://"), directory.partition("://")
+    if scheme != other_scheme or place.split("/")[0] != start.split("/")[0]:
+        return path if is_remote(path) else os.path.abspath(path)
+    return posixpath.relpath(place, start)
+
+
+def resolve(directory: str, path: str) -> str:
+    """The path that `relative` gave as seen from a directory. Object stores do not understand `..`."""
+    if is_remote(path) or os.path.isabs(path):
+        return path
+    if not is_remote(directory):
+        return os.path.normpath(os.path.join(directory, path))
+    scheme, _, start = directory.partition("://")
+    return f"{scheme}://{posixpath.normpath(posixpath.join(start, path))}"
 
 
 def open_file(path: str, mode: str) -> BinaryIO:

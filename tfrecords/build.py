@@ -10,36 +10,31 @@ error, 130 interrupted.
 """
 
 import argparse
-import contextlib
 import errno
-import fcntl
-import math
 import os
 import sqlite3
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 from pf_keras import filesystem as fs
 from pf_keras import processes
 from pf_keras.data.formats import MAX_PIXELS
-from pf_keras.data.shard_files import SETTINGS, WORK, is_unfinished, read_manifest
+from pf_keras.data.shard_files import SETTINGS, WORK, read_manifest
 from pf_keras.data.splits import TRAIN
 from pf_keras.errors import UserError
 from tfrecords import command, encode, inputs, manifest, shards
 from tfrecords.index import Index
+from tfrecords.work import work_directory
 
 _NAMED = 10  # corrupt files named in the error
 _IMAGENET_SHARDS = 1024, 128  # train and validation, as the public converters have them
-# About how large a shard of a folder is. A shard has ten images or more, because the last one may be held out for validation.
-_SHARD_IMAGES, _SHARD_BYTES, _LEAST_IMAGES, _MOST_SHARDS = 1000, 100_000_000, 10, 1024
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     options, beam_options = _parse(arguments)
     try:
-        with _work_directory(options.output):
+        with work_directory(options.output):
             _build(options, beam_options, Index(options.seed))
     except (OSError, sqlite3.OperationalError) as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "is full" in str(error):
@@ -139,14 +134,9 @@ def _choose_shards(options: argparse.Namespace, index: Index) -> None:
         if options.source == "imagenet":
             count = imagenet
         else:
-            count = max((_shards(*sizes[split], bool(options.resize_shorter)) for split in of & set(sizes)), default=1)
+            resized = bool(options.resize_shorter)
+            count = max((shards.shard_count(*sizes[split], resized) for split in of & set(sizes)), default=1)
         setattr(options, name, getattr(options, name) or earlier.get(name, count))
-
-
-def _shards(images: int, size: int, resized: bool) -> int:
-    """A sensible number of shards for so many images of so many bytes, which say nothing where images are resized."""
-    count = max(math.ceil(images / _SHARD_IMAGES), 0 if resized else math.ceil(size / _SHARD_BYTES))
-    return max(1, min(count, images // _LEAST_IMAGES, _MOST_SHARDS))
 
 
 def _tasks(
@@ -194,33 +184,6 @@ def _refuse(corrupt: list[str]) -> None:
             f"{len(corrupt)} files are corrupt or not images: {'; '.join(sorted(corrupt)[:_NAMED])}{more}. Repair or remove "
             f"them and run the same command again, or leave them out with --skip_bad, which lists them in {manifest.BAD}."
         )
-
-
-@contextlib.contextmanager
-def _work_directory(output: str) -> Iterator[None]:
-    """Reserve the output for this build, and remove unfinished work that no build needs any more.
-
-    A local directory is locked. The system releases the lock when the process ends in any way.
-    """
-    work = fs.join(output, shards.WORK)
-    fs.make_directory(work)
-    with contextlib.ExitStack() as stack:
-        if not fs.is_remote(output):
-            lock = stack.enter_context(open(os.path.join(work, "lock"), "w"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"Another build is writing into {output}. Wait for it.") from None
-            if not os.path.exists(lock.name) or not os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name)):
-                # The other build removed the lock file after it was opened here, so that this lock protects nothing.
-                raise UserError(f"Another build into {output} has just ended. Run the same command again.")
-            for left in Path(work).glob("*.partial"):
-                left.unlink()
-        try:
-            yield
-        finally:
-            if fs.exists(work) and not is_unfinished(output):
-                fs.remove_tree(work)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""File names and labels of all records, read without the images between them."""
+"""File names, labels and places of all records, read without the images between them."""
 
 from collections.abc import Sequence
 
@@ -12,25 +12,26 @@ _MAX_FIELD = 16 << 10  # bytes; a larger field of a record is its image
 _ENTRY = 0x0A  # the tag of field 1, bytes: `Example.features`, and `Features.feature` in it
 
 
-def read_listing(paths: Sequence[str], workers: int) -> tuple[list[str], list[int]]:
-    """Read the names and labels of all records.
+def read_listing(paths: Sequence[str], workers: int) -> tuple[list[str], list[int], list[tuple[str, int, int]]]:
+    """Read the names and labels of all records, and where they are.
 
     Args:
         paths: shard files.
         workers: the number of processes.
 
     Returns:
-        Names and labels in the order of the records. Labels are as stored, from 1, or `record_schema.NO_LABEL`.
+        Names, labels and places in the order of the records. Labels are as stored, from 1, or `record_schema.NO_LABEL`. A
+        place is the path of a shard, and the offset and length of a record's data in bytes.
 
     Raises:
         UserError: a file is truncated, or a record is not a tf.train.Example.
     """
     parts = dict(processes.run(_read_shard, paths, workers))
-    rows = [row for path in paths for row in parts[path]]
-    return [name for name, _ in rows], [label for _, label in rows]
+    rows = [(name, label, (path, *span)) for path in paths for name, label, span in parts[path]]
+    return [name for name, _, _ in rows], [label for _, label, _ in rows], [place for _, _, place in rows]
 
 
-def _read_shard(path: str) -> tuple[str, list[tuple[str, int]]]:
+def _read_shard(path: str) -> tuple[str, list[tuple[str, int, tuple[int, int]]]]:
     rows = []
     with fs.random_access(path) as (read, size):
         for offset, length in record_container.spans(read, size, path):
@@ -39,7 +40,7 @@ def _read_shard(path: str) -> tuple[str, list[tuple[str, int]]]:
             except ValueError as error:
                 where = f"{path}: record {len(rows)} at byte {offset - record_container.HEADER}"
                 raise UserError(f"{where} is not a tf.train.Example ({error}). Write the shard again.") from None
-            rows.append(record_schema.name_and_label(values))
+            rows.append((*record_schema.name_and_label(values), (offset, length)))
     return path, rows
 
 

@@ -7,7 +7,8 @@ import json
 from collections import Counter
 
 from pf_keras import filesystem as fs
-from pf_keras.data.shard_files import FORMAT, MANIFEST, SETTINGS, WORK, read_manifest, shard_names
+from pf_keras.data.shard_files import FORMAT, MANIFEST, SETTINGS, SUBSET, WORK, read_manifest, shard_names
+from pf_keras.data.splits import TRAIN
 from pf_keras.errors import UserError
 from tfrecords.encode import ODDITIES
 from tfrecords.index import Index
@@ -42,7 +43,7 @@ def begin(output: str, settings: dict) -> dict[str, dict]:
     else:
         earlier = settings
         if shard_names(output):
-            raise UserError(f"--output={output} has shards but no {MANIFEST}. Give an empty directory.")
+            raise UserError(f"{output} has shards but no {MANIFEST}. Give an empty directory.")
         fs.write_whole(unfinished, json.dumps(settings, indent=1).encode(), unfinished + ".partial")
     different = [key for key in {**settings, **earlier} if settings.get(key) != earlier.get(key)]
     if different:
@@ -73,9 +74,7 @@ def finish(output: str, settings: dict, source: dict, classes: list[tuple[str, s
     Returns:
         The manifest.
     """
-    labels = {synset: number for number, (synset, _) in enumerate(classes, 1)}
     counts = {split: Counter(number) for split, number in index.counts().items()}
-    splits = {split: {"images": 0, "bytes": 0, "shards": 0} for split in sorted(counts)}
     bad = [f"{split}/{name}\t{problem}" for split, name, problem in index.problems()]
     odd = Counter(dict.fromkeys((*ODDITIES, "bad_skipped"), 0))
     for note in notes:
@@ -83,21 +82,19 @@ def finish(output: str, settings: dict, source: dict, classes: list[tuple[str, s
         for name, reason, synset in note["bad"]:
             counts[split][synset] -= 1
             bad.append(f"{split}/{name}\t{reason}")
-        splits[split]["images"] += note["records"]
-        splits[split]["bytes"] += note["bytes"]
-        splits[split]["shards"] += 1
         odd.update(note["odd"])
     odd["bad_skipped"] = len(bad)
-    for split, values in splits.items():
-        by_label = sorted((labels.get(synset, 0), number) for synset, number in counts[split].items() if number)
-        values["classes"] = {str(label or "unlabelled"): number for label, number in by_label}
+    labels = {synset: number for number, (synset, _) in enumerate(classes, 1)}
+    by_label = {
+        split: {labels.get(synset, 0): number for synset, number in number_of.items() if number}
+        for split, number_of in counts.items()
+    }
     manifest = {
         "format": FORMAT,
-        "images": sum(values["images"] for values in splits.values()),
-        "bytes": sum(values["bytes"] for values in splits.values()),
+        **totals(notes),
         "source": source,
         "settings": settings,
-        "splits": splits,
+        "splits": splits(by_label, notes),
         "odd": dict(odd),
         "classes": [{"label": n, "synset": synset, "text": text} for n, (synset, text) in enumerate(classes, 1)],
         "shards": notes,
@@ -110,5 +107,60 @@ def finish(output: str, settings: dict, source: dict, classes: list[tuple[str, s
         fs.write_whole(fs.join(output, BAD), "".join(line + "\n" for line in sorted(bad)).encode(), temporary)
     elif fs.exists(fs.join(output, BAD)):
         fs.remove(fs.join(output, BAD))  # by an earlier build
-    fs.write_whole(fs.join(output, MANIFEST), json.dumps(manifest, indent=1).encode() + b"\n", temporary)
+    write(output, manifest)
     return manifest
+
+
+def finish_subset(output: str, settings: dict, whole: dict, parent: str, images: Counter, notes: list[dict]) -> dict:
+    """Write the manifest of a subset: of training images alone, with a reference to the dataset that has the validation images.
+
+    Args:
+        output: the directory of the subset.
+        settings: of the command.
+        whole: the manifest of the dataset.
+        parent: its directory, relative to `output`.
+        images: how many images of each label there are.
+        notes: of all shards, in the order of their names.
+
+    Returns:
+        The manifest.
+    """
+    manifest = {
+        "format": FORMAT,
+        **totals(notes),
+        SUBSET: {"directory": parent, "images": whole["splits"][TRAIN]["images"]},
+        "source": whole["source"],
+        "settings": settings,
+        "splits": splits({TRAIN: images}, notes),
+        "odd": {},  # records do not tell what their images were
+        "classes": whole["classes"],
+        "shards": notes,
+    }
+    write(output, manifest)
+    return manifest
+
+
+def totals(notes: list[dict]) -> dict[str, int]:
+    """The numbers of images and bytes in all shards."""
+    return {"images": sum(note["records"] for note in notes), "bytes": sum(note["bytes"] for note in notes)}
+
+
+def splits(by_label: dict[str, dict[int, int]], notes: list[dict]) -> dict[str, dict]:
+    """What a manifest says of each split.
+
+    Args:
+        by_label: for each split, how many images of each label there are. 0 stands for no label.
+        notes: of all shards.
+    """
+    described = {}
+    for split in sorted(by_label):
+        own = [note for note in notes if note["file"].split("-")[0] == split]
+        classes = {str(label or "unlabelled"): number for label, number in sorted(by_label[split].items())}
+        described[split] = {**totals(own), "shards": len(own), "classes": classes}
+    return described
+
+
+def write(output: str, manifest: dict) -> None:
+    """Write a manifest, the last file of a build."""
+    temporary = fs.join(output, WORK, MANIFEST + ".partial")
+    fs.write_whole(fs.join(output, MANIFEST), json.dumps(manifest, indent=1).encode() + b"\n", temporary)

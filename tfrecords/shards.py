@@ -6,15 +6,26 @@ A worker of the process pool and a worker of a Beam pipeline run the same functi
 import contextlib
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections import Counter
+from collections.abc import Callable
 
 from pf_keras import filesystem as fs
 from pf_keras.data import record_container, record_schema
 from pf_keras.data.shard_files import WORK
 from pf_keras.errors import UserError
 from tfrecords.encode import CorruptImage, prepare
+
+# About how large a shard of a folder is. A shard has ten images or more, because the last one may be held out for validation.
+_SHARD_IMAGES, _SHARD_BYTES, _LEAST_IMAGES, _MOST_SHARDS = 1000, 100_000_000, 10, 1024
+
+
+def shard_count(images: int, size: int, resized: bool = False) -> int:
+    """A sensible number of shards for so many images of so many bytes, which say nothing where images are resized."""
+    count = max(math.ceil(images / _SHARD_IMAGES), 0 if resized else math.ceil(size / _SHARD_BYTES))
+    return max(1, min(count, images // _LEAST_IMAGES, _MOST_SHARDS))
 
 
 def shard_name(split: str, number: int, count: int) -> str:
@@ -39,16 +50,29 @@ def make_shard(task: dict) -> dict:
         there are corrupt files and `skip_bad` is not set, no shard is written and `sha256` is None. On disk the note has
         `made_of` too, a digest of the items, so that a shard is made again when they change.
     """
+    return make_noted(task, _digest_of(task["items"], task["classes"]), _write)
+
+
+def make_noted(task: dict, made_of: str, write: Callable[[dict, str], dict]) -> dict:
+    """Make a shard and note that it is done, unless an earlier command made it of the same.
+
+    Args:
+        task: JSON, with at least `output`, `file` and `done` as for `make_shard`.
+        made_of: a digest of what the shard is made of.
+        write: a function `write(task, path)` that writes the shard and returns its note.
+
+    Returns:
+        The note.
+    """
     path = fs.join(task["output"], task["file"])
     temporary = fs.join(task["output"], WORK, f"{task['file']}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-    made_of = _digest_of(task["items"], task["classes"])
     note = dict(task["done"] or {})
     same = note.pop("made_of", made_of) == made_of
     done = bool(note) and same and _is_whole(path, note)
     if not done or note["bad"]:  # a corrupt file may have been repaired since
         earlier = note.get("sha256") if done else None
         try:
-            note = _write(task, temporary)
+            note = write(task, temporary)
         except BaseException:
             with contextlib.suppress(OSError):
                 fs.remove(temporary)  # or it would take room on a full disk

@@ -1,10 +1,15 @@
 """Write label lists for few-label training: the file names of a fraction of the training images, one a line.
 
-  python -m tfrecords.subsets DIR --fraction=0.01,0.1,0.2 [--seed=0] [--include=published_10pct.txt]
+  python -m tfrecords.subsets DIR --fraction=0.01,0.1,0.2 [--seed=0] [--include=published_10pct.txt] [--shards]
 
 Lists are stratified by class and nested: the 10% list contains the 1% list. With --include= the images of a published
 list come first in each class, so that a larger list contains it. The lists go to DIR/subsets, or to --output. Give a
 list, or a published list as it is, to main.py by --label_list=.
+
+--shards writes each subset as a dataset, too: train_10pct_seed0/ beside train_10pct_seed0.txt has the records of the listed
+images. --data=tfrecord:DIR/subsets/train_10pct_seed0 trains on the same images as the list does, and reads nothing else. It is
+scored on the validation shards in DIR, which must stay where they are, as seen from the subset. If the command is stopped,
+the same command resumes it.
 """
 
 import sys
@@ -18,6 +23,7 @@ from pf_keras.data.splits import TRAIN
 from pf_keras.errors import UserError
 from tfrecords import command
 from tfrecords.listing import read_listing
+from tfrecords.subset_shards import open_whole, write_subset
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,13 +34,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     parser.add_argument("--include", help="a list of file names that come first")
     parser.add_argument("--output", help="the directory for the lists (default: DIR/subsets)")
+    parser.add_argument("--shards", action="store_true", help="write the records of each subset, too")
     parser.add_processes()
     options = parser.parse_args(arguments)
     paths = split_files(options.directory)[TRAIN]
     if not paths:
         raise UserError(f"{options.directory} has no train shards. Give the directory of a whole dataset.")
+    whole = open_whole(options.directory) if options.shards else None
     wanted = read_list(options.include) if options.include else []
-    names, labels = read_listing(paths, options.processes)
+    names, labels, places = read_listing(paths, options.processes)
     if not names or NO_LABEL in labels:
         raise UserError(f"{options.directory} has images without a label. Subsets need a class for each image.")
     if "" in names or len(set(names)) < len(names):
@@ -48,12 +56,20 @@ def main(arguments: Sequence[str]) -> int:
         chosen = sorted(names[index] for index in indices)
         percent = f"{fraction * 100:.6f}".rstrip("0").rstrip(".")
         kind = "_with_list" if included else ""
-        path = fs.join(output, f"train_{percent}pct_seed{options.seed}{kind}.txt")
+        folder = fs.join(output, f"train_{percent}pct_seed{options.seed}{kind}")
+        if whole:
+            draw = {"fraction": fraction, "seed": options.seed}
+            chosen_labels = [labels[index] for index in indices]
+            chosen_places = [places[index] for index in indices]
+            made = write_subset(folder, options.directory, whole, chosen_places, chosen_labels, draw, options.processes)
+        path = folder + ".txt"
         fs.write_whole(path, "".join(as_line(name) + "\n" for name in chosen).encode(), path + ".partial")
         line = f"{path}: {len(chosen)} of {len(names)} images"
         if included:
             line += f", {len(included.intersection(chosen))} of the {len(included)} in {options.include}"
         print(line)
+        if whole:
+            print(f"{folder}: their records, {made['bytes']} bytes in {len(made['shards'])} shards")
     return 0
 
 

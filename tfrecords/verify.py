@@ -5,7 +5,8 @@
 Checks the checksums and fields of every record; each shard's size, sha256 and count against the manifest; and the
 count of each class. --decode decodes every image too. A damaged record is named by shard, number and byte. Images with
 equal bytes are listed and counted, but are not failures, because ImageNet itself has some. Without a manifest, as in
-files of the public converters, it checks what it can and says so. Exit codes: 0 all is well, 1 something is wrong, 2 a
+files of the public converters, it checks what it can and says so. Of a subset it checks the training records, and that the
+dataset with its validation shards is there. Exit codes: 0 all is well, 1 something is wrong, 2 a
 usage error.
 """
 
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str]) -> int:
     if manifest:
         notes = {note["file"]: note for note in manifest["shards"]}
         failures += [f"{name}: not in the manifest" for name in sorted(set(found) - set(notes))]
+        if whole := shard_files.whole_dataset(options.directory):
+            print(f"note: a subset of {whole[0]}, whose validation shards it uses: verify that directory, too")
+            failures += _lost_validation(options.directory)
     else:
         notes = dict.fromkeys(found)
         unfinished = shard_files.is_unfinished(options.directory)
@@ -72,6 +76,15 @@ def main(arguments: Sequence[str]) -> int:
         f"than once; {len(failures)} failures"
     )
     return 1 if failures else 0
+
+
+def _lost_validation(directory: str) -> list[str]:
+    """Why the validation shards of a subset cannot be used, if so."""
+    try:
+        shard_files.split_files(directory)
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def _print(kind: str, lines: Iterable[str]) -> int:

@@ -42,6 +42,20 @@ def labelled_subset(split: Split, fraction: float | None, list_file: str = "") -
     return split.subset(stratified_subset(split.names, split.labels, fraction, seed=0))
 
 
+def kept_fraction(source: Source, labels: int, fraction: float, list_file: str) -> float:
+    """The fraction of all training images that keep their labels: the given one, unless a list or a subset chose them.
+
+    Args:
+        source: the data of a run.
+        labels: how many images keep their labels.
+        fraction: as given, of `source`.
+        list_file: as given, or empty.
+    """
+    if list_file or source.whole:
+        return round(labels / (source.whole or source.train.size), 6)
+    return fraction
+
+
 def labels_definition(fraction: float, list_file: str) -> dict[str, object]:
     """What defines the labels of a run: the fraction, or the list file and a digest of what it lists."""
     lines = read_list(list_file) if list_file else []

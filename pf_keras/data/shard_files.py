@@ -15,6 +15,7 @@ from pf_keras.errors import UserError
 MANIFEST = "manifest.json"
 FORMAT = "pf_keras tfrecords 1"  # of a manifest
 WORK = ".build"  # folder in the output of a build for unfinished work; the build removes it at its end
+SUBSET = "subset_of"  # in the manifest of a subset: the dataset that it is a part of
 SETTINGS = "settings.json"  # in WORK: the settings of a build that has begun
 _MANIFEST_KEYS = {
     "format": str, "images": int, "bytes": int, "source": dict, "settings": dict, "splits": dict, "odd": dict, "classes": list,
@@ -30,7 +31,8 @@ def split_files(directory: str) -> dict[str, list[str]]:
     """The shards of a dataset by split.
 
     Shards are named `train-00000-of-01024`, `validation-…`, `val-…`, `valid-…` or `dev-…`, and may end in `.tfrecord` or
-    `.tfrec`. `test-…` is the validation split if there is no other.
+    `.tfrec`. `test-…` is the validation split if there is no other. The validation
+    shards of a subset are those of the dataset that it is a part of.
 
     Returns:
         `{"train": [...], "validation": [...]}`: sorted paths, possibly none.
@@ -39,11 +41,33 @@ def split_files(directory: str) -> dict[str, list[str]]:
         UserError: there are no shards, a set of shards is incomplete, or a build has not finished.
     """
     if is_unfinished(directory):
-        raise UserError(f"The build in {directory} has not finished. Run the same tfrecords.build command again.")
+        raise UserError(f"The build in {directory} has not finished. Run the same command again.")
     found = shards_in(directory)
     if not found:
         raise UserError(_no_shards(directory))
-    return {TRAIN: found.get(TRAIN, []), VALIDATION: found.get(validation_name(found), [])}
+    validation = found.get(validation_name(found), [])
+    if whole := whole_dataset(directory):
+        validation = _validation_of(directory, whole[0])
+    return {TRAIN: found.get(TRAIN, []), VALIDATION: validation}
+
+
+def whole_dataset(directory: str) -> tuple[str, int] | None:
+    """The dataset that a directory holds a subset of: its directory and its number of training images. None for other data."""
+    manifest = read_manifest(directory)
+    if not manifest or SUBSET not in manifest:
+        return None
+    return fs.resolve(directory, manifest[SUBSET]["directory"]), manifest[SUBSET]["images"]
+
+
+def _validation_of(directory: str, whole: str) -> list[str]:
+    """The validation shards of the dataset that a directory holds a subset of."""
+    try:
+        found = shards_in(whole)
+    except UserError as error:
+        raise UserError(f"{directory} is a subset and uses the validation shards of {whole}. {error}") from None
+    if not (paths := found.get(validation_name(found), [])):
+        raise UserError(f"{directory} is a subset and uses the validation shards of {whole}, which has none. Copy them there.")
+    return paths
 
 
 def _no_shards(directory: str) -> str:

@@ -12,6 +12,7 @@ There are two kinds of splits. `Images` can be read in any order (`digits`, `fol
 TensorFlow is imported only when a split is read.
 """
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +22,7 @@ from pf_keras.data.digits import open_digits
 from pf_keras.data.folder import open_folder
 from pf_keras.data.reader import DEFAULTS, ReadOptions
 from pf_keras.data.records import Split
+from pf_keras.data.shard_files import whole_dataset
 from pf_keras.data.tfds import open_tfds
 from pf_keras.data.tfrecord import open_tfrecords
 from pf_keras.errors import UserError
@@ -41,6 +43,7 @@ class Source:
         skipped: how many files and folders the listing of a folder skipped, by kind.
         place: the `data.source` that was opened.
         options: how its pixels are read.
+        whole: how many training images the whole dataset has, where these are a subset that has shards of its own. Otherwise 0.
     """
 
     train: Split
@@ -51,6 +54,7 @@ class Source:
     skipped: Counter = field(default_factory=Counter)
     place: str = ""
     options: ReadOptions = DEFAULTS
+    whole: int = 0
 
     def splits(self) -> dict[str, Split]:
         """The splits by name. Only `validation` where both are the same."""
@@ -86,6 +90,8 @@ def open_source(config: DataConfig, whole: bool = False, labels: bool = True) ->
     # The range of 16-bit images is found later, and any range tells whether an image can be read.
     reading = ReadOptions.from_config(replace(config, range16="type") if config.range16 == "data" else config)
     source = Source(*KINDS[kind](place, config, whole, **options), place=config.source, options=reading)
+    if kind == "tfrecord" and (dataset := whole_dataset(os.path.expanduser(place))):
+        source = replace(source, whole=dataset[1])
     for name, split in source.splits().items():
         if not split.size:
             raise UserError(f"The {name} split of {config.source} has no images. Add some, or remove its empty shards.")

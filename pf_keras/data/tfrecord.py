@@ -14,7 +14,7 @@ from pf_keras.data import record_container
 from pf_keras.data.dataset_options import as_written
 from pf_keras.data.record_schema import ENCODED, LABEL, TEXT, Keys, named_keys, parse, read_lists
 from pf_keras.data.records import FirstLabel, Records, open_splits
-from pf_keras.data.shard_files import count_records, read_manifest, split_files
+from pf_keras.data.shard_files import count_records, read_manifest, split_files, whole_dataset
 from pf_keras.data.splits import TRAIN, VALIDATION
 from pf_keras.errors import UserError
 from pf_keras.processes import cores
@@ -50,7 +50,7 @@ def open_tfrecords(
         only = f", only {others[0]} and the like. Rename the files: train-00000-of-00002, ..." if others else ""
         raise UserError(f"{place} has no train-* shards{only or '. Write some with python -m tfrecords.build.'}")
     manifest = read_manifest(place)
-    known = {shard["file"]: shard for shard in manifest["shards"]} if manifest else {}
+    known = _known_shards(place, manifest)
     classes = _class_names(manifest["classes"]) if manifest and labels else ()
     paths = [*files[TRAIN], *files[VALIDATION]]
     keys, as_text, unlabelled = _find_keys(paths, config, labels)
@@ -64,16 +64,23 @@ def open_tfrecords(
     first_label = FirstLabel(first if keys.label else 0)
 
     def split(paths):
-        names = [path.rsplit("/", 1)[-1] for path in paths]
-        in_manifest = set(names) <= set(known)
-        counts = [known[name]["records"] for name in names] if in_manifest else count_records(paths)
-        sha256 = [known[name]["sha256"] for name in names] if in_manifest else ()
+        in_manifest = set(paths) <= set(known)
+        counts = [known[path]["records"] for path in paths] if in_manifest else count_records(paths)
+        sha256 = [known[path]["sha256"] for path in paths] if in_manifest else ()
         any_format = manifest is None  # `tfrecords.build` converts them
         return Records(paths, counts, read, config, first_label, any_format=any_format, sha256=sha256, unlabelled=unlabelled)
 
     train, validation, note = open_splits(f"tfrecord:{place}", files[TRAIN], files[VALIDATION], whole, split)
     first_label.splits = [train] if train is validation else [train, validation]
     return train, validation, classes, note
+
+
+def _known_shards(place: str, manifest: dict | None) -> dict[str, dict]:
+    """What manifests say of each shard, by its path. The validation shards of a subset are in another directory."""
+    known = {fs.join(place, shard["file"]): shard for shard in manifest["shards"]} if manifest else {}
+    if whole := whole_dataset(place):
+        known |= _known_shards(whole[0], read_manifest(whole[0]))
+    return known
 
 
 def _find_keys(paths: Sequence[str], config: DataConfig, labels: bool) -> tuple[Keys, bool, str]:

@@ -64,8 +64,9 @@ class PatchDecoder(keras.Model):
             for i, filters in enumerate(widths)
         ]
         self.head_norm = normalization(norm, (widths or [width])[-1], self, "head_norm")
-        # Logits enter a softmax, so they are float32 in any precision.
-        self.head = Conv2D(channels * levels, 3, padding="same", dtype="float32", name="head")
+        # Logits enter a softmax, so they are float32 in any precision. They start near zero: all levels are equally likely.
+        initial = keras.initializers.TruncatedNormal(stddev=0.02)
+        self.head = Conv2D(channels * levels, 3, padding="same", kernel_initializer=initial, dtype="float32", name="head")
 
     def build(self, input_shape):
         self.expand.build((None, input_shape[-1]))

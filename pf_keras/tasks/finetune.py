@@ -12,6 +12,7 @@ from pf_keras.data.corrupt import check_validation, naming_corrupt_images
 from pf_keras.data.labels import (
     class_names,
     describe_classes,
+    kept_fraction,
     labelled_source,
     labelled_subset,
     labels_definition,
@@ -73,7 +74,7 @@ def run(request: Request) -> dict:
         **scores,
         "labels": labelled.size,
         "bad_images": len(data.corrupt),
-        "label_fraction": round(labelled.size / train_split.size, 6) if listed else fraction,
+        "label_fraction": kept_fraction(source, labelled.size, fraction, listed),
         "init": init,
         "init_step": init_step(workdir),
         "seed": config.run.seed,

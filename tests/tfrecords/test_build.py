@@ -289,19 +289,19 @@ def test_full_disk_is_an_error_and_leaves_no_partial_file(helpers, tmp_path, mon
 
 
 def test_build_locks_its_output_and_keeps_unfinished_work_only(tmp_path):
-    from tfrecords import build
+    from tfrecords.work import work_directory
 
     work = tmp_path / ".build"
-    with build._work_directory(str(tmp_path)):
+    with work_directory(str(tmp_path)):
         (work / "train-00000-of-00001.json").write_text("{}")
-        with pytest.raises(UserError, match="Another build is writing"), build._work_directory(str(tmp_path)):
+        with pytest.raises(UserError, match="Another build is writing"), work_directory(str(tmp_path)):
             pass
         assert (work / "lock").exists() and (work / "train-00000-of-00001.json").exists()
     assert not work.exists()
-    with build._work_directory(str(tmp_path)):
+    with work_directory(str(tmp_path)):
         (work / "settings.json").write_text("{}")
     assert (work / "settings.json").exists()
-    with build._work_directory(str(tmp_path)):
+    with work_directory(str(tmp_path)):
         (tmp_path / "manifest.json").write_text("{}")
     assert not work.exists()
 

@@ -1,4 +1,6 @@
-"""Names and labels of records, read without the images."""
+"""Names, labels and places of records, read without the images."""
+
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +16,11 @@ def test_counts_and_listing_equal_what_tensorflow_reads(helpers, built):
         records = helpers.records(built, split)
         assert sum(shard_files.count_records(paths)) == len(records)
         for workers in (1, 2):
-            names, labels = read_listing(paths, workers)
+            names, labels, places = read_listing(paths, workers)
             assert names == [record["image/filename"].decode() for record in records]
             assert labels == [record["image/class/label"] for record in records]
+            for record, (path, offset, length) in zip(records, places, strict=True):
+                assert record["image/encoded"] in Path(path).read_bytes()[offset : offset + length]
 
 
 @pytest.mark.parametrize("size", [0, 1, 200, 16_000, 17_000, 3_000_000])
@@ -28,7 +32,7 @@ def test_images_of_any_size_are_passed_over(tmp_path, size):
         writer.write(record_schema.make_example(encoded=bytes(size), label=300, synset="s", text="t", **FIELDS))
         writer.write(record_schema.make_example(encoded=bytes(size), **FIELDS))
         writer.write(b"")
-    assert read_listing([path], 1) == (["a.jpg", "a.jpg", ""], [300, -1, -1])
+    assert read_listing([path], 1)[:2] == (["a.jpg", "a.jpg", ""], [300, -1, -1])
 
 
 def test_a_record_that_is_not_an_example_is_named(tmp_path):
