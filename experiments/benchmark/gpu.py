@@ -2,9 +2,9 @@
 
     python -m experiments.benchmark gpu [--quick]
 
-Measures the configs `imagenette` and `imagenet`, with their batches, on the first GPU, without the input pipeline and without
-TensorFlow. Each figure comes from a process of its own. At the end two processes share the GPU. It ends within 8 minutes: what is
-not done by then is a row of its own. With --quick, a tiny model, which a CPU measures too where there is no GPU.
+Measures the configs `imagenette` and `imagenet` with their batches on the first GPU. It needs neither TensorFlow nor data. The
+figures come from several processes, which share the GPU at the end. It takes at most 8 minutes; what is not done by then counts
+as failed. With --quick it measures a tiny model, also on a CPU where there is no GPU.
 """
 
 import argparse
@@ -26,8 +26,8 @@ MODELS = {False: {"imagenette": {}, "imagenet": {}}, True: {"digits": TINY}}  # 
 SPEED = {False: {"side": 8192, "rounds": 7, "steps": 10}, True: {"side": 256, "rounds": 3, "steps": 2}}
 AIM = 0.5  # a step's FLOP/s divided by those of matrix products
 IMAGES, STEPS = 4, 4  # of the compared losses. Four steps have three learning rates above 0.
-# The largest relative difference of a loss or gradient norm. Float32 sums in another order. Bfloat16 rounds each number by up to
-# 0.4%, and a loss is a mean over thousands.
+# The largest relative difference of a loss or gradient norm. In float32 only sums have another order. Bfloat16 rounds each
+# number by up to 0.4%, and a loss is a mean over hundreds.
 AIMS = {"float32": 1e-3, "mixed_bfloat16": 0.02}
 SHOWN = 8  # kernels of a model
 NO_GPU = "no GPU: these are the CPU's figures"
@@ -50,7 +50,8 @@ def run(options: argparse.Namespace) -> list[Row]:
     if not gpu:
         print(NO_GPU, file=sys.stderr)
     note = f"the first, {device['kind']}, is measured" if gpu else NO_GPU
-    return [Row("GPUs", device["count"] if gpu else 0, note=note), *figures(ask, MODELS[options.quick], SPEED[options.quick], gpu)]
+    counted = Row("GPUs", device["count"] if gpu else 0, note=note)
+    return [counted, *figures(ask, MODELS[options.quick], SPEED[options.quick], gpu)]
 
 
 def figures(ask: Ask, models: dict[str, dict], speed: dict, gpu: bool) -> list[Row]:

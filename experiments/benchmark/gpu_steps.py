@@ -24,6 +24,7 @@ from pf_keras.training.gpus import grow_memory
 METRICS = 3  # where a state of Keras's JAX trainer has the values of metrics
 PRODUCTS = 20  # in one timed chain
 PROFILED = 3  # steps
+HASTY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # halves the time to compile for a CPU
 
 
 class Step:
@@ -35,9 +36,10 @@ class Step:
         config: of the run.
         precision: a Keras dtype policy.
         images: of the batch.
+        compiler: options of XLA.
     """
 
-    def __init__(self, config: Config, precision: str, images: int):
+    def __init__(self, config: Config, precision: str, images: int, compiler: dict | None = None):
         device = jax.devices()[0]
         keras.config.set_dtype_policy(precision)
         keras.utils.set_random_seed(config.run.seed)
@@ -49,7 +51,7 @@ class Step:
         self.state = jax.device_put(tuple(values), device)
         self.batch = jax.device_put((random_batch(config, images),), device)
         began = time.perf_counter()
-        self.compiled = jax.jit(model.train_step, donate_argnums=0).lower(self.state, self.batch).compile()
+        self.compiled = jax.jit(model.train_step, donate_argnums=0).lower(self.state, self.batch).compile(compiler)
         self.compile_seconds = time.perf_counter() - began
 
     def run(self, steps: int) -> None:
@@ -125,10 +127,10 @@ def losses(config: str, overrides: dict, images: int, precisions: list[str], ste
     Float32 products are exact to float32 here. By default a GPU rounds their inputs to ten bits.
     """
     settings = load_config(config).override({**overrides, "pretrain.warmup_steps": "2"})
-    found = {}
+    found, hasty = {}, HASTY if jax.default_backend() == "cpu" else None
     with jax.default_matmul_precision("highest"):
         for precision in precisions:
-            step = Step(settings, precision, images)
+            step = Step(settings, precision, images, hasty)
             found[precision] = [step.next_loss() for _ in range(steps)]
     return found
 

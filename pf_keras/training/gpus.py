@@ -28,7 +28,7 @@ def plugin_errors() -> Iterator[list[str]]:
 
     def collect(record: logging.LogRecord) -> bool:
         if record.exc_info:
-            errors.append(" ".join(str(record.exc_info[1]).split()))
+            errors.append(" ".join(str(record.exc_info[1]).split()).rstrip("."))
         return not record.exc_info
 
     log.addFilter(collect)
