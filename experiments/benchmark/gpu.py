@@ -26,9 +26,9 @@ MODELS = {False: {"imagenette": {}, "imagenet": {}}, True: {"digits": TINY}}  # 
 SPEED = {False: {"side": 8192, "rounds": 7, "steps": 10}, True: {"side": 256, "rounds": 3, "steps": 2}}
 AIM = 0.5  # a step's FLOP/s divided by those of matrix products
 IMAGES, STEPS = 4, 4  # of the compared losses. Four steps have three learning rates above 0.
-# The largest relative difference of a loss or gradient norm. In float32 only sums have another order. Bfloat16 rounds each
-# number by up to 0.4%, and a loss is a mean over hundreds.
-AIMS = {"float32": 1e-3, "mixed_bfloat16": 0.02}
+# The largest relative difference of a loss or gradient norm. In float32 only sums have another order. On a CPU bfloat16 differs
+# from float32 by 0.014 (imagenette).
+AIMS = {"float32": 1e-3, "mixed_bfloat16": 0.03}
 SHOWN = 8  # kernels of a model
 NO_GPU = "no GPU: these are the CPU's figures"
 Ask = Callable[..., dict]

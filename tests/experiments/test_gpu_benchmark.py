@@ -27,7 +27,7 @@ def without_tensorflow(tmp_path):
 
 
 def run(environment, *command):
-    return subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=580)
+    return subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
 
 
 STATES = """
