@@ -21,6 +21,7 @@ from absl import flags
 from pf_keras.errors import Stopped, UserError, printable
 from pf_keras.quiet import native_output_diverted
 from pf_keras.signals import stopping
+from pf_keras.training.gpus import grow_memory
 from pf_keras.training.lock import is_held, unlock
 from pf_keras.training.tpu_connection import check_tpu
 
@@ -194,6 +195,7 @@ def import_backend() -> None:
         check_tpu(FLAGS.tpu)
     else:  # with libtpu installed, JAX would ask a metadata server for minutes
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    grow_memory()  # for every mode, and for the processes that it starts
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # nohup ignores it
     if interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -46,8 +46,26 @@ def test_requirements_tpu_txt_has_what_requirements_txt_has():
     assert tpu["tensorflow-tpu"].rpartition(".")[0] == tpu["tensorboard"].rpartition(".")[0] == "==2.19"
 
 
+def test_requirements_gpu_txt_has_what_requirements_txt_has():
+    """The same versions, with the builds of TensorFlow and JAX for GPUs, and no second TensorFlow."""
+    usual, gpu = (requirements((ROOT / file).read_text().splitlines()) for file in ("requirements.txt", "requirements-gpu.txt"))
+    cpu = ("tensorflow-cpu", "tensorflow")
+    tensorflow = {str(requirement.specifier) for (name, _), requirement in usual.items() if name in cpu}
+    assert {name: str(r.specifier) for (name, _), r in gpu.items() if name != "tensorflow"} == {
+        name: str(r.specifier) for (name, _), r in usual.items() if name not in cpu
+    }
+    assert {str(gpu["tensorflow", ""].specifier)} == tensorflow and not gpu["tensorflow", ""].marker
+    assert (gpu["tensorflow", ""].extras, gpu["jax", ""].extras) == ({"and-cuda"}, {"cuda12"})
+
+
 @pytest.mark.parametrize(
-    ("file", "extra"), [("requirements-dev.txt", "dev"), ("requirements-dev.txt", "docs"), ("requirements-beam.txt", "beam")]
+    ("file", "extra"),
+    [
+        ("requirements-gpu.txt", "gpu"),
+        ("requirements-dev.txt", "dev"),
+        ("requirements-dev.txt", "docs"),
+        ("requirements-beam.txt", "beam"),
+    ],
 )
 def test_the_other_requirements_files_agree_with_the_extras(file, extra):
     lines = (ROOT / file).read_text().splitlines()

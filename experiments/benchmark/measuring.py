@@ -4,6 +4,7 @@ A machine does other work too, so that alternatives take turns, and a ratio is t
 """
 
 import gc
+import importlib.metadata
 import json
 import os
 import platform
@@ -21,6 +22,8 @@ from pf_keras.processes import cores
 from pf_keras.quiet import native_output_diverted
 
 Seconds = dict[str, list[float]]
+# By what they are imported as, the names under which they may be installed.
+PACKAGES = {"tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-tpu"), "jax": ("jax",), "keras": ("keras",)}
 
 
 def take_turns(works: dict[str, Callable[[], float | None]], rounds: int, warm_up: int = 1) -> Seconds:
@@ -61,22 +64,35 @@ def _ratios(seconds: Seconds, name: str, reference: str) -> list[float]:
     return [a / b for a, b in zip(seconds[name], seconds[reference], strict=True)]
 
 
-def run_module(module: str, *arguments: str) -> str:
+def run_module(module: str, *arguments: str, timeout: float | None = None, **environment: str) -> str:
     """Run `python -m MODULE`. Returns its standard output.
 
+    Args:
+        module: its name.
+        *arguments: its command line.
+        timeout: seconds, after which it is ended.
+        **environment: variables that it has beside those of this process.
+
     Raises:
-        UserError: it failed; the message has the last line of its errors.
+        UserError: it failed; the message has the last line of its errors. Or it was not done in time.
     """
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True)
+    line = [sys.executable, "-m", module, *arguments]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment})
+    except subprocess.TimeoutExpired:
+        raise UserError(f"python -m {module} was not done after {timeout:.0f} s.") from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"python -m {module} failed with exit code {done.returncode}: {last}")
     return done.stdout
 
 
-def in_process(module: str, arguments: dict) -> dict:
-    """Run `experiments.benchmark.MODULE`, which calls `answer`, in another process. Returns what its function returns."""
-    return json.loads(run_module(f"experiments.benchmark.{module}", json.dumps(arguments)).splitlines()[-1])
+def in_process(module: str, arguments: dict, **options) -> dict:
+    """Run `experiments.benchmark.MODULE`, which calls `answer`, in another process. Returns what its function returns.
+
+    `options` are those of `run_module`.
+    """
+    return json.loads(run_module(f"experiments.benchmark.{module}", json.dumps(arguments), **options).splitlines()[-1])
 
 
 def answer(measure: Callable[..., dict]) -> None:
@@ -131,10 +147,15 @@ def write(name: str, rows: Sequence[Row], path: str | os.PathLike) -> None:
 
 def machine() -> dict[str, object]:
     """What the figures depend on: the processor, the cores that this process may use, and the versions."""
-    import keras
-    import tensorflow as tf
-
     info = Path("/proc/cpuinfo")
     models = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
     processor = models[0] if models else platform.processor() or platform.machine()
-    return {"processor": processor, "cores": cores(), "tensorflow": tf.__version__, "keras": keras.__version__}
+    versions = {name: next(filter(None, map(_version, packages)), "none") for name, packages in PACKAGES.items()}
+    return {"processor": processor, "cores": cores(), **versions}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,15 +1,16 @@
-"""The measured models, and batches for them."""
+"""The measured models, and batches for them.
+
+TensorFlow is imported where it is used, because the benchmark `gpu` runs without it.
+"""
 
 import time
 from collections.abc import Callable
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops, tree
 
 from pf_keras.config import Config, load_config
-from pf_keras.data.dataset_options import as_written
 from pf_keras.models import build_pretrainer
 from pf_keras.noise import pretrain_noise
 from pf_keras.training.devices import Devices
@@ -41,6 +42,10 @@ def compiled_pretrainer(config: Config, devices: Devices) -> keras.Model:
 
 def endless(devices: Devices, batch: dict[str, np.ndarray]):
     """A dataset that repeats one batch, spread over the devices. It costs no time."""
+    import tensorflow as tf
+
+    from pf_keras.data.dataset_options import as_written
+
     def batches(host, hosts, replicas):
         part = {name: tf.constant(value[: len(value) // replicas]) for name, value in batch.items()}
         return as_written(tf.data.Dataset.from_tensors(part).repeat())
@@ -65,6 +70,8 @@ def bare_loop(model: keras.Model, devices: Devices, batch: dict[str, np.ndarray]
 
 def graph(function: Callable, *arguments) -> Callable[[], None]:
     """A function that runs `function` on the arguments, compiled, and waits for its result."""
+    import tensorflow as tf
+
     arguments, compiled = tree.map_structure(ops.convert_to_tensor, arguments), tf.function(function)
 
     def call():
@@ -77,6 +84,8 @@ def with_gradients(model: keras.Model, function: Callable) -> Callable:
     """A function of the same arguments that computes the gradients of its mean square for the model's weights. It returns the
     sum of each gradient.
     """
+    import tensorflow as tf
+
     def call(*arguments):
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(tf.square(function(*arguments)))

@@ -12,6 +12,7 @@ from pf_keras.processes import cores
 from pf_keras.training.accumulate import accumulate
 from pf_keras.training.determinism import add_in_order
 from pf_keras.training.execution import build_from_shapes, several_steps
+from pf_keras.training.gpus import grow_memory, plugin_errors, warn_without_gpu
 from pf_keras.training.parallel import in_parallel, use_cores
 from pf_keras.training.tpu_connection import check_tpu, connect
 from pf_keras.training.workers import join_workers, workers_of_a_step
@@ -171,6 +172,9 @@ class Devices:
 def open_devices(precision: str = "auto", tpu: str = "", parallel_parts: int = 1) -> Devices:
     """Take every device of the best kind available, and set Keras's precision for what is built from now on.
 
+    The memory of GPUs is taken as it is needed. Several GPUs share each batch: by a `MirroredStrategy` under TensorFlow, by
+    Keras's `DataParallel` under JAX.
+
     Call it before any other use of TensorFlow: workers that train together (the environment's TF_CONFIG) must meet first.
 
     Args:
@@ -183,12 +187,16 @@ def open_devices(precision: str = "auto", tpu: str = "", parallel_parts: int = 1
     """
     if tpu:
         check_tpu(tpu)
+    grow_memory()
     jax = keras.backend.backend() == "jax"
     if parallel_parts > 1 and not jax:
         use_cores(parallel_parts, cores())
-    devices = _jax_devices(tpu) if jax else _tensorflow_devices(tpu)
+    with plugin_errors() as errors:
+        devices = _jax_devices(tpu) if jax else _tensorflow_devices(tpu)
     devices = replace(devices, parallel_parts=parallel_parts)
     devices.check_parallel_parts()
+    if devices.kind == "cpu":
+        warn_without_gpu(keras.backend.backend(), errors)
     if precision == "auto":
         precision = "float32" if devices.kind == "cpu" else "mixed_bfloat16"
     keras.config.set_dtype_policy(precision)

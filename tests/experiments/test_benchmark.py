@@ -112,6 +112,7 @@ def test_a_bare_loop_trains_the_model():
 
 
 def test_the_documentation_has_the_command_of_every_benchmark():
-    text = (Path(benchmark.__file__).parents[2] / "docs" / "performance.md").read_text()
+    pages = (Path(benchmark.__file__).parents[2] / "docs" / page for page in ("performance.md", "gpu.md"))
+    text = "".join(page.read_text() for page in pages)
     for name in benchmark.BENCHMARKS:
         assert f"python -m experiments.benchmark {name}" in text, name
