@@ -1,5 +1,6 @@
 """What a run makes of GPUs: kind, precision, several of them, their memory. No GPU is needed, because the listing is faked."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -83,6 +84,16 @@ def test_memory_grows_from_the_first_look_at_the_devices(monkeypatch, backend):
     assert {name: did.environment.get(name) for name in gpus.GROWTH} == gpus.GROWTH
 
 
+def test_memory_grows_in_every_mode_and_in_processes_that_it_starts(monkeypatch):
+    """An export makes its SavedModel in a process that never opens devices."""
+    from pf_keras import cli
+
+    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
+    cli.read_flags(["pf-keras", "--mode=export"])
+    cli.import_backend()
+    assert {name: os.environ.get(name) for name in gpus.GROWTH} == gpus.GROWTH
+
+
 def test_the_users_own_choice_of_memory_stays(monkeypatch):
     monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "false")
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
@@ -134,6 +145,22 @@ def test_a_build_for_gpus_says_that_it_runs_on_the_cpu(monkeypatch, capsys, back
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     gpus.warn_without_gpu("jax" if backend == "tensorflow" else "tensorflow")  # which is installed for CPUs here
     assert capsys.readouterr().err == ""
+
+
+def test_why_a_plugin_did_not_start_is_part_of_the_warning(monkeypatch, capsys, caplog):
+    log = logging.getLogger("jax._src.xla_bridge")
+    with gpus.plugin_errors() as errors:
+        try:
+            raise RuntimeError("cuInit failed:\n  no driver.")
+        except RuntimeError:
+            log.exception("Jax plugin configuration error")
+        log.error("another message")
+    assert errors == ["cuInit failed: no driver"] and [record.message for record in caplog.records] == ["another message"]
+    installed_for_gpus(monkeypatch, "jax")
+    gpus.warn_without_gpu("jax", errors)
+    assert "runs on the CPU (cuInit failed: no driver). If there" in capsys.readouterr().err
+    log.error("later")
+    assert len(caplog.records) == 2
 
 
 def test_only_a_run_on_the_cpu_is_warned(monkeypatch, capsys):
