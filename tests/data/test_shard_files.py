@@ -29,7 +29,7 @@ def touch(directory, *names):
 @pytest.mark.parametrize("validation", ["validation", "val", "valid", "test"])
 def test_split_files_finds_all_usual_names(tmp_path, suffix, validation):
     names = [f"train-{i:05d}-of-00003{suffix}" for i in range(3)]
-    touch(tmp_path, "manifest.json", "notes", *names, f"{validation}-00000-of-00001{suffix}")
+    touch(tmp_path, "notes", "other.json", *names, f"{validation}-00000-of-00001{suffix}")
     found = shard_files.split_files(str(tmp_path))
     assert found["train"] == [str(tmp_path / name) for name in names]
     assert found["validation"] == [str(tmp_path / f"{validation}-00000-of-00001{suffix}")]

@@ -206,7 +206,7 @@ def test_splits_are_recognised_in_any_case_and_classes_in_either_form_of_unicode
     helpers.fails(done, "several validation folders, DEV and val")
 
 
-@pytest.mark.parametrize("images, size, resized, shards", [
+@pytest.mark.parametrize("images, size, resized, expected", [
     (0, 0, False, 1),
     (40, 4_000_000, False, 1),
     (40, 400_000_000, False, 4),
@@ -215,10 +215,10 @@ def test_splits_are_recognised_in_any_case_and_classes_in_either_form_of_unicode
     (2001, 1_000_000, False, 3),
     (1_281_167, 147_000_000_000, False, 1024),
 ])  # fmt: skip
-def test_shards_have_about_a_thousand_images_or_100_mb(images, size, resized, shards):
-    from tfrecords import build
+def test_shards_have_about_a_thousand_images_or_100_mb(images, size, resized, expected):
+    from tfrecords import shards
 
-    assert build._shards(images, size, resized) == shards
+    assert shards.shard_count(images, size, resized) == expected
 
 
 def test_build_without_a_number_of_shards_keeps_that_of_the_build_it_resumes(helpers, tmp_path):
