@@ -1,6 +1,7 @@
 """Measure the speed of pf_keras on this machine, as ratios within one run.
 
     python -m experiments.benchmark input   [--images=FOLDER]    the input pipeline against decoding alone
+    python -m experiments.benchmark formats                      WebP, TIFF and rotated or large JPEGs against plain ones
     python -m experiments.benchmark step    [--size=paper]       the parts of a training step, and fit against a bare loop
     python -m experiments.benchmark cores                        pre-training on one core and on all
     python -m experiments.benchmark answers [--size=middle]      predict and embed against a bare forward pass
@@ -35,6 +36,7 @@ FLAGS = {
 }
 BENCHMARKS = {
     "input": ("images", "quick"),
+    "formats": ("quick",),
     "step": ("size", "batch", "quick"),
     "cores": ("quick",),
     "answers": ("size", "images", "quick"),

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import photographs
+from experiments.benchmark import formats, photographs
 from experiments.benchmark.measuring import Row, ratio, spread, take_turns, write
 
 
@@ -96,6 +97,14 @@ def test_photographs_have_about_the_size_of_imagenets(tmp_path):
     photographs.collect(str(tmp_path / "cut"), tmp_path / "linked", 30)
     links = list((tmp_path / "linked").rglob("*.jpg"))
     assert len(links) == 30 and len({path.resolve() for path in links}) == 12
+
+
+def test_the_folder_of_formats_has_a_quarter_of_each(tmp_path):
+    formats.mixed_folder(tmp_path / "train" / "any", 8)
+    images = [Image.open(path) for path in sorted((tmp_path / "train" / "any").iterdir())]
+    assert [image.format for image in images] == ["WEBP", "TIFF", "JPEG", "JPEG"] * 2
+    assert [image.getexif().get(0x0112, 1) for image in images] == [1, 1, 6, 1] * 2
+    assert {image.size for image in images} == {photographs.SIDES}
 
 
 def test_a_bare_loop_trains_the_model():
