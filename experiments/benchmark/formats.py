@@ -30,13 +30,18 @@ def run(options: argparse.Namespace) -> list[Row]:
         collect("", folder / "plain", IMAGES)
         mixed_folder(folder / "mixed" / "train" / "any", IMAGES)
         large_folder(folder / "large" / "train" / "any")
-        seconds = in_process("formats", {"folder": str(folder), "rounds": 3 if options.quick else 7})
+        rounds = 3 if options.quick else 7
+        # Apart, because the large images that are read ahead would take their time in the turns of others.
+        folders, large = {"plain": (BATCH, BATCHES), "mixed": (BATCH, BATCHES)}, {"large": (LARGE["batch"], LARGE["batches"])}
+        seconds = {}
+        for sizes in (folders, large):
+            seconds |= in_process("formats", {"folder": str(folder), "sizes": sizes, "rounds": rounds})
     rates = {name: BATCH * BATCHES / statistics.median(seconds[name]) for name in ("plain", "mixed")}
-    large = LARGE["batch"] * LARGE["batches"] / statistics.median(seconds["large"])
+    rates["large"] = LARGE["batch"] * LARGE["batches"] / statistics.median(seconds["large"])
     return [
         Row("WebP, TIFF, rotated and plain JPEG / plain JPEG", 1 / ratio(seconds, "mixed", "plain"), "x", 0.6, high=True,
             note=f"{rates['mixed']:.0f} / {rates['plain']:.0f} images/s; time {spread(seconds, 'mixed', 'plain')}"),
-        Row("JPEG of 50 megapixels", large, "images/s", 5, high=True, note="reduced while they are decoded"),
+        Row("JPEG of 50 megapixels", rates["large"], "images/s", 5, high=True, note="reduced while they are decoded"),
     ]  # fmt: skip
 
 
@@ -71,8 +76,8 @@ def large_folder(folder: Path) -> None:
         Image.fromarray(np.clip(large, 0, 255).astype("uint8")).save(folder / f"{number}.jpg", quality=85)
 
 
-def measure(folder: str, rounds: int) -> dict[str, list[float]]:
-    """The seconds of each turn for each of the folders, on one core."""
+def measure(folder: str, sizes: dict[str, tuple[int, int]], rounds: int) -> dict[str, list[float]]:
+    """The seconds of each turn on one core, for each of the folders with its batch and its number of batches."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before TensorFlow counts them
     from pf_keras.data.pipeline import training_batches
     from pf_keras.data.sources import open_source
@@ -90,9 +95,7 @@ def measure(folder: str, rounds: int) -> dict[str, list[float]]:
             next(batches)
         return time.perf_counter() - began
 
-    works = {name: partial(timed, pipeline(name, BATCH), BATCHES) for name in ("plain", "mixed")}
-    works["large"] = partial(timed, pipeline("large", LARGE["batch"]), LARGE["batches"])
-    return take_turns(works, rounds)
+    return take_turns({name: partial(timed, pipeline(name, batch), count) for name, (batch, count) in sizes.items()}, rounds)
 
 
 if __name__ == "__main__":
