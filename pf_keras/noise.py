@@ -14,6 +14,7 @@ ATTEMPTS = 10  # at a window that fits into the image
 CROP = ("top", "left", "flip", *["area"] * ATTEMPTS, *["aspect_ratio"] * ATTEMPTS)
 STRONG = ("rotation", "shear_x", "shear_y", "brightness", "contrast", "saturation", "hue", "grey")
 MIX = ("kind", "kept", "row", "column")
+BY_PIPELINE = ("strong_noise", "mix_noise")  # noise that the input pipeline uses itself
 
 Shapes = dict[str, tuple[int, ...]]
 

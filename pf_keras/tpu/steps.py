@@ -6,7 +6,7 @@ import keras
 
 from pf_keras.config import Config
 from pf_keras.models import build_classifier, build_pretrainer
-from pf_keras.noise import finetune_noise, pretrain_noise
+from pf_keras.noise import BY_PIPELINE, finetune_noise, pretrain_noise
 from pf_keras.training.devices import Devices
 from pf_keras.training.learning_rate import layer_rates
 from pf_keras.training.optimizer import build_optimizer
@@ -53,8 +53,8 @@ def batch_rows(config: Config, training: str):
     """What an example of the training has, in the structure of a batch that `fit` gets. The leaves are `Rows`."""
     side = config.model.image_size
     noise = pretrain_noise(config) if training == "pretrain" else finetune_noise(config)
-    inputs = {"image": Rows((side, side, 3), "uint8")} | {name: Rows(shape) for name, shape in noise.items()}
-    inputs.pop("mix_noise", None)  # which the input pipeline uses itself
+    inputs = {"image": Rows((side, side, 3), "uint8")}
+    inputs |= {name: Rows(shape) for name, shape in noise.items() if name not in BY_PIPELINE}
     return (inputs,) if training == "pretrain" else (inputs, Rows((CLASSES,)))
 
 

@@ -12,6 +12,7 @@ from pf_keras.data.pipeline import training_batches
 from pf_keras.data.sources import open_source
 from pf_keras.data.strong import augment_strongly
 from pf_keras.noise import STRONG, finetune_noise
+from pf_keras.tpu.steps import batch_rows
 
 SIDE = 16
 MIDDLE = dict.fromkeys(STRONG, 0.5)  # changes nothing
@@ -92,6 +93,15 @@ def test_batches_are_augmented_the_same_after_a_resume():
     plain = config.override({"finetune.strong": "0"})
     other = next(iter(training_batches(split, plain, 8, finetune_noise(plain), start_step=2, **options)))
     assert not np.array_equal(other[0]["image"], resumed[0]["image"])
+
+
+@pytest.mark.parametrize("values", [{}, {"strong": 0.5}, {"mix": 0.5}, {"strong": 0.5, "mix": 0.5}])
+def test_planned_steps_have_the_inputs_of_the_batches(values):
+    config = load_config("digits").override({f"finetune.{name}": str(value) for name, value in values.items()})
+    batches = training_batches(open_source(config.data).train, config, 8, finetune_noise(config), classes=10)
+    inputs, _ = batches.element_spec
+    planned, _ = batch_rows(config, "finetune")
+    assert {name: tuple(spec.shape[1:]) for name, spec in inputs.items()} == {name: row.shape for name, row in planned.items()}
 
 
 def test_works_in_a_graph(image):
