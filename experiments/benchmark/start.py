@@ -9,23 +9,33 @@ import tempfile
 import time
 from functools import partial
 
-from experiments.benchmark.measuring import Row
+from experiments.benchmark.measuring import Row, ratio, spread, take_turns
 from pf_keras.errors import UserError
+
+IMPORT = "importing TensorFlow and Keras"
+FIRST_STEP = "command to the end of the first step on digits"
+FINETUNE = "fine-tuning with 14 labels of digits, from the command to its end"
 
 
 def run(options: argparse.Namespace) -> list[Row]:
     """The rows of the benchmark `start`."""
     rounds = 2 if options.quick else 5
-    found = []
-    for name, work, aim in (
-        ("main.py --help", partial(run_python, "main.py", "--help"), 1.5),
-        ("command to the end of the first step on digits", first_step, 20),
-        ("of it importing TensorFlow", partial(run_python, "-c", "import tensorflow"), None),
-    ):
-        seconds = [work() for _ in range(rounds)]
-        note = f"{min(seconds):.2f} to {max(seconds):.2f} s in {rounds} runs"
-        found.append(Row(name, statistics.median(seconds), "s", aim, note=note))
-    return found
+    works = {
+        "main.py --help": partial(run_python, "main.py", "--help"),
+        IMPORT: partial(run_python, "-c", "import tensorflow, keras"),
+        FIRST_STEP: first_step,
+        FINETUNE: finetune,
+    }
+    seconds = take_turns(works, rounds, warm_up=0)
+    aims = {"main.py --help": 1.5, FIRST_STEP: 20}
+    found = [
+        Row(name, statistics.median(taken), "s", aims.get(name), note=f"{min(taken):.2f} to {max(taken):.2f} s in {rounds} runs")
+        for name, taken in seconds.items()
+    ]
+    return found + [
+        Row(f"{name} / the import", ratio(seconds, name, IMPORT), "x", aim, note=spread(seconds, name, IMPORT))
+        for name, aim in ((FIRST_STEP, 1.6), (FINETUNE, 2.5))
+    ]
 
 
 def run_python(*words: str) -> float:
@@ -33,6 +43,13 @@ def run_python(*words: str) -> float:
     began = time.perf_counter()
     subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     return time.perf_counter() - began
+
+
+def finetune() -> float:
+    """Run a fine-tuning from scratch with 1% of the labels of the digits. Returns the seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["--config=digits", "--init=scratch", "--label_fraction=0.01", f"--workdir={folder}"]
+        return run_python("main.py", "--mode=finetune", *flags)
 
 
 def first_step() -> float:
