@@ -32,10 +32,10 @@ def run(options: argparse.Namespace) -> list[Row]:
         Row(name, statistics.median(taken), "s", aims.get(name), note=f"{min(taken):.2f} to {max(taken):.2f} s in {rounds} runs")
         for name, taken in seconds.items()
     ]
-    return found + [
-        Row(f"{name} / the import", ratio(seconds, name, IMPORT), "x", aim, note=spread(seconds, name, IMPORT))
-        for name, aim in ((FIRST_STEP, 1.6), (FINETUNE, 2.5))
-    ]
+    for name, aim in ((FIRST_STEP, 1.6), (FINETUNE, 2.5)):
+        note = spread(seconds, name, IMPORT)
+        found.append(Row(f"{name} / the import", ratio(seconds, name, IMPORT), "x", aim, note=note))
+    return found
 
 
 def run_python(*words: str) -> float:
