@@ -7,7 +7,9 @@ An installed package has the same command as `pf-keras`. A mode that reads an ea
 the fields that the command line changes.
 """
 
+import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -201,12 +203,30 @@ def import_backend() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # whatever ~/.keras/keras.json says
     try:
-        importlib.import_module("tensorflow")
-        keras = importlib.import_module("keras")
+        with without_collection():
+            importlib.import_module("tensorflow")
+            keras = importlib.import_module("keras")
         keras.config.set_image_data_format("channels_last")  # whatever ~/.keras/keras.json says
     finally:
         if interruptible:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def without_collection():
+    """Import without the garbage collector, which would look again and again at objects that all stay.
+
+    It never looks at them later, nor when the process ends.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
+    atexit.register(gc.freeze)
 
 
 def read_flags(argv: list[str]) -> dict[str, str]:

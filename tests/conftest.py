@@ -1,9 +1,12 @@
 import contextlib
+import gc
 import importlib.metadata
 import os
 from types import SimpleNamespace
 
 import pytest
+
+from pf_keras.cli import without_collection
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as pf_keras sets it, also where a test imports TensorFlow first
@@ -16,6 +19,10 @@ if os.environ.get("KERAS_BACKEND") == "jax":
 
     for name, value in JAX.items():
         os.environ.setdefault(name, value)
+
+with without_collection():
+    import tensorflow  # noqa: F401
+gc.set_threshold(100_000, 20, 50)  # the many objects of traced functions are looked at less often
 
 with contextlib.suppress(importlib.metadata.PackageNotFoundError):
     importlib.metadata.version("tensorflow-tpu")

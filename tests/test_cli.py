@@ -1,6 +1,7 @@
 """The command line as a user types it: errors are one line and exit code 2."""
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from PIL import Image
@@ -282,3 +284,13 @@ def test_a_second_command_in_one_process_does_not_keep_the_flags_of_the_first(tm
     assert main(["pf-keras", "--mode=plan", "--seed=7", "--topology=nothing", f"--workdir={tmp_path}"]) == 2
     assert main(["pf-keras", "--mode=export", f"--workdir={tmp_path}"]) == 2
     assert "There is no run in" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_backend_is_imported_without_garbage_collection(monkeypatch):
+    from pf_keras import cli
+
+    seen = []
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: seen.append((name, gc.isenabled())) or MagicMock())
+    cli.read_flags(["pf-keras", "--mode=pretrain"])
+    cli.import_backend()
+    assert seen == [("tensorflow", False), ("keras", False)] and gc.isenabled()

@@ -64,7 +64,7 @@ def _from_images(split: Images, index: int) -> tuple[bytes, int, int, str]:
 def _from_stream(split: Split) -> Callable[[dict], tuple[bytes, int, int, str]]:
     import tensorflow as tf
 
-    load = tf.function(split.loader())
+    load = tf.function(split.loader(), autograph=False)
 
     def fetch(key):
         index = int(key["index"])

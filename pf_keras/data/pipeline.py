@@ -22,6 +22,8 @@ from pf_keras.processes import cores
 EPOCHS = 2**20  # room for epochs in the first word of an example's seed
 # Threads that decode. One more than the cores, because one of them reads keys: 5% faster than tf.data.AUTOTUNE.
 THREADS = cores() + 1
+# The functions of a pipeline have no Python `if` or loop over tensors. Rewriting them would take a second of each start.
+without_autograph = tf.autograph.experimental.do_not_convert
 
 
 def draw_noise(seed: int, epoch, index, shapes: Shapes):
@@ -57,6 +59,7 @@ def split_noise(noise, shapes: Shapes) -> dict:
     return {name: tf.reshape(part, (-1, *shapes[name])) for name, part in zip(shapes, parts, strict=True)}
 
 
+@without_autograph
 def training_batches(
     split: Split,
     config: Config,
@@ -120,6 +123,7 @@ def training_batches(
     return batches.prefetch(2)
 
 
+@without_autograph
 def evaluation_batches(
     split: Split, config: Config, batch: int, noise: Shapes | None = None, host: int = 0, hosts: int = 1, replicas: int = 1
 ) -> tf.data.Dataset:

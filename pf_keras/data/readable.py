@@ -13,7 +13,7 @@ from pf_keras.data.corrupt import corrupt_images
 from pf_keras.data.dataset_options import as_written
 from pf_keras.data.decode import centre_window, decode_and_crop
 from pf_keras.data.images import Images
-from pf_keras.data.pipeline import THREADS
+from pf_keras.data.pipeline import THREADS, without_autograph
 from pf_keras.data.reader import ReadOptions
 from pf_keras.data.records import FILE, Split
 from pf_keras.errors import UserError
@@ -22,6 +22,7 @@ PADDING = -1  # the index of an example that only fills up the last batch
 SIDE = 160  # pixels on each side of a photograph to look at, or the model's input where that is larger
 
 
+@without_autograph
 def readable_batches(
     split: Split, config: Config, batch: int, after: int = -1, host: int = 0, hosts: int = 1, replicas: int = 1
 ) -> tf.data.Dataset:
@@ -61,6 +62,7 @@ def readable_batches(
     return as_written(batches).prefetch(2)
 
 
+@without_autograph
 def pictures(split: Split, indices: Collection[int], config: Config, side: int) -> dict[int, np.ndarray]:
     """The centre crops of a few readable images, as an evaluation crops them.
 

@@ -1,7 +1,8 @@
 """What a pre-trained model decodes: its scores and pictures."""
 
+import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import keras
 import numpy as np
@@ -97,13 +98,19 @@ class Pictures(RunCallback):
     """Show the tracker how the same images are reconstructed as the training goes on.
 
     Args:
-        batch: of `examples`.
+        draw_examples: returns the batch of `examples`. It is called when the first picture is due, so that a training
+            starts sooner.
         log_every: steps of a log interval. There is a picture every `INTERVALS` intervals.
     """
 
-    def __init__(self, batch: dict[str, np.ndarray], log_every: int):
+    def __init__(self, draw_examples: Callable[[], dict[str, np.ndarray]], log_every: int):
         super().__init__()
-        self.batch, self.every = batch, INTERVALS * log_every
+        self._draw_examples, self.every = draw_examples, INTERVALS * log_every
+
+    @functools.cached_property
+    def batch(self) -> dict[str, np.ndarray]:
+        """The images, as a batch of `examples`."""
+        return self._draw_examples()
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         if self.step % self.every:

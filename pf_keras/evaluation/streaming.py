@@ -81,8 +81,8 @@ def _compiled(model: keras.Model, devices: Devices) -> Callable:
     import tensorflow as tf
 
     if devices.strategy:
-        return tf.function(lambda images: devices.strategy.run(model, (images,)))
-    return tf.function(lambda images: model(images), jit_compile=devices.jit_compile)
+        return tf.function(lambda images: devices.strategy.run(model, (images,)), autograph=False)
+    return tf.function(lambda images: model(images), jit_compile=devices.jit_compile, autograph=False)
 
 
 def _without_padding(devices: Devices, index, label, outputs) -> Batch:

@@ -72,7 +72,7 @@ def run(request: Request) -> dict:
         noise = pretrain_noise(config)
         if begins and not data.searched and devices.chief:
             check_validation(data.source, scored)
-        callbacks = [pictures := Pictures(examples(scored, config, noise), config.run.log_every)]
+        callbacks = [pictures := Pictures(partial(examples, scored, config, noise), config.run.log_every)]
         if probed:
             probes = Probes(model.backbone, *probed, config, devices)
             callbacks.append(Monitor(probes, settings.probe_every, settings.steps))
