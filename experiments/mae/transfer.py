@@ -8,8 +8,9 @@ Then, for each list and each start (pre-trained, scratch), it compares a grid of
 training images outside the list, and runs the winner with every seed on the test images.
 
 Crops and mirroring in fine-tuning, its batch size, epochs, warm-up and label smoothing are ours. Masking, normalised pixels,
-weight decay, layer-wise learning rates and stochastic depth are MAE's. The learning rate, batch size and warm-up of
-pre-training are not tuned. Writes the mean of the patch vectors of every image to RUNS/features.npz, for experiments.features.
+weight decay, layer-wise learning rates and stochastic depth are MAE's. Learning rate, batch size, warm-up and mask ratio of
+pre-training are flags, so that they can be tuned, with another --runs for each setting. Writes the mean of the patch vectors of
+every image to RUNS/features.npz, for experiments.features.
 Run it again with the same --runs to reuse a finished pre-training and the scores that are there.
 """
 
@@ -35,9 +36,10 @@ from experiments.mae.clone import add_clone
 
 MEAN, SD = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 SIZE = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "num_heads": 4, "depth": 4}
-PRETRAIN_RATE, PRETRAIN_BATCH, PRETRAIN_CROP = 1e-3, 128, 0.4
+PRETRAINING = {"rate": 1e-3, "batch": 128, "warm_up": 1 / 12, "mask_ratio": 0.75, "seed": 0}
+PRETRAIN_CROP = 0.4
 BATCH, CROP = 32, 0.75  # of fine-tuning
-WARM_UP = 1 / 12  # a fraction of the steps, as in our runs; MAE's own pre-training has 1/20
+WARM_UP = 1 / 12  # of fine-tuning, a fraction of the steps, as in our runs
 COMPARE = 5000  # training images outside the list, to compare settings on
 
 Weights = dict[str, torch.Tensor]
@@ -54,23 +56,29 @@ def main() -> None:
     parser.add_argument("--epochs", required=True, help="the epochs of fine-tuning, one number for each file of --labels")
     parser.add_argument("--runs", required=True, type=Path, help="the folder for the results")
     parser.add_argument("--minutes", required=True, type=float, help="the minutes of pre-training")
+    does = {"rate": "highest learning rate", "batch": "images per step", "warm_up": "fraction of the minutes until then",
+            "mask_ratio": "fraction of the patches that is masked", "seed": "seed"}  # fmt: skip
+    for name, value in PRETRAINING.items():
+        parser.add_argument(f"--pretrain_{name}", type=type(value), default=value, help=f"pre-training: {does[name]}")
     parser.add_argument("--starts", default="pretrained,scratch", help="where fine-tuning starts from")
     parser.add_argument("--rates", default="4e-4,1e-3,2e-3", help="the learning rates to compare")
     parser.add_argument("--layer_decays", default="0.75", help="the layer decays to compare; scratch has 1")
     parser.add_argument("--seeds", default="0,1,2", help="the seeds of the winner")
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
-    settings = {"images": str(options.images), "minutes": options.minutes}  # everything in RUNS depends on them
-    if (before := kept(options.runs / "settings.json", lambda: settings)) != settings:
+    recipe = {name: getattr(options, f"pretrain_{name}") for name in PRETRAINING}
+    settings = {"images": str(options.images), "minutes": options.minutes, **recipe}  # everything in RUNS depends on them
+    before = PRETRAINING | kept(options.runs / "settings.json", lambda: settings)  # an older file has no recipe
+    if before != settings:
         parser.error(f"{options.runs} was made with other settings ({before}). Use another --runs, or the original values.")
     add_clone(options.clone)
 
     folders = sorted(folder.name for folder in (options.images / "train").iterdir() if folder.is_dir())
     names, images, classes = read(options.images / "train", folders)
     test_names, *test = read(options.images / "test", folders)
-    pretrained = kept(options.runs / "pretrained.pt", lambda: pretrain(images, options.minutes))
+    pretrained = kept(options.runs / "pretrained.pt", lambda: pretrain(images, options.minutes, **recipe))
     minutes = f"{pretrained['seconds'] / 60:.0f} minutes"
-    print(f"pre-trained: {pretrained['steps']} steps of {PRETRAIN_BATCH} images in {minutes}", flush=True)
+    print(f"pre-trained: {pretrained['steps']} steps of {options.pretrain_batch} images in {minutes}", flush=True)
     build = partial(build_vit, len(folders))
     train_features, test_features = (frozen_features(build(pretrained["model"]), part) for part in (images, test[0]))
     np.savez(options.runs / "features.npz", train_names=names, train_features=train_features,
@@ -158,38 +166,49 @@ def batches(count: int, batch: int, seed: int) -> Iterator[np.ndarray]:
         order = order[batch:]
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float, done: float) -> None:
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, done: float, warm_up: float = WARM_UP) -> None:
     """Set the learning rate as MAE does, when the fraction `done` of the run is done. `rate` is the highest one."""
     from util.lr_sched import adjust_learning_rate
 
-    whole = argparse.Namespace(lr=rate, min_lr=0.0, warmup_epochs=WARM_UP, epochs=1)
+    whole = argparse.Namespace(lr=rate, min_lr=0.0, warmup_epochs=warm_up, epochs=1)
     adjust_learning_rate(optimizer, done, whole)
 
 
-def pretrain(images: np.ndarray, minutes: float) -> dict[str, Any]:
+def pretrain(
+    images: np.ndarray, minutes: float, rate: float, batch: int, warm_up: float, mask_ratio: float, seed: int
+) -> dict[str, Any]:
     """Pre-train on images uint8 `(K, 3, S, S)` for so many minutes. The time that has passed drives the learning rate.
+
+    Args:
+        images: the training images.
+        minutes: how long.
+        rate: the highest learning rate.
+        batch: images per step.
+        warm_up: the fraction of the minutes in which the learning rate rises.
+        mask_ratio: the fraction of the patches that is masked.
+        seed: of weights, order, crops and masks.
 
     Returns:
         The state of the `model`, and the `steps` and `seconds` of training.
     """
     from models_mae import MaskedAutoencoderViT
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = MaskedAutoencoderViT(**SIZE, decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=4, norm_pix_loss=True)
     optimizer = torch.optim.AdamW(param_groups_weight_decay(model, 0.05), betas=(0.9, 0.95))
     print(f"MAE with {sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters", flush=True)
-    rng, began = np.random.default_rng(0), time.monotonic()
-    for steps, indices in enumerate(batches(len(images), PRETRAIN_BATCH, 0)):
+    rng, began = np.random.default_rng(seed), time.monotonic()
+    for steps, indices in enumerate(batches(len(images), batch, seed)):
         seconds = time.monotonic() - began
         if seconds > 60 * minutes:
             return {"model": model.state_dict(), "steps": steps, "seconds": seconds}
-        set_rate(optimizer, PRETRAIN_RATE, seconds / (60 * minutes))
-        loss, _, _ = model(crops(images[indices], rng, PRETRAIN_CROP), mask_ratio=0.75)
+        set_rate(optimizer, rate, seconds / (60 * minutes), warm_up)
+        loss, _, _ = model(crops(images[indices], rng, PRETRAIN_CROP), mask_ratio=mask_ratio)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if steps % 200 == 199:
-            speed = f"{PRETRAIN_BATCH * steps / seconds:.0f} images/s"
+            speed = f"{batch * steps / seconds:.0f} images/s"
             print(f"step {steps + 1}  loss {float(loss.detach()):.4f}  {speed}  {seconds / 60:.1f} minutes", flush=True)
 
 
