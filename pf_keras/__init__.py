@@ -12,17 +12,25 @@ import wrapt
 
 if TYPE_CHECKING:
     from pf_keras import layers, models
+    from pf_keras.command import run
     from pf_keras.config import Config, load_config
+    from pf_keras.presets.save import save_preset
     from pf_keras.training.weights import load
 
-__all__ = ["Config", "layers", "load", "load_config", "models"]
+__all__ = ["Config", "layers", "load", "load_config", "models", "run", "save_preset"]
 __version__ = "0.2.0"
 
 # TensorFlow includes oneDNN's kernels but enables them only on some processors. With AVX2 alone they make a step up to 1.4
 # times as fast (docs/performance.md). TensorFlow reads the variable once, when it is imported.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-_HOME = {"Config": "pf_keras.config", "load_config": "pf_keras.config", "load": "pf_keras.training.weights"}
+_HOME = {
+    "Config": "pf_keras.config",
+    "load_config": "pf_keras.config",
+    "load": "pf_keras.training.weights",
+    "run": "pf_keras.command",
+    "save_preset": "pf_keras.presets.save",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -63,9 +63,10 @@ flags.DEFINE_string("checkpoint_every", None, 'Steps ("500") or minutes ("10min"
 flags.DEFINE_string(
     "init",
     "",
-    "finetune, sweep: a pre-training workdir, or scratch. pretrain: a pre-training workdir to continue from with other "
-    "settings or data, or a .weights.h5 or .keras file of a pre-trainer. "
-    "predict: the folder of an export, to use it in place of the workdir's checkpoint.",
+    "Where the weights come from: a preset by its name (photos64), its folder or hf://USER/REPOSITORY, or the workdir of a "
+    "run. finetune, sweep: a pre-training, or scratch. pretrain: a pre-training to continue from with other settings or data, "
+    "or a .weights.h5 or .keras file of a pre-trainer. evaluate, reconstruct, embed, predict: to use in place of a run in the "
+    "workdir; predict also takes the folder of an export.",
 )
 flags.DEFINE_string("tracker", None, "tensorboard, csv, mlflow or wandb. Short for --config.run.tracker.")
 flags.DEFINE_string(
@@ -97,7 +98,7 @@ READ_BY = {  # the modes that read a flag; every mode reads the flags that are n
     "tpu": [mode for mode in MODES if mode not in ("inspect", "export", "plan")],
     "checkpoint_every": ["pretrain", "finetune", "sweep"],
     "tracker": ["pretrain", "finetune", "sweep"],
-    "init": ["pretrain", "finetune", "sweep", "predict"],
+    "init": ["pretrain", "finetune", "sweep", "predict", "evaluate", "reconstruct", "embed"],
     "label_fraction": ["finetune", "evaluate", "sweep"],
     "label_list": ["finetune", "sweep"],
     "seeds": ["sweep"],
@@ -113,13 +114,28 @@ def main(argv: list[str] | None = None) -> int:
     The result is printed as one line of JSON on standard output. A user's mistake is one line on standard error and exit
     code 2. A run stopped by a signal exits with 128 plus its number.
     """
-    argv = list(sys.argv if argv is None else argv)
-    began, command, ended = time.time(), None, "ended by an unexpected error"
     try:
-        overrides = read_flags(argv)
-        check_flags(overrides)
-    except flags.Error as error:
+        result = execute(list(sys.argv if argv is None else argv))
+    except (flags.Error, UserError) as error:
         return fail(error)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signal
+    print(json.dumps(result))
+    return 0
+
+
+def execute(argv: list[str]) -> dict:
+    """Run the command line `argv`, with the program's name first. Returns its result.
+
+    Raises:
+        flags.Error: a flag is wrong.
+        UserError: a user's mistake.
+        Stopped: by a signal.
+    """
+    began, command, ended = time.time(), None, "ended by an unexpected error"
+    overrides = read_flags(argv)
+    check_flags(overrides)
     try:
         with native_output_diverted():
             try:
@@ -138,15 +154,9 @@ def main(argv: list[str] | None = None) -> int:
             finally:
                 if command:
                     leave_record(command, ended)
-    except UserError as error:
-        return fail(error)
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return 128 + stopped.signal
     finally:
         unlock()
-    print(json.dumps(result))
-    return 0
+    return result
 
 
 def announce(workdir: str, argv: Sequence[str], began: float):
@@ -282,7 +292,7 @@ def read_request(overrides: dict[str, str]):
     """The task's `Request`. Raises UserError for an invalid config and a missing workdir."""
     from pf_keras.request import Request
 
-    if not FLAGS.workdir and FLAGS.mode not in STARTS_A_RUN:
+    if not FLAGS.workdir and FLAGS.mode not in STARTS_A_RUN and not FLAGS.init:
         raise UserError(f"--mode={FLAGS.mode} reads an earlier run. Name its directory with --workdir=DIR.")
     workdir = FLAGS.workdir or f"runs/{FLAGS.mode}"
     return Request(
@@ -313,23 +323,25 @@ def read_numbers(flag: str, kind: type) -> tuple:
 def read_config(workdir: str):
     """The config to start from: that of --config, else of the run in the workdir, else of --init, else the default."""
     from pf_keras.config import load_config
+    from pf_keras.presets import find
     from pf_keras.training.identity import earlier_run, fields_of_version_0_1, find_run
     from pf_keras.training.workdir import Workdir
 
     if FLAGS.config is not None:  # the command that began a run resumes it, after an update too
         return load_config(FLAGS.config).override(fields_of_version_0_1(Workdir(workdir)))
     run = find_run(Workdir(workdir))
-    if run and (run.mode == FLAGS.mode or FLAGS.mode not in STARTS_A_RUN):
+    if run and (run.mode == FLAGS.mode if FLAGS.mode in STARTS_A_RUN else not FLAGS.init):
         return run.config
-    if FLAGS.init not in ("", "scratch") and FLAGS.mode != "predict":  # predict names an export, which has no config
-        start = FLAGS.init
+    if FLAGS.init not in ("", "scratch"):
+        start = find(FLAGS.init)
         if FLAGS.mode == "pretrain":
             from pf_keras.training.weights_file import is_weights_file, run_of
 
             start = run_of(start) if is_weights_file(start) else start
-        if start:
-            _, pretraining = earlier_run(start, "pretrain")
-            return pretraining.config
+        if start and FLAGS.mode in STARTS_A_RUN:
+            return earlier_run(start, "pretrain")[1].config
+        if start and (run := find_run(Workdir(start))):  # predict also takes an export, which has no config
+            return run.config
     return load_config(DEFAULT_CONFIG)
 
 

@@ -22,6 +22,7 @@ from pf_keras.errors import UserError, reading
 from pf_keras.figures_answers import shorten
 from pf_keras.filesystem import is_remote
 from pf_keras.pages import code, duration, folded, percent, render, table, text
+from pf_keras.presets import HUB, shipped
 from pf_keras.report_labels import differences, label_lines, scores_of
 from pf_keras.report_source import Run
 from pf_keras.report_words import CURVES, FEATURES, PROBES, STARTS, TITLES, fact_text, facts, words
@@ -179,7 +180,9 @@ def comparison(run: Run) -> Iterator[dict]:
     step = run.json("init.json").get("step")
     yield text(f"This run started from {run.init}{f' at step {step:,}' if step else ''}.")
     folder = run.commands[0]["folder"] if run.commands else "."
-    place = epath.Path(run.init if is_remote(run.init) else epath.Path(folder) / run.init)
+    if run.init.startswith(HUB):
+        return
+    place = shipped().get(run.init) or epath.Path(run.init if is_remote(run.init) else epath.Path(folder) / run.init)
     if place.is_file():  # weights, which do not say what they are worth
         return
     before = Run(place)

@@ -33,6 +33,7 @@ MEANINGS = {  # of what result.json has
     "train_images": "labelled images that the training used",
     "label_fraction": "fraction of each class's training images that keep their labels",
     "init": "where the weights came from",
+    "init_sha256": "digest of the weights of the preset",
     "init_step": "step of the pre-training that the weights came from",
     "seed": "number that all random choices depend on",
     "seeds": "runs of each winner",

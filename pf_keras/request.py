@@ -16,7 +16,7 @@ class Request:
             command line changes.
         other_data: evaluate, reconstruct, predict, embed: the `--data` to use in place of the run's own, or empty.
         checkpoint: a step, or empty for the newest.
-        init: a pre-training workdir, or `scratch`; of pretrain also a file of weights; of predict the folder of an export.
+        init: a preset, a workdir, or `scratch`; of pretrain also a file of weights; of predict also the folder of an export.
         label_fractions: which fraction of the training images keep their labels; `evaluate` takes several.
         label_list: a file with the names of the training images that keep their labels.
         seeds: the seeds of a sweep.

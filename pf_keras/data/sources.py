@@ -82,6 +82,8 @@ def open_source(config: DataConfig, whole: bool = False, labels: bool = True) ->
     kind, colon, place = config.source.partition(":")
     if config.source == "digits":
         return Source(*open_digits(), place=config.source)
+    if not config.source:
+        raise UserError("--data is missing, and a preset has no data of its own. Use --data=folder:DIR, or another source.")
     if kind not in KINDS or not colon or not place:
         raise UserError(
             f"--data={config.source} is not a data source. Use digits, folder:DIR, csv:FILE, tfrecord:DIR or tfds:NAME."

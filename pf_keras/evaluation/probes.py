@@ -36,12 +36,19 @@ FOLDS = 3
 
 
 def probe(
-    workdir: Workdir, config: Config, devices: Devices, source: Source, fractions: Sequence[float], folder: epath.Path
+    workdir: Workdir,
+    init: str,
+    config: Config,
+    devices: Devices,
+    source: Source,
+    fractions: Sequence[float],
+    folder: epath.Path,
 ) -> dict[str, float]:
     """Probe the features of a pre-training for each fraction of the labels, and write `probes.csv`.
 
     Args:
-        workdir: of a pre-training.
+        workdir: that the table goes to.
+        init: the workdir of a pre-training, or a preset.
         config: its config, possibly with other data.
         devices: that the features are computed on.
         source: labelled images. The probes are fitted on its training split and scored on its validation split.
@@ -61,7 +68,7 @@ def probe(
     subsets = {fraction: labelled_subset(source.train, fraction) for fraction in fractions}
     for subset in subsets.values():
         require_classes(set(subset.labels.tolist()))
-    pretrained, checkpoint = embedder(config, devices, str(workdir.path))
+    pretrained, checkpoint = embedder(config, devices, init)
     untrained, _ = embedder(config, devices)
     extractors = {"pretrained": pretrained, "untrained": untrained, "pixels": None}
     result = {"steps": checkpoint.step, "images": source.validation.size}
@@ -85,7 +92,7 @@ def embedder(config: Config, devices: Devices, init: str = "") -> tuple[keras.Mo
     Args:
         config: of the model.
         devices: to build it on.
-        init: the workdir of a pre-training. Empty for an untrained network, which has no checkpoint.
+        init: the workdir of a pre-training, or a preset. Empty for an untrained network, which has no checkpoint.
     """
     keras.utils.set_random_seed(config.run.seed)
     with devices.scope():

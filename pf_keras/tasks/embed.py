@@ -19,8 +19,9 @@ from pf_keras.figures_answers import BLANK, Cell, Row, draw_map, draw_sheet, in_
 from pf_keras.models import Classifier
 from pf_keras.request import Request
 from pf_keras.training.devices import open_devices
-from pf_keras.training.identity import earlier_run
-from pf_keras.training.weights import load_classifier, load_pretrainer
+from pf_keras.training.identity import find_run
+from pf_keras.training.weights import load_classifier, load_pretrainer, start_of
+from pf_keras.training.workdir import Workdir
 
 QUERIES, NEIGHBOURS = 8, 7  # images whose neighbours are drawn, and how many of them
 PAIRS = 12  # near duplicates that are drawn
@@ -30,7 +31,7 @@ FILES = ("result.json", "features.npz", "features.parquet", *TABLES, *FIGURES)
 
 
 def run(request: Request) -> dict:
-    """Write the features of images by the pre-training or the fine-tuned run in `request.workdir`, and draw what is alike.
+    """Write the features of images by the run in `request.init` or `request.workdir`, and draw what is alike.
 
     Writes tables and pictures into `embed` in the workdir. Returns the content of `embed/result.json`.
 
@@ -39,16 +40,17 @@ def run(request: Request) -> dict:
     """
     require_one_process("embed")
     config = request.config
-    workdir, run = earlier_run(request.workdir, "pretrain", "finetune")
+    start, run = start_of(request.init or request.workdir, "pretrain", "finetune")
+    workdir = Workdir(request.workdir)
     devices = open_devices(config.run.precision, request.tpu)
     devices.check_batch("run.eval_batch", config.run.eval_batch)
     with devices.scope():
         if run.mode == "pretrain":
-            model, checkpoint = load_pretrainer(workdir, run, config)
+            model, checkpoint = load_pretrainer(start, run, config)
         else:
-            model, _, checkpoint = load_classifier(workdir, run, config)
+            model, _, checkpoint = load_classifier(start, run, config)
         extractor = feature_model(model)
-    images = open_images(request, workdir, run)
+    images = open_images(request, workdir, find_run(workdir))
     folder = workdir.folder("embed")
     width = config.model.width
     kind = np.dtype([("index", "i8"), ("label", "i8"), ("vector", "f4", (width,))])

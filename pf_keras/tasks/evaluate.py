@@ -17,10 +17,10 @@ from pf_keras.evaluation.probes import probe
 from pf_keras.evaluation.scores import predict_logits, top_k
 from pf_keras.figures import draw_confusion
 from pf_keras.request import Request
-from pf_keras.training.data_record import open_earlier_data
+from pf_keras.training.data_record import open_earlier_data, refuse_workdir_among_images
 from pf_keras.training.devices import Devices, open_devices
-from pf_keras.training.identity import RunIdentity, earlier_run
-from pf_keras.training.weights import load_classifier
+from pf_keras.training.identity import RunIdentity
+from pf_keras.training.weights import load_classifier, start_of
 from pf_keras.training.workdir import Workdir, open_workdir
 
 LOOKED_AT = 12  # images with a heat map
@@ -34,7 +34,7 @@ def run(request: Request) -> dict:
 
     Writes `evaluate/result.json`, tables and pictures into the workdir. Returns the content of `evaluate/result.json`.
     """
-    _, earlier = earlier_run(request.workdir, "finetune", "pretrain")
+    start, earlier = start_of(request.init or request.workdir, "finetune", "pretrain")
     if earlier.mode == "finetune" and request.label_fractions != (1.0,):
         raise UserError("--label_fraction is for evaluating a pre-training, but this is a fine-tuned run. Leave it out.")
     config = request.config
@@ -42,15 +42,17 @@ def run(request: Request) -> dict:
     workdir = open_workdir(request.workdir, devices.chief)
     # A classifier has seen none of the images of other data, but probes are fitted on their training split.
     whole = earlier.mode == "finetune"
-    data = open_earlier_data(workdir, earlier.config.data, config.data, request.other_data, evaluation_only=whole)
+    data = open_earlier_data(start, earlier.config.data, config.data, request.other_data, evaluation_only=whole)
+    refuse_workdir_among_images(workdir, data.source)
     config = data.reading(config)
     folder = workdir.folder("evaluate")
     with naming_corrupt_images(data.source):
         source = labelled_source(data.source, config.data.holdout, whole and bool(data.place))
         if earlier.mode == "pretrain":
-            result = probe(workdir, config, devices, source, request.label_fractions, folder)
+            init = request.init or request.workdir
+            result = probe(workdir, init, config, devices, source, request.label_fractions, folder)
         else:
-            result = score_classifier(workdir, earlier, config, devices, source, folder)
+            result = score_classifier(workdir, start, earlier, config, devices, source, folder)
     result |= {
         "bad_images": len(data.corrupt),
         "data": data.place or earlier.config.data.source,  # the run's own data go by its name for them, also if they moved
@@ -61,12 +63,19 @@ def run(request: Request) -> dict:
 
 
 def score_classifier(
-    workdir: Workdir, earlier: RunIdentity, config: Config, devices: Devices, source: Source, folder: epath.Path
+    workdir: Workdir,
+    start: Workdir,
+    earlier: RunIdentity,
+    config: Config,
+    devices: Devices,
+    source: Source,
+    folder: epath.Path,
 ) -> dict:
     """Score a classifier on the validation split, and write `classes.csv`, `confusion.png` and `attention.png`.
 
     Args:
-        workdir: of a fine-tuning.
+        workdir: that the files go to.
+        start: the workdir of a fine-tuning, or a preset.
         earlier: what its `config.json` says.
         config: in place of the run's.
         devices: to score on.
@@ -80,7 +89,7 @@ def score_classifier(
     validation = source.validation
     require_labels(validation)
     with devices.scope():
-        model, classes, checkpoint = load_classifier(workdir, earlier, config)
+        model, classes, checkpoint = load_classifier(start, earlier, config)
         devices.compile(model)
     labels = labels_of_head(validation.labels, source.classes, classes)
     logits = predict_logits(model, validation, config, devices)

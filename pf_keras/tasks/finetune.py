@@ -38,7 +38,7 @@ from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.monitoring import HOLDOUT, HoldOut, Monitor, choice
 from pf_keras.training.optimizer import build_optimizer
 from pf_keras.training.trackers import check_tracker, finish
-from pf_keras.training.weights import check_init, checkpoint_to_use, init_step, load_backbone, record_init
+from pf_keras.training.weights import check_init, checkpoint_to_use, init_facts, init_step, load_backbone, record_init
 from pf_keras.training.workdir import Workdir, open_workdir
 
 
@@ -64,7 +64,7 @@ def run(request: Request) -> dict:
         require_classes(classes)
         train_part, held_out = part_to_train(config, labelled)
         steps_of(config, devices, train_part.size)
-        facts = {"init": init, **labels_definition(fraction, listed), "classes": list(classes), **devices.facts()}
+        facts = {**init_facts(init), **labels_definition(fraction, listed), "classes": list(classes), **devices.facts()}
         start_run(workdir, RunIdentity("finetune", config, facts), data)
         record_labels(workdir, labelled, held_out)
         if not (latest_checkpoint(workdir.checkpoints) or data.searched) and devices.chief:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from etils import epath
 
+from pf_keras.config import Config
 from pf_keras.data.readable import photographs
 from pf_keras.data.reader import ReadOptions
 from pf_keras.evaluation.any_images import AnyImages, answers, open_images
@@ -18,6 +19,7 @@ from pf_keras.evaluation.predictions import CERTAIN, MISTAKES, UNCERTAIN, Predic
 from pf_keras.evaluation.streaming import each_batch, require_one_process
 from pf_keras.export.exported import Exported
 from pf_keras.figures_answers import BLANK, Cell, Row, draw_sheet, in_rows
+from pf_keras.presets import find
 from pf_keras.request import Request
 from pf_keras.training.devices import Devices, open_devices
 from pf_keras.training.identity import earlier_run, find_run
@@ -52,7 +54,8 @@ class Answering:
 
 
 def run(request: Request) -> dict:
-    """Classify images with the fine-tuned run in `request.workdir`, or with the export `request.init`.
+    """Classify images with the fine-tuned run in `request.workdir`, or with the classifier `request.init`: a preset, a
+    workdir or an export.
 
     Writes `predict/predictions.csv` and pictures into the workdir. Returns the content of `predict/result.json`.
 
@@ -64,7 +67,9 @@ def run(request: Request) -> dict:
     devices = open_devices(config.run.precision, request.tpu)
     devices.check_batch("run.eval_batch", config.run.eval_batch)
     workdir = Workdir(request.workdir)
-    answering = answer_by_export(request.init) if request.init else answer_by_run(request, devices)
+    start = find(request.init or request.workdir)
+    exported = request.init and find_run(Workdir(start)) is None
+    answering = answer_by_export(start) if exported else answer_by_run(start, config, devices)
     images = open_images(request, workdir, find_run(workdir))
     folder, classes = workdir.folder("predict"), answering.classes
     identity = images.identity(**answering.identity, **devices.facts())
@@ -98,11 +103,11 @@ def run(request: Request) -> dict:
     return result
 
 
-def answer_by_run(request: Request, devices: Devices) -> Answering:
-    """The classifier of a fine-tuned run."""
-    workdir, run = earlier_run(request.workdir, "finetune")
+def answer_by_run(start: str, config: Config, devices: Devices) -> Answering:
+    """The classifier of a fine-tuned run or of a preset."""
+    workdir, run = earlier_run(start, "finetune")
     with devices.scope():
-        model, classes, checkpoint = load_classifier(workdir, run, request.config)
+        model, classes, checkpoint = load_classifier(workdir, run, config)
 
     def batches(images, after):
         for index, label, logits in each_batch(model, images.split, images.config, devices, after):

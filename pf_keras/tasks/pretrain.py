@@ -28,7 +28,7 @@ from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.monitoring import Monitor
 from pf_keras.training.optimizer import build_optimizer
 from pf_keras.training.trackers import check_tracker, finish
-from pf_keras.training.weights import check_pretraining, checkpoint_to_use, init_step, load_pretraining, record_init
+from pf_keras.training.weights import check_pretraining, checkpoint_to_use, init_facts, init_step, load_pretraining, record_init
 from pf_keras.training.weights_file import is_weights_file
 from pf_keras.training.workdir import open_workdir
 
@@ -55,7 +55,7 @@ def run(request: Request) -> dict:
     with naming_corrupt_images(data.source):
         scored = data.source.validation.sample(config.run.score_images)
         probed = probe_images(data.source, settings.probe_images, scored) if settings.probe_every else ()
-        start_run(workdir, RunIdentity("pretrain", config, {"init": init, **devices.facts()}), data)
+        start_run(workdir, RunIdentity("pretrain", config, {**init_facts(init), **devices.facts()}), data)
 
         keras.utils.set_random_seed(config.run.seed)
         with devices.scope():

@@ -5,11 +5,10 @@ from pf_keras.evaluation.attention import draw_targets
 from pf_keras.evaluation.reconstruction import draw, examples
 from pf_keras.noise import pretrain_noise
 from pf_keras.request import Request
-from pf_keras.training.data_record import open_earlier_data
+from pf_keras.training.data_record import open_earlier_data, refuse_workdir_among_images
 from pf_keras.training.devices import open_devices
-from pf_keras.training.identity import earlier_run
-from pf_keras.training.weights import load_pretrainer
-from pf_keras.training.workdir import open_workdir
+from pf_keras.training.weights import load_pretrainer, start_of
+from pf_keras.training.workdir import Workdir, open_workdir
 
 
 def run(request: Request) -> dict:
@@ -18,13 +17,14 @@ def run(request: Request) -> dict:
     Raises:
         UserError: the config has another model than the run, or there is no such checkpoint.
     """
-    earlier, pretraining = earlier_run(request.workdir, "pretrain")
+    start, pretraining = start_of(request.init or request.workdir, "pretrain")
     config = request.config
     devices = open_devices(config.run.precision, request.tpu)
     with devices.scope():
-        model, checkpoint = load_pretrainer(earlier, pretraining, config, request.checkpoint)
+        model, checkpoint = load_pretrainer(start, pretraining, config, request.checkpoint)
     own, now = pretraining.config.data, config.data
-    data = open_earlier_data(earlier, own, now, request.other_data, labels=False)
+    data = open_earlier_data(start, own, now, request.other_data, labels=False)
+    refuse_workdir_among_images(Workdir(request.workdir), data.source)
     config = data.reading(config)
     with naming_corrupt_images(data.source):
         batch = examples(data.source.validation, config, pretrain_noise(config))

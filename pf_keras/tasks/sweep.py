@@ -38,7 +38,7 @@ from pf_keras.training.devices import open_devices
 from pf_keras.training.identity import RunIdentity, check_same_run, find_run, start_run
 from pf_keras.training.lock import unlock
 from pf_keras.training.trackers import check_tracker, finish
-from pf_keras.training.weights import check_init, init_step
+from pf_keras.training.weights import check_init, init_facts, init_step
 from pf_keras.training.workdir import Workdir
 from pf_keras.training.workers import workers_of_a_step
 
@@ -143,7 +143,7 @@ class Sweep:
                 config = self.config_of(batch, self.config.finetune.learning_rate, seed=0)
                 steps_of(config, self.devices, part_to_train(config, split)[0].size)
         labels = labels_definition(request.label_fraction, request.label_list)
-        facts = {"init": request.init, "init_step": start_step, **labels, "seeds": list(request.seeds)}
+        facts = {**init_facts(request.init), "init_step": start_step, **labels, "seeds": list(request.seeds)}
         self.identity = RunIdentity("sweep", self.config, {**facts, **self.devices.facts()})
         self.runs = 0
 
@@ -223,7 +223,7 @@ class Sweep:
         if start == "pretrained":
             self.require_start_step(check_init(init, config))
         # This label fraction keeps --mode=finetune from resuming the run with other labels.
-        facts = {"init": init, "label_fraction": "of a sweep", "classes": list(self.classes), **self.devices.facts()}
+        facts = {**init_facts(init), "label_fraction": "of a sweep", "classes": list(self.classes), **self.devices.facts()}
         start_run(workdir, RunIdentity("finetune", config, facts), self.data)
         record_labels(workdir, train, part_to_train(config, train)[1])
         forget_models()

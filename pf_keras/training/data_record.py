@@ -23,6 +23,7 @@ from pf_keras.data.selection import as_line
 from pf_keras.data.sources import Source, open_source
 from pf_keras.errors import UserError, reading
 from pf_keras.filesystem import is_remote, same_path
+from pf_keras.presets.places import find
 from pf_keras.training.workdir import Workdir
 
 
@@ -117,7 +118,7 @@ class RunData:
 
         It may have been trained on images that this run is scored on.
         """
-        before = _record_of(Workdir(init)).get("splits", {})
+        before = _record_of(Workdir(find(init))).get("splits", {})
         totals = [sum(split["images"] for split in splits.values()) for splits in (before, self.digests)]
         if totals[0] == totals[1] and before["validation"] != self.digests["validation"]:
             print(

@@ -1,4 +1,4 @@
-"""Models with the weights of an earlier run: whole, or the backbone alone.
+"""Models with the weights of an earlier run or of a preset: whole, or the backbone alone.
 
 Where a run kept an average of its weights (`ema`), the average is loaded. Only a run that resumes goes on from the last step.
 """
@@ -11,8 +11,10 @@ import keras
 from pf_keras.config import Config
 from pf_keras.errors import UserError
 from pf_keras.models import build_classifier, build_pretrainer
+from pf_keras.presets.folder import check_weights, is_preset
+from pf_keras.presets.places import find, shipped
 from pf_keras.training.checkpoint import Checkpoint, require_checkpoint
-from pf_keras.training.identity import RunIdentity, earlier_run
+from pf_keras.training.identity import RunIdentity, earlier_run, find_run
 from pf_keras.training.metrics_log import MetricsLog
 from pf_keras.training.monitoring import best_checkpoint
 from pf_keras.training.weights_file import is_weights_file, load_weights_file
@@ -20,20 +22,33 @@ from pf_keras.training.workdir import Workdir
 
 
 def load(path: str | os.PathLike) -> keras.Model:
-    """Load the model of a workdir with the weights of its newest checkpoint, or of its best one (`finetune.holdout`).
+    """Load the model of a preset, or of a workdir with the weights of its newest checkpoint or its best (`finetune.holdout`).
 
     Args:
-        path: the workdir of a pre-training or fine-tuning.
+        path: the name of a preset that ships with the package, such as `photos64`; the folder of a preset; a repository with
+            one, `hf://USER/REPOSITORY` or `hf://USER/REPOSITORY@REVISION`; or the workdir of a pre-training or fine-tuning.
 
     Returns:
         A `Pretrainer`, whose `backbone` and `decoder` are models too, or a `Classifier`. It is not compiled.
 
     Raises:
-        UserError: the path is no such workdir, or has no checkpoint.
+        UserError: there is no such preset or workdir, it has no checkpoint, or its weights are damaged.
     """
-    workdir, run = earlier_run(path, "pretrain", "finetune")
+    workdir, run = start_of(path, "pretrain", "finetune")
     load_model = load_pretrainer if run.mode == "pretrain" else load_classifier
     return load_model(workdir, run)[0]
+
+
+def start_of(init: str | os.PathLike, *modes: str) -> tuple[Workdir, RunIdentity]:
+    """The workdir or the folder of a preset that `init` names, and the run that it is of. UserError as `earlier_run`."""
+    return earlier_run(find(init), *modes)
+
+
+def init_facts(init: str) -> dict[str, str]:
+    """What a run records of its `--init`: the place, and the digest of the weights where it is a preset."""
+    run = find_run(Workdir(find(init))) if init != "scratch" and not is_weights_file(init) else None
+    digest = {"init_sha256": run.facts["weights"]["sha256"]} if run and is_preset(run) else {}
+    return {"init": init, **digest}
 
 
 def load_pretrainer(
@@ -53,7 +68,7 @@ def load_pretrainer(
     config = config or run.config
     run.require_same_model(workdir.path, config, "model", "target", free=())
     model = build_pretrainer(config)
-    return model, require_checkpoint(workdir.checkpoints, step).load_into(model)
+    return model, _checkpoint(workdir, run, step).load_into(model)
 
 
 def load_classifier(
@@ -73,7 +88,18 @@ def load_classifier(
     run.require_same_model(workdir.path, config, "model", "finetune.head")
     classes = tuple(run.facts["classes"])
     model = build_classifier(config, len(classes))
-    return model, classes, checkpoint_to_use(workdir).load_into(model)
+    checkpoint = _checkpoint(workdir, run) if is_preset(run) else checkpoint_to_use(workdir)
+    return model, classes, checkpoint.load_into(model)
+
+
+def _checkpoint(workdir: Workdir, run: RunIdentity, step: str = "") -> Checkpoint:
+    """The weights of a preset, or the newest checkpoint of a run, or that of a step."""
+    if not is_preset(run):
+        return require_checkpoint(workdir.checkpoints, step)
+    if step:
+        raise UserError(f"{workdir.path} is a preset, which has no checkpoint {step}. Leave out --checkpoint.")
+    check_weights(workdir.path, run)
+    return Checkpoint(workdir.path, run.facts["step"], {"seeds": []}, requested=True)
 
 
 def checkpoint_to_use(workdir: Workdir) -> Checkpoint:
@@ -86,13 +112,13 @@ def load_backbone(model: keras.Model, init: str, config: Config) -> Checkpoint:
 
     Args:
         model: a model on a backbone that `config` describes.
-        init: the workdir of a pre-training.
+        init: the workdir of a pre-training, or a preset.
         config: of `model`.
 
     Raises:
-        UserError: `init` is no such workdir, or its network differs.
+        UserError: `init` is no such workdir or preset, or its network differs.
     """
-    workdir, run = earlier_run(init, "pretrain")
+    workdir, run = start_of(init, "pretrain")
     run.require_same_model(init, config, "model")
     pretrainer, checkpoint = load_pretrainer(workdir, run)
     count = _assign(_by_name(model.backbone), _by_name(pretrainer.backbone))
@@ -120,7 +146,7 @@ def load_pretraining(model: keras.Model, init: str, config: Config) -> int | Non
         place, (pretrainer, step) = init, load_weights_file(init, config)
     else:
         check_pretraining(init, config)
-        pretrainer, checkpoint = load_pretrainer(*earlier_run(init, "pretrain"))
+        pretrainer, checkpoint = load_pretrainer(*start_of(init, "pretrain"))
         place, step = checkpoint.path, checkpoint.step
     count = _assign({v.path: v for v in model.weights}, {v.path: v for v in pretrainer.weights})
     print(
@@ -142,9 +168,9 @@ def check_pretraining(init: str, config: Config) -> None:
     if is_weights_file(init):
         load_weights_file(init, config)
         return
-    workdir, run = earlier_run(init, "pretrain")
+    workdir, run = start_of(init, "pretrain")
     run.require_same_pretrainer(init, config)
-    require_checkpoint(workdir.checkpoints)
+    _checkpoint(workdir, run)
 
 
 def check_init(init: str, config: Config) -> int | None:
@@ -154,12 +180,13 @@ def check_init(init: str, config: Config) -> int | None:
         UserError: `init` is empty or no pre-training workdir, has no checkpoint, or its network is not the config's.
     """
     if not init:
-        raise UserError("--init is missing. Use --init=PRETRAIN_WORKDIR or --init=scratch.")
+        known = "".join(f"--init={name}, " for name in shipped())
+        raise UserError(f"--init is missing. Use {known}--init=PRETRAIN_WORKDIR or --init=scratch.")
     if init == "scratch":
         return None
-    workdir, run = earlier_run(init, "pretrain")
+    workdir, run = start_of(init, "pretrain")
     run.require_same_model(init, config, "model")
-    return require_checkpoint(workdir.checkpoints).step
+    return _checkpoint(workdir, run).step
 
 
 def record_init(workdir: Workdir, step: int | None) -> None:

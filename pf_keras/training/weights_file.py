@@ -16,6 +16,7 @@ from pf_keras.config import Config
 from pf_keras.errors import UserError, reading
 from pf_keras.filesystem import is_remote
 from pf_keras.models import build_pretrainer
+from pf_keras.presets.places import HUB
 from pf_keras.training.checkpoint import Checkpoint, InMemory, require_checkpoint
 from pf_keras.training.identity import IN_DECODER, NOT_IN_WEIGHTS, earlier_run
 
@@ -31,6 +32,8 @@ DECODER_FIELDS = {  # arguments of `Pretrainer` that change its weights, and the
 
 def is_weights_file(init: str) -> bool:
     """Whether `--init` names a file with weights, and not a workdir. Raises UserError for a file with another suffix."""
+    if init.startswith(HUB):
+        return False
     file = epath.Path(init).expanduser()
     if init.endswith(SUFFIXES):
         return not file.is_dir()
