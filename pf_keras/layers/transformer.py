@@ -344,7 +344,10 @@ class FactorizedPositions(keras.layers.Layer):
         self.rows, self.columns = table("rows"), table("columns")
 
     def call(self, indices):
-        return ops.take(self.rows, indices // self.grid, axis=0) + ops.take(self.columns, indices % self.grid, axis=0)
+        # One table of all positions: its gradient is dense. TensorFlow's gradient of a gather has a row for each use, with
+        # which optimizers such as Keras's AdamW take several steps instead of one.
+        table = ops.expand_dims(self.rows, 1) + ops.expand_dims(self.columns, 0)
+        return ops.take(ops.reshape(table, (-1, self.width)), indices, axis=0)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return (*input_shape, self.width)

@@ -9,13 +9,16 @@ import numpy as np
 
 from pf_keras.config import ModelConfig
 from pf_keras.layers.transformer import AttentionPooling, FactorizedPositions, Transformer
+from pf_keras.models.arguments import checked
+from pf_keras.models.exported_model import ExportedModel
+from pf_keras.models.inputs import images_of
 from pf_keras.models.patch_encoder import PatchEncoder
 from pf_keras.patches.augment import scale_pixels
 from pf_keras.patches.grid import extract_patches
 
 
 @keras.saving.register_keras_serializable("pf_keras")
-class Backbone(keras.Model):
+class Backbone(ExportedModel):
     """Patch encoder, positions, transformer and attention pooling: all that moves from pre-training to fine-tuning.
 
     Calling the backbone gives the context of the visible patches, and its methods pool the context:
@@ -36,7 +39,7 @@ class Backbone(keras.Model):
         The context, `(B, V, D)`.
 
     Raises:
-        ValueError: `grid` does not divide `image_size`, or an option has an unknown value.
+        ValueError: `grid` does not divide `image_size`, `heads` does not divide `width`, or an argument is out of range.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Backbone(keras.Model):
             "mlp_ratio": mlp_ratio, "norm_order": norm_order, "dropout": dropout, "decode_position": decode_position,
             "drop_path": drop_path,
         }  # fmt: skip
+        checked(ModelConfig, **self.arguments)
         self.image_size, self.grid, self.width, self.norm = image_size, grid, width, norm
         self.decode_position = decode_position
         policy = self.dtype_policy
@@ -121,14 +125,22 @@ class Backbone(keras.Model):
             return self.pooling(context, positions)
         return self.pooling(context) + positions
 
+    def export_signature(self) -> list[keras.InputSpec]:
+        side = self.image_size // self.grid
+        return [keras.InputSpec("float32", (None, self.grid**2, side, side, 3), name="patches")]
+
     def compute_output_shape(self, patches_shape: tuple, indices_shape: tuple | None = None) -> tuple:
         return (*patches_shape[:2], self.width)
 
     def get_config(self) -> dict:
         return {**super().get_config(), **self.arguments}
 
+    @classmethod
+    def from_config(cls, config: dict) -> "Backbone":
+        return cls._quantized(dict(config))
 
-class OnBackbone(keras.Model):
+
+class OnBackbone(ExportedModel):
     """Base of the models that contain a `Backbone`, which is built and saved with them.
 
     A subclass takes `backbone` as its first argument and adds its own arguments to `get_config`.
@@ -143,13 +155,17 @@ class OnBackbone(keras.Model):
             self.backbone.build()
         self.built = True
 
+    def export_signature(self) -> list[keras.InputSpec]:
+        side = self.backbone.image_size
+        return [keras.InputSpec("uint8", (None, side, side, 3), name="image")]
+
     def get_config(self) -> dict:
         return {**super().get_config(), "backbone": keras.saving.serialize_keras_object(self.backbone)}
 
     @classmethod
     def from_config(cls, config: dict) -> "OnBackbone":
         config = dict(config)
-        return cls(keras.saving.deserialize_keras_object(config.pop("backbone")), **config)
+        return cls._quantized(config, keras.saving.deserialize_keras_object(config.pop("backbone")))
 
 
 @keras.saving.register_keras_serializable("pf_keras")
@@ -170,7 +186,7 @@ class Embedder(OnBackbone):
     """
 
     def call(self, inputs):
-        image = inputs["image"] if isinstance(inputs, dict) else inputs
+        image = images_of(inputs, self.backbone.image_size)
         context = self.backbone(scale_pixels(extract_patches(image, self.backbone.grid)), training=False)
         return keras.ops.mean(keras.ops.cast(context, "float32"), axis=1)
 

@@ -6,7 +6,9 @@ from keras import ops
 from pf_keras.config import FinetuneConfig
 from pf_keras.layers.resnet import EXPANSION, Bottleneck
 from pf_keras.layers.transformer import dense
+from pf_keras.models.arguments import checked
 from pf_keras.models.backbone import Backbone, OnBackbone
+from pf_keras.models.inputs import images_of, noise_of
 from pf_keras.patches.augment import scale_pixels
 from pf_keras.patches.grid import extract_patches, gather_patches
 from pf_keras.patches.masking import block_mask
@@ -20,7 +22,8 @@ class Classifier(OnBackbone):
     dropout and a linear layer on the mean of the context. It freezes the backbone's attention pooling, which it does
     not use. Set `backbone.pooling.trainable` to train the pooling in another model.
 
-    Training leaves out the patches with the lowest noise. Evaluation uses all patches, and so does training without noise.
+    Training leaves out the patches with the lowest noise, which the model draws where a batch brings none. Evaluation uses all
+    patches.
 
     Args:
         backbone: a `Backbone`.
@@ -34,7 +37,7 @@ class Classifier(OnBackbone):
         Logits, float32 `(B, classes)`.
 
     Raises:
-        ValueError: unknown `head`.
+        ValueError: unknown `head`, or an argument is out of range. Later: images are not uint8, or have another size.
     """
 
     def __init__(
@@ -47,14 +50,20 @@ class Classifier(OnBackbone):
         **kwargs,
     ):
         super().__init__(backbone, autocast=False, **kwargs)  # keeps the noise in float32: bfloat16 would have ties
+        if classes < 1:
+            raise ValueError(f"classes is {classes}. Use the number of classes, 1 or more.")
         self.classes, self.mask_ratio, self.dropout = classes, mask_ratio, dropout
         self.masked = round(mask_ratio * backbone.grid**2)
+        self.noise_seed = keras.random.SeedGenerator()
         self.head_kind = head
         if head == "residual":
             filters = max(1, backbone.width // EXPANSION)
             self.residual = Bottleneck(filters, norm=backbone.norm, dtype=self.dtype_policy, name="residual")
         elif head != "linear":
             raise ValueError(f"Expected head to be 'residual' or 'linear'. Received: {head!r}")
+        checked(FinetuneConfig, mask_ratio=mask_ratio, dropout=dropout)
+        if self.masked >= backbone.grid**2:
+            raise ValueError(f"mask_ratio is {mask_ratio}, which leaves out all {backbone.grid**2} patches. Make it smaller.")
         self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="drop")
         self.head = dense(classes, self, "head")
         self.head.dtype_policy = keras.DTypePolicy("float32")  # logits enter a softmax
@@ -77,10 +86,10 @@ class Classifier(OnBackbone):
 
     def embed(self, inputs, training=False):
         """The vector that enters the head, `(B, D)`, for the same inputs as the model."""
-        image, noise = (inputs["image"], inputs.get("mask_noise")) if isinstance(inputs, dict) else (inputs, None)
-        patches = extract_patches(image, self.backbone.grid)
+        patches = extract_patches(images_of(inputs, self.backbone.image_size), self.backbone.grid)
         visible_indices = None
-        if training and self.masked and noise is not None:
+        if training and self.masked:
+            noise = noise_of(inputs, "mask_noise", (self.backbone.grid**2,), self.noise_seed, training)
             visible_indices, _ = block_mask(noise, self.backbone.grid, 1, self.masked)
             patches = gather_patches(patches, visible_indices)
         context = self.backbone(scale_pixels(patches), visible_indices, training=training)

@@ -5,12 +5,14 @@ import dataclasses
 import keras
 from keras import ops
 
-from pf_keras.config import AugmentConfig, MaskConfig, ModelConfig, PretrainConfig, TargetConfig
+from pf_keras.config import AugmentConfig, Config, MaskConfig, ModelConfig, PretrainConfig, TargetConfig
+from pf_keras.models.arguments import checked
 from pf_keras.models.backbone import Backbone, OnBackbone
 from pf_keras.models.decoder import PatchDecoder
-from pf_keras.patches.augment import augment_patches
+from pf_keras.models.inputs import images_of, noise_of
+from pf_keras.patches.augment import NOISE, augment_patches
 from pf_keras.patches.grid import extract_patches, gather_patches
-from pf_keras.patches.masking import block_mask, sample_targets
+from pf_keras.patches.masking import block_mask, mask_noise_size, sample_targets
 from pf_keras.patches.targets import target_levels
 
 
@@ -29,7 +31,7 @@ class Pretrainer(OnBackbone):
         label_smoothing: see `pf_keras.config.PretrainConfig`.
         decode_fraction: see `pf_keras.config.MaskConfig`. Evaluation decodes all masked patches.
 
-    Inputs, a dict:
+    Inputs, images or a dict. Noise that it lacks is drawn by the model, in inference always the same:
         image: uint8 `(B, H, W, 3)`.
         mask_noise: float32 `(B, mask_noise_size(grid, block))` in [0, 1), see `pf_keras.patches.masking`.
         decode_noise: float32 `(B, M)` in [0, 1). Only used in training with a `decode_fraction` below 1.
@@ -42,7 +44,8 @@ class Pretrainer(OnBackbone):
         masked_indices: int32 `(B, M)`, of the decoded patches.
 
     Raises:
-        ValueError: the sub-crop of the jitter is larger than a patch.
+        ValueError: the sub-crop of the jitter is larger than a patch, or an argument is out of range. Later: images are not
+            uint8, or have another size; `compile` was given a loss.
     """
 
     def __init__(
@@ -66,11 +69,21 @@ class Pretrainer(OnBackbone):
         self.target_size, self.target_bits, self.target_crop = target_size, target_bits, target_crop
         self.target_channels = target_channels
         self.decoder_width, self.label_smoothing = decoder_width, label_smoothing
-        self.augment = AugmentConfig(**(augment or {}))
+        self.augment = checked(AugmentConfig, **(augment or {}))
+        mask = checked(MaskConfig, ratio=mask_ratio, block=block, decode_fraction=decode_fraction)
         side = backbone.image_size // backbone.grid
         jitter = self.augment.jitter_size
         if self.augment.enabled and jitter > side:
             raise ValueError(f"Expected augment['jitter_size'] to be at most the patch size {side}. Received: {jitter}")
+        checked(
+            Config,
+            model=checked(ModelConfig, **backbone.arguments, decoder_width=decoder_width),
+            mask=mask,
+            augment=self.augment,
+            target=checked(TargetConfig, size=target_size, bits=target_bits, crop=target_crop, channels=target_channels),
+            pretrain=checked(PretrainConfig, label_smoothing=label_smoothing),
+        )
+        self.noise_seed = keras.random.SeedGenerator()
         self.masked = round(mask_ratio * backbone.grid**2)
         self.decode_fraction = decode_fraction
         self.decoded = max(1, round(decode_fraction * self.masked))
@@ -84,15 +97,18 @@ class Pretrainer(OnBackbone):
         self.decoder.build((None, None, self.backbone.width))
 
     def call(self, inputs, training=False):
-        patches = extract_patches(inputs["image"], self.backbone.grid)
-        visible_indices, masked_indices = block_mask(
-            inputs["mask_noise"], self.backbone.grid, self.block, self.masked
-        )
+        def noise(name, *shape):
+            return noise_of(inputs, name, shape, self.noise_seed, training)
+
+        patches = extract_patches(images_of(inputs, self.backbone.image_size), self.backbone.grid)
+        mask_noise = noise("mask_noise", mask_noise_size(self.backbone.grid, self.block))
+        visible_indices, masked_indices = block_mask(mask_noise, self.backbone.grid, self.block, self.masked)
         if training and self.decoded < self.masked:
-            masked_indices = sample_targets(inputs["decode_noise"], masked_indices, self.decoded)
+            masked_indices = sample_targets(noise("decode_noise", self.masked), masked_indices, self.decoded)
         # Evaluation does not augment, so that its scores can be compared across augmentations.
         augment = self.augment if training else AugmentConfig(enabled=False)
-        visible = augment_patches(gather_patches(patches, visible_indices), inputs.get("augment_noise"), augment)
+        drawn = noise("augment_noise", visible_indices.shape[1], len(NOISE)) if augment.enabled else None
+        visible = augment_patches(gather_patches(patches, visible_indices), drawn, augment)
         context = self.backbone(visible, visible_indices, training=training)
         logits = self.decoder(self.backbone.pool_targets(context, masked_indices), training=training)
         masked = gather_patches(patches, masked_indices)
@@ -108,6 +124,8 @@ class Pretrainer(OnBackbone):
         return target_levels(patches, self.target_size, self.target_bits, self.target_crop, self.target_channels)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if getattr(self, "loss", None) is not None:  # of `compile`
+            raise ValueError(f"A Pretrainer has a loss of its own. Leave loss={self.loss!r} out of compile.")
         labels = ops.one_hot(y_pred["targets"], 2**self.target_bits, dtype="float32")
         if sample_weight is not None:  # (B,), a weight for each image
             sample_weight = ops.reshape(sample_weight, (-1, 1, 1, 1, 1))

@@ -202,7 +202,7 @@ def test_frozen_backbone_stays_frozen_when_built_and_loaded(frozen, tmp_path):
     ("make", "message"),
     [
         (lambda: Backbone(**SMALL | {"image_size": 34}), "multiple of grid"),
-        (lambda: Backbone(**SMALL | {"stem": "vgg"}), "one of no_pool, imagenet, cifar. Received: 'vgg'"),
+        (lambda: Backbone(**SMALL | {"stem": "vgg"}), "stem is 'vgg'. Use no_pool, imagenet or cifar"),
         (lambda: Backbone(**SMALL, decode_position="add"), "'query' or 'additive'"),
         (lambda: Classifier(Backbone(**SMALL), 3, head="mlp"), "'residual' or 'linear'. Received: 'mlp'"),
         (lambda: TransformerBlock(2, norm_order="pre-norm"), "'post_norm' or 'pre_norm'"),
@@ -216,8 +216,9 @@ def test_wrong_arguments_are_errors(make, message):
         make()
 
 
-def test_classifier_accepts_images_that_are_not_square():
+def test_images_of_another_shape_are_refused():
     classifier = Classifier(Backbone(**SMALL), 3)
     classifier.build()
-    for shape in ((2, 32, 64, 3), (2, 64, 32, 3)):
-        assert run(classifier, np.zeros(shape, "uint8")).shape == (2, 3)
+    for shape in ((2, 32, 64, 3), (2, 16, 16, 3), (2, 32, 32, 1), (32, 32, 3)):
+        with pytest.raises(ValueError, match=r"must have the shape \(B, 32, 32, 3\)"):
+            run(classifier, np.zeros(shape, "uint8"))

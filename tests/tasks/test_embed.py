@@ -118,7 +118,7 @@ def test_bad_input_is_one_line(run, tmp_path):
     assert "/no/such/run" in refused("--mode=embed", "--workdir=/no/such/run")
     assert "reads an earlier run" in refused("--mode=embed")
     assert "/no/such/data" in refused("--mode=embed", f"--workdir={run}", "--data=folder:/no/such/data")
-    assert "does not use --init" in refused("--mode=embed", f"--workdir={run}", "--init=export")
+    assert "no preset and no workdir nothing" in refused("--mode=embed", f"--workdir={run}", "--init=nothing")
     assert "another model" in refused("--mode=embed", f"--workdir={run}", "--config.model.width=32")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "page.jpg").write_bytes(made.HTML)

@@ -289,7 +289,7 @@ def test_bad_input_is_one_line(run, pretrained, messy, tmp_path):
         "--mode=predict", f"--workdir={pretrained.workdir}"
     )
     assert "is no exported model" in refused("--mode=predict", f"--workdir={run}", f"--init={messy}", data)
-    for path in (run, run / "export", run / "export" / "saved_model"):
+    for path in (run / "export", run / "export" / "saved_model"):
         line = refused("--mode=predict", f"--workdir={tmp_path / 'new'}", f"--init={path}", data)
         assert f"Export the run first (--mode=export --workdir={run})" in line
     (run / "predict").write_text("")
