@@ -20,8 +20,10 @@ def main(model: str, *images: str) -> int:
     """Classify `images` with the SavedModel in the folder `model`. Returns the exit code."""
     import tensorflow as tf
 
+    numbers = [path.name for path in Path(model).glob("*") if path.name.isdecimal()]
+    newest = os.path.join(model, max(numbers, key=int)) if numbers else model
     try:
-        signatures = tf.saved_model.load(model).signatures
+        signatures = tf.saved_model.load(newest).signatures
     except (OSError, ValueError):
         return fail(f"{model} is not a folder with a SavedModel. Use export/saved_model of a run.")
     if "serve_jpeg" not in signatures:
@@ -37,6 +39,9 @@ def main(model: str, *images: str) -> int:
         except (ValueError, tf.errors.OpError):
             code = fail(f"Cannot decode {image}. Convert it to JPEG or PNG.")
         else:
+            if outputs.get("status", [b"ok"])[0] != b"ok":
+                code = fail(f"Cannot decode {image}. Convert it to JPEG or PNG.")
+                continue
             print(f"{image}: {outputs['class'][0].numpy().decode()} ({outputs['probabilities'].numpy().max():.1%})", flush=True)
     return code
 

@@ -15,8 +15,7 @@ from pf_keras.noise import ATTEMPTS, CROP
 
 # A function from int32 (height, width) to int32 (top, left, height, width), a window inside the upright image.
 Window = Callable[[object, object], tuple]
-WEBP = hasattr(tf.io, "decode_webp")  # in TensorFlow 2.20 and later
-IN_GRAPH = "JPEG, PNG, 24-bit BMP or still WebP" if WEBP else "JPEG, PNG or 24-bit BMP"
+IN_GRAPH = "JPEG, PNG or 24-bit BMP"  # no WebP, whose operation only TensorFlow 2.20 and later have
 # A marker of Adobe's, before the image's own if it has one. Without any, TensorFlow takes a CMYK image for its negative.
 _ADOBE = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 _ORIENTATION, _LONG = 0x0112, 4  # an EXIF tag, and the type of a number of 4 bytes
@@ -171,7 +170,7 @@ def _read(encoded, options):
 
 
 def _read_in_graph(encoded, options):
-    """The pixels and the orientation of a BMP or WebP, by TensorFlow alone."""
+    """The pixels and the orientation of a BMP, by TensorFlow alone."""
     header = tf.strings.substr(tf.strings.join([tf.strings.substr(encoded, 0, 54), b"\0" * 54]), 0, 54)
     values = tf.cast(tf.io.decode_raw(header, tf.uint8), tf.int64)
 
@@ -185,34 +184,11 @@ def _read_in_graph(encoded, options):
     is_bmp = tf.reduce_all([has(b"BM"), tf.equal(number(28, 2), 24), tf.equal(number(30, 4), 0)])
     rows = tf.minimum(number(22, 4), 2**32 - number(22, 4))  # negative where rows are stored from top to bottom
     pixels = tf.where(is_bmp, tf.minimum(number(18, 4), 2**31) * rows, 0)
-    is_webp = tf.constant(False)
-    if WEBP:
-        still = tf.equal(values[20] // 2 % 2, 0)  # TensorFlow would decode all pictures of an animation
-        extended, lossless, lossy = (has(chunk, 12) for chunk in (b"VP8X", b"VP8L", b"VP8 "))
-        is_webp = tf.logical_and(has(b"RIFF"), has(b"WEBP", 8))
-        sizes = number(21, 4)
-        area = tf.where(lossy, number(26, 2) % 2**14 * (number(28, 2) % 2**14), 0)
-        area = tf.where(lossless, (1 + sizes % 2**14) * (1 + sizes // 2**14 % 2**14), area)
-        area = tf.where(extended & still, (1 + number(24, 3)) * (1 + number(27, 3)), area)
-        pixels = tf.where(is_webp, area, pixels)
     fits = tf.logical_and(pixels > 0, pixels <= options.max_pixels)
     says = [f"not a {IN_GRAPH} of 1 to {options.max_pixels:,} pixels; its header declares", pixels]
 
-    def bmp():
-        return tf.ensure_shape(tf.io.decode_bmp(encoded, channels=3), (None, None, 3)), 1
-
-    def webp():
-        image = tf.io.decode_webp(encoded)[0]  # of 3 or 4 channels
-        image = tf.ensure_shape(tf.concat([image, tf.ones_like(image[..., :1]) * 255], axis=-1)[..., :4], (None, None, 4))
-        image = image[..., :3] if options.background == "drop" else _on_background(image, options)
-        if not options.exif:
-            return image, 1
-        exif = _behind(tf.strings.substr(encoded, 30, -1), b"EXIF")  # its length comes first, and often Exif\0\0
-        has_exif = tf.logical_and(extended, tf.size(exif) > 1)
-        return image, tf.cond(has_exif, lambda: _orientation(tf.strings.substr(exif[1], 4, -1)), lambda: 1)
-
     with tf.control_dependencies([tf.debugging.Assert(fits, says)]):
-        return tf.cond(is_webp, webp, bmp) if WEBP else bmp()
+        return tf.ensure_shape(tf.io.decode_bmp(encoded, channels=3), (None, None, 3)), 1
 
 
 def _on_background(image, options):

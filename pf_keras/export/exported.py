@@ -14,6 +14,7 @@ from pf_keras.data.records import Split
 from pf_keras.errors import UserError, reading, tensorflow_reason
 
 SIGNATURE = "serve_jpeg"
+SAVED_MODEL = "saved_model"  # the folder of its versions, which have numbers as names
 AS_THEY_ARE = ("jpeg", "png")  # what the signature takes; other formats are converted to PNG
 
 
@@ -21,7 +22,7 @@ class Exported:
     """An exported classifier.
 
     Args:
-        path: the folder `export` of a run, or the `saved_model` in it.
+        path: the folder `export` of a run, the `saved_model` in it, or a version of that. The newest version is read.
 
     Attributes:
         classes: the names of its classes.
@@ -36,10 +37,10 @@ class Exported:
 
         folder = epath.Path(path).expanduser()
         with reading(path):
-            model = folder if (folder / "saved_model.pb").exists() else folder / "saved_model"
-            names = model.parent / "classes.txt"
+            model = newest(folder)
+            names = (model.parent.parent if model.name.isdecimal() else model.parent) / "classes.txt"
             if not (model / "saved_model.pb").exists():
-                run = next((place for place in (folder, *folder.parents[:2]) if (place / "config.json").exists()), "RUN")
+                run = next((place for place in (folder, *folder.parents[:3]) if (place / "config.json").exists()), "RUN")
                 advice = f"Export the run first (--mode=export --workdir={run}), and use its folder export."
                 raise UserError(f"--init={path} is no exported model: it has no saved_model. {advice}")
             try:
@@ -100,8 +101,12 @@ class Exported:
         import tensorflow as tf
 
         try:
-            found = self._serve(encoded=tf.constant([encoded for *_, encoded in images]))["probabilities"].numpy()
-        except tf.errors.InvalidArgumentError:  # an image that cannot be decoded
+            outputs = self._serve(encoded=tf.constant([encoded for *_, encoded in images]))
+            found = outputs["probabilities"].numpy()
+            if "status" in outputs:
+                readable = outputs["status"].numpy() == b"ok"
+                images, found = [image for image, ok in zip(images, readable, strict=True) if ok], found[readable]
+        except tf.errors.InvalidArgumentError:  # an image that cannot be decoded, of an export of version 0.1
             parts = [self._classify([image]) for image in images] if len(images) > 1 else []
             if not parts:
                 return np.zeros(0, "int64"), np.zeros(0, "int64"), np.zeros((0, len(self.classes)), "float32")
@@ -110,7 +115,22 @@ class Exported:
             reason = " ".join(error.message.partition("[[")[0].split()).rstrip(".")[:200]
             advice = "Use a smaller --config.run.eval_batch if memory is short, else export the run again"
             raise UserError(f"The exported model failed on {len(images)} images: {reason}. {advice}.") from error
-        return np.array([index for index, *_ in images]), np.array([label for _, label, _ in images]), found
+        return np.array([i for i, *_ in images], "int64"), np.array([label for _, label, _ in images], "int64"), found
+
+
+def versions(folder: epath.Path) -> list[str]:
+    """The names of the versions in a folder `saved_model`, the newest last."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted((name for name in names if name.isdecimal()), key=int)
+
+
+def newest(folder: epath.Path) -> epath.Path:
+    """Where the SavedModel of an export is, which version 0.1 did not number. `folder` is of the export, or in it."""
+    if (folder / "saved_model.pb").exists():
+        return folder
+    place = folder / SAVED_MODEL if (folder / SAVED_MODEL).is_dir() else folder
+    known = versions(place)
+    return place / known[-1] if known else place
 
 
 def as_served(encoded: bytes, options: ReadOptions) -> bytes:

@@ -4,7 +4,6 @@ from etils import epath
 
 from pf_keras import __version__
 from pf_keras.config import DataConfig
-from pf_keras.data.decode import WEBP
 from pf_keras.training.identity import RunIdentity
 from pf_keras.training.weights import init_step
 from pf_keras.training.workdir import Workdir
@@ -86,10 +85,9 @@ def _formats(data: DataConfig) -> list[str]:
         "",
         f"- JPEG: RGB, grey or CMYK, {exif}",
         f"- PNG: every depth and colour type, {background}; of 16-bit grey {levels} is black to white",
-        *([f"- WebP: not animated, {background}; needs the TensorFlow that exported it, or a later one"] if WEBP else []),
         "- BMP: 24 bits",
         f"- at most {data.max_pixels:,} pixels",
-        "- other formats (GIF, TIFF, HEIC, AVIF, PPM, other BMP): convert them to PNG, as `experiments/classify.py` does",
+        "- other formats (WebP, GIF, TIFF, HEIC, AVIF, PPM, other BMP): convert them to PNG, as `experiments/classify.py` does",
         "",
     ]
 

@@ -9,14 +9,17 @@ from etils import epath
 
 from pf_keras.config import Config
 from pf_keras.errors import writing
+from pf_keras.export.description import KEY
 
 
-def export_onnx(model: keras.Model, config: Config, path: epath.Path) -> epath.Path | str:
-    """Write a model of images, uint8 `(B, S, S, 3)`, that are already cropped to the model's size.
+def export_onnx(model: keras.Model, config: Config, output: str, description: str, path: epath.Path) -> epath.Path | str:
+    """Write a model of images, uint8 `(B, S, S, 3)`, that are already cropped to the model's size. Its input is `image`.
 
     Args:
         model: a classifier or an `Embedder`.
         config: of the model.
+        output: the name of the model's output.
+        description: of `description.describe`, for the metadata `KEY`.
         path: of the file.
 
     Returns:
@@ -29,6 +32,23 @@ def export_onnx(model: keras.Model, config: Config, path: epath.Path) -> epath.P
     with tempfile.TemporaryDirectory() as folder:  # tf2onnx writes only to local disks
         local = os.path.join(folder, "model.onnx")
         model.export(local, format="onnx", input_signature=signature, verbose=False)
-        with writing(path.parent), open(local, "rb") as file:
-            path.write_bytes(file.read())
+        import onnx
+
+        content = onnx.load(local)
+    content.producer_name, content.doc_string = "pf_keras", ""
+    onnx.helper.set_model_props(content, {KEY: description})
+    _rename_output(content.graph, output)
+    with writing(path.parent):
+        path.write_bytes(content.SerializeToString())
     return path
+
+
+def _rename_output(graph, name: str) -> None:
+    """Give the only output of a graph a name. tf2onnx calls it `Identity:0`."""
+    (output,) = graph.output
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for place, old in enumerate(names):
+                if old == output.name:
+                    names[place] = name
+    output.name = name

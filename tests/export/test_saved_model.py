@@ -18,4 +18,6 @@ def test_images_and_encoded_images_are_cropped_as_in_an_evaluation():
     crop, decode = croppers(config)
     expected = decode_and_crop(out.getvalue(), centre_window(1.0), 32)
     np.testing.assert_array_equal(crop(image[None])[0], expected)
-    np.testing.assert_array_equal(decode(np.array([out.getvalue()], object))[0], expected)
+    pixels, readable = decode(np.array([b"broken", out.getvalue()], object))
+    np.testing.assert_array_equal(pixels[1], expected)
+    assert readable.numpy().tolist() == [False, True] and not pixels[0].numpy().any()

@@ -15,8 +15,10 @@ from commands import refused, succeed
 from PIL import Image
 
 from experiments import classify
-from pf_keras.data.decode import IN_GRAPH, centre_window, decode_and_crop
+from pf_keras.data.decode import centre_window, decode_and_crop
 from pf_keras.errors import UserError
+from pf_keras.export.litert import description_of
+from pf_keras.export.saved_model import UNREADABLE
 from pf_keras.tasks import export
 from pf_keras.training.identity import earlier_run
 from pf_keras.training.weights import load, load_classifier
@@ -37,9 +39,11 @@ for name in signatures:
     if name == "serve_jpeg":
         data = tf.constant([open(file, "rb").read() for file in files])
         outputs = signatures[name](encoded=data)
+    elif name == "describe":
+        outputs = signatures[name]()
     else:
         outputs = signatures[name](images=tf.constant(batch))
-    found[name] = {key: value.numpy().astype(str).tolist() if value.dtype == tf.string else value.numpy().tolist()
+    found[name] = {key: np.array(value.numpy(), str).tolist() if value.dtype == tf.string else value.numpy().tolist()
                    for key, value in outputs.items()}
 print(json.dumps(found))
 """
@@ -88,8 +92,15 @@ def test_signatures_in_a_clean_process_agree_with_the_model(finetuned, exported,
     files = [jpeg, tmp_path / "photo.png", tmp_path / "photo.bmp"]
     for other in files[1:]:
         Image.open(jpeg).save(other)
-    images, served = serve(exported["saved_model"], files, tmp_path)
-    assert served["names"] == ["embed", "serve_jpeg", "serving_default"]
+    (tmp_path / "cut.jpg").write_bytes(jpeg.read_bytes()[:-300])
+    (tmp_path / "page.jpg").write_text("<html>")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    broken = [tmp_path / name for name in ("cut.jpg", "page.jpg", "empty.jpg")]
+    images, served = serve(exported["saved_model"], [broken[0], *files[:2], broken[1], files[2], broken[2]], tmp_path)
+    assert served["names"] == ["describe", "embed", "serve_jpeg", "serving_default"]
+    described, file = json.loads(served["describe"]["description"]), json.loads(Path(exported["description"]).read_text())
+    assert set(described.pop("outputs")) == set(served["serve_jpeg"]) and set(file.pop("outputs")) == {"logits"}
+    assert described == file and file["input"]["size"] == [16, 16, 3] and len(file["classes"]) == 10
     expected, classes = reference(finetuned, [tf.io.encode_png(image) for image in images])
     found = served["serving_default"]
     assert np.abs(np.array(found["probabilities"]) - expected).max() <= 1e-4
@@ -97,9 +108,12 @@ def test_signatures_in_a_clean_process_agree_with_the_model(finetuned, exported,
     assert np.shape(served["embed"]["features"]) == (3, 16)
 
     expected, classes = reference(finetuned, [file.read_bytes() for file in files])
-    found = served["serve_jpeg"]
-    assert np.abs(np.array(found["probabilities"]) - expected).max() <= 1e-4
-    assert found["label"] == expected.argmax(1).tolist()
+    found, good = {name: np.array(value) for name, value in served["serve_jpeg"].items()}, [1, 2, 4]
+    assert np.abs(found["probabilities"][good] - expected).max() <= 1e-4
+    assert found["label"][good].tolist() == expected.argmax(1).tolist()
+    assert found["class"][good].tolist() == [classes[i] for i in expected.argmax(1)]
+    assert found["status"].tolist() == [UNREADABLE, "ok", "ok", UNREADABLE, "ok", UNREADABLE]
+    assert found["label"][[0, 3, 5]].tolist() == [-1] * 3 and not found["probabilities"][[0, 3, 5]].any()
 
 
 def test_saved_model_has_no_python_operations(exported):
@@ -111,9 +125,9 @@ def test_saved_model_has_no_python_operations(exported):
     graph = saved_model_pb2.SavedModel.FromString(content).meta_graphs[0].graph_def
     ops = {node.op for function in graph.library.function for node in function.node_def}
     assert "DecodeAndCropJpeg" in ops and not [op for op in ops if "PyFunc" in op]
+    assert "DecodeWebP" not in ops, "TensorFlow 2.19 does not have it"
     served = tf.saved_model.load(exported["saved_model"]).signatures["serve_jpeg"]
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f"not a {IN_GRAPH} of"):
-        served(encoded=tf.constant([b"GIF89a" + bytes(60)]))
+    assert served(encoded=tf.constant([b"GIF89a" + bytes(60)]))["status"][0] == UNREADABLE.encode()
 
 
 def test_keras_file_loads_without_custom_objects_and_trains_further(finetuned, exported):
@@ -137,9 +151,37 @@ def test_onnx_agrees_with_the_model(finetuned, exported):
     runtime = pytest.importorskip("onnxruntime")
     session = runtime.InferenceSession(exported["onnx"], providers=["CPUExecutionProvider"])
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype="uint8")
-    (found,) = session.run(None, {session.get_inputs()[0].name: images})
+    (found,) = session.run(["logits"], {"image": images})
     ours = load(finetuned.workdir)
     np.testing.assert_allclose(found, np.array(ours(images)), atol=1e-4)
+    described = session.get_modelmeta().custom_metadata_map["pf_keras"]
+    assert json.loads(described)["classes"] == (Path(exported["onnx"]).parent / "classes.txt").read_text().split()
+
+
+def test_litert_agrees_with_the_model(finetuned, exported):
+    import tensorflow as tf
+
+    images = np.random.default_rng(1).integers(0, 256, (5, 1, 16, 16, 3), dtype="uint8")
+    ours = load(finetuned.workdir)
+    expected = np.stack([np.array(ours(image)) for image in images])
+    for kind, tolerance in (("float32", 1e-4), ("int8", 0.1 * expected.std())):  # int8 rounds weights to 1 in 127
+        written = exported["litert"][kind]
+        runner = tf.lite.Interpreter(written["file"]).get_signature_runner("serving_default")
+        found = np.stack([runner(image=image)["logits"] for image in images])
+        np.testing.assert_allclose(found, expected, atol=tolerance)
+        assert written["bytes"] == os.path.getsize(written["file"]) and written["milliseconds"] > 0
+        described = json.loads(description_of(written["file"]))
+        assert described["input"]["size"] == [16, 16, 3] and "logits" in described["outputs"]
+
+
+def test_each_export_is_the_next_version(finetuned, tmp_path):
+    run = shutil.copytree(finetuned.workdir, tmp_path / "run")
+    shutil.rmtree(run / "export", ignore_errors=True)
+    (run / "export" / "saved_model" / "variables").mkdir(parents=True)  # of version 0.1
+    (run / "export" / "saved_model" / "saved_model.pb").write_bytes(b"old")
+    for version in ("1", "2"):
+        assert succeed("--mode=export", f"--workdir={run}")["saved_model"] == str(run / "export" / "saved_model" / version)
+        assert os.listdir(run / "export" / "saved_model") == [version]
 
 
 def test_model_card_describes_the_run(finetuned, exported):
@@ -168,7 +210,7 @@ def test_files_of_an_earlier_export_are_replaced_or_removed(finetuned, tmp_path,
 def test_pretraining_is_exported_with_features_and_reconstruction(pretrained, jpeg, tmp_path):
     result = succeed("--mode=export", f"--workdir={pretrained.workdir}")
     _, served = serve(result["saved_model"], [jpeg], tmp_path)
-    assert served["names"] == ["embed", "reconstruct", "serving_default"]
+    assert served["names"] == ["describe", "embed", "reconstruct", "serving_default"]
     assert np.shape(served["embed"]["features"]) == (3, 16)
     found = {key: np.array(value) for key, value in served["reconstruct"].items()}
     assert found["decoded"].shape == found["truth"].shape == (3, 8, 8, 1)
@@ -196,7 +238,7 @@ def test_client_refuses_a_model_that_is_not_a_classifier(pretrained, jpeg, tmp_p
 
 
 def test_failed_export_names_the_place_and_leaves_the_earlier_export_whole(finetuned, exported, monkeypatch):
-    def half(model, classes, config, path):
+    def half(model, classes, config, description, path):
         path.mkdir()
         (path / "saved_model.pb").write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -40,4 +40,4 @@ def test_pretrain_finetune_evaluate_and_export_under_jax(tmp_path):
     results = json.loads(done.stdout.splitlines()[-1])
     assert results["pretrain"]["steps"] == 6
     assert results["evaluate"]["top1"] == results["finetune"]["top1"]
-    assert (tmp_path / "finetune/export/saved_model/saved_model.pb").exists()
+    assert (tmp_path / "finetune/export/saved_model/1/saved_model.pb").exists()
