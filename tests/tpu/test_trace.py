@@ -93,7 +93,7 @@ def test_every_operation_has_a_tpu_kernel_and_static_shapes(traced):
 def test_step_updates_every_weight_and_sums_over_all_replicas(traced, training):
     [program] = traced["plain", training]["programs"]
     weights = len(trained(program))
-    assert program["times"] == 1 and program["idle"] == 0
+    assert program["times"] == 1 and program["idle"] == 16  # the seed of noise, which the batches bring
     # A weight and its two moments, and the statistics of the norms, the steps, metrics and the gradient's norm.
     assert program["updated"] > 3 * weights > 100
     assert program["groups"] == ["{{0,1,2,3,4,5,6,7}}"]
