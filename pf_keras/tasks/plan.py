@@ -1,6 +1,7 @@
 """`--mode=plan`: whether a training compiles for a TPU slice and fits, and what it costs, before you pay for the slice."""
 
 import math
+import sys
 from collections.abc import Callable
 
 import keras
@@ -9,6 +10,7 @@ from pf_keras.config import Config
 from pf_keras.errors import UserError
 from pf_keras.models.build import count_parameters
 from pf_keras.request import Request
+from pf_keras.tasks.finetune import steps_of
 from pf_keras.tpu.compile_step import check_steps
 from pf_keras.tpu.scaling import BYTES_PER_IMAGE, DECODED_PER_CORE, STATE_BYTES, Machine, predict
 from pf_keras.tpu.slices import GIB, Slice, find_slice
@@ -36,7 +38,11 @@ def run(request: Request) -> dict:
     trainings = tuple(WORDS) if request.training == "both" else (request.training,)
     devices = Devices("tpu", slice_.cores, parallel_parts=config.run.parallel_parts)
     devices.check_parallel_parts()
-    devices.check_training(**{name: settings_of(config, name) for name in trainings})
+    if "pretrain" in trainings:  # what the run itself would refuse
+        config.run.check_every("pretrain.probe_every", config.pretrain.probe_every)
+        devices.check_run(config.run, config.pretrain.steps, pretrain=config.pretrain)
+    if "finetune" in trainings:
+        steps_of(config, devices, 1)  # whatever the number of images
     workdir = Workdir(request.workdir)
     if (run := find_run(workdir)) and run.mode != "plan":
         raise UserError(f"{workdir.path} is the workdir of a --mode={run.mode}. Choose another --workdir for --mode=plan.")
@@ -115,11 +121,17 @@ def facts(config: Config, slice_: Slice, training: str, answer: dict, search: bo
     batch, parts = settings.batch // slice_.cores, settings.accumulate
     largest = None
     if search and "fits" in answer:
-        found = largest_batch(
-            lambda images: check_steps(config, slice_, {training: images * parts})[training],
-            batch // parts, answer, count_parameters(config) * STATE_BYTES, slice_.kind.hbm,
-        )  # fmt: skip
-        largest = found * parts if found else 0
+        known = {batch // parts: answer}
+
+        def compile_batch(images):
+            known[images] = check_steps(config, slice_, {training: images * parts})[training]
+            return known[images]
+
+        try:
+            largest_batch(compile_batch, batch // parts, answer, count_parameters(config) * STATE_BYTES, slice_.kind.hbm)
+        except UserError as error:
+            print(f"warning: the search for the largest batch of {training} ended early: {error}", file=sys.stderr)
+        largest = parts * max([0, *(images for images, found in known.items() if found["fits"])])
     return {
         "batch": settings.batch,
         "batch_per_core": batch,

@@ -92,9 +92,10 @@ def best_interval(checkpoint: float, every: float) -> float:
 
 
 def lost_fraction(interval: float, checkpoint: float, every: float) -> float:
-    """Fraction of the time that goes to checkpoints and to steps that are repeated, where it is small.
+    """Fraction of the time that goes to checkpoints and to steps that are repeated.
 
-    A preemption comes without a warning, and half an interval after a checkpoint on average. Waiting for another machine and
+    Preemptions come without a warning, at random and at a constant rate: an interval and its checkpoint, of x times the mean
+    time between two of them, take exp(x) - 1 times that mean with all their repetitions. Waiting for another machine and
     starting again are left out, because they do not depend on the interval.
 
     Args:
@@ -102,7 +103,8 @@ def lost_fraction(interval: float, checkpoint: float, every: float) -> float:
         checkpoint: seconds that one takes.
         every: mean seconds between two preemptions.
     """
-    return checkpoint / interval + interval / (2 * every)
+    x = (interval + checkpoint) / every
+    return 1.0 if x > 700 else 1 - interval / (every * math.expm1(x))  # exp(710) is too large for a float
 
 
 def predict(config: Config, machine: Machine, backend: str) -> dict:

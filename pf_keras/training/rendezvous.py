@@ -5,13 +5,16 @@ Once it has heard of all and each has confirmed that it is still there, it tells
 """
 
 import contextlib
+import hashlib
 import socket
 import time
 from collections.abc import Sequence
 
+from pf_keras import __version__
+
 ANSWER_SECONDS = 5
 RETRY_SECONDS = 0.5
-GREETING = "pf_keras process"
+GREETING, STRANGER = "pf_keras process", "another run"
 
 
 class Missing(Exception):
@@ -26,8 +29,17 @@ class Missing(Exception):
         self.numbers = numbers
 
 
+class Stranger(Exception):
+    """The first process is of another run: it has other addresses or another version of this package."""
+
+
+def identity_of(addresses: Sequence[str]) -> str:
+    """What all processes that belong together have in common."""
+    return hashlib.sha256("\n".join([__version__, *addresses]).encode()).hexdigest()[:16]
+
+
 def meet(addresses: Sequence[str], number: int, seconds: float) -> None:
-    """Return when all processes have called this.
+    """Return when all processes have called this. Processes of another run are turned away.
 
     Args:
         addresses: `host:port` of each process.
@@ -36,11 +48,12 @@ def meet(addresses: Sequence[str], number: int, seconds: float) -> None:
 
     Raises:
         Missing: of the processes that did not come in time. A process other than the first one knows of the first only.
+        Stranger: the process at the first address is of another run.
         OSError: the first process cannot listen at its address.
     """
-    end = time.monotonic() + seconds
+    end, greeting = time.monotonic() + seconds, f"{GREETING} {identity_of(addresses)}"
     if number:
-        while not _greet(addresses[0], number, end):
+        while not _greet(addresses[0], f"{greeting} {number}", end):
             if time.monotonic() > end:
                 raise Missing([0])
             time.sleep(RETRY_SECONDS)
@@ -56,7 +69,11 @@ def meet(addresses: Sequence[str], number: int, seconds: float) -> None:
             opened.enter_context(connection)
             connection.settimeout(ANSWER_SECONDS)
             words = _read(connection).rpartition(" ")
-            if words[0] == GREETING and words[2].isdecimal():
+            if words[0] != greeting:
+                if words[0].startswith(GREETING):
+                    _write(connection, STRANGER)
+                connection.close()
+            elif words[2].isdecimal():
                 here[int(words[2])] = connection
             if len(here) == len(addresses) - 1:
                 here = {i: process for i, process in here.items() if _write(process, "ready?") and _read(process) == "yes"}
@@ -66,14 +83,20 @@ def meet(addresses: Sequence[str], number: int, seconds: float) -> None:
             _read(process)  # it hangs up first, so that its end keeps the used connection, and not this one's port
 
 
-def _greet(address: str, number: int, end: float) -> bool:
-    """Whether the first process told this one to begin. It may still be to come, or train with earlier processes."""
+def _greet(address: str, greeting: str, end: float) -> bool:
+    """Whether the first process told this one to begin. It may still be to come, or train with earlier processes.
+
+    Raises Stranger where it is of another run.
+    """
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS) as connection:
-            _write(connection, f"{GREETING} {number}")
+            _write(connection, greeting)
             connection.settimeout(max(0.01, end - time.monotonic()))  # for the others
-            if _read(connection) != "ready?":
+            answer = _read(connection)
+            if answer == STRANGER:
+                raise Stranger
+            if answer != "ready?":
                 return False
             connection.settimeout(ANSWER_SECONDS * 10)  # others may not have confirmed
             return _write(connection, "yes") and _read(connection) == "begin"

@@ -5,6 +5,7 @@ import os
 import socket
 
 from pf_keras.errors import UserError
+from pf_keras.training.time_limit import time_limit
 
 CHIPS = ("/dev/accel*", "/dev/vfio/[0-9]*")  # the device files of a TPU VM's chips
 ANSWER_SECONDS = 10
@@ -41,10 +42,18 @@ def connect(tpu: str):
     """The resolver of a TPU, connected and initialised. What the TPU held before is lost. Raises UserError where that fails."""
     import tensorflow as tf
 
+    from pf_keras.training.workers import WAIT_VARIABLE, wait_seconds
+
+    wait = wait_seconds()
+    late = (
+        f"Cannot use the TPU --tpu={tpu}: it did not connect within {wait} s. Check that a TPU is at this address and "
+        f"that it is running. {WAIT_VARIABLE}=SECONDS changes the limit."
+    )
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
-        tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
+        with time_limit(wait, late):
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
+            tf.config.experimental_connect_to_cluster(resolver)
+            tf.tpu.experimental.initialize_tpu_system(resolver)
     except (tf.errors.OpError, OSError, ValueError, RuntimeError, ImportError) as error:
         if "No OpKernel was registered" in str(error):
             reason, do = "this TensorFlow has no TPU support", "Install requirements-tpu.txt on the TPU VM."

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 
 import keras
 
+from pf_keras import __version__
 from pf_keras.errors import UserError, tensorflow_reason
-from pf_keras.training.rendezvous import Missing, meet
+from pf_keras.training.rendezvous import Missing, Stranger, meet
+from pf_keras.training.time_limit import time_limit
 
 WAIT_VARIABLE = "PF_KERAS_WAIT"
 SILENT_SECONDS = 60  # a process that is not heard of for so long is lost
@@ -30,16 +32,40 @@ def workers_of_a_step() -> int:
     """How many processes share a step, this one included, by the environment's TF_CONFIG. Raises UserError for a bad one."""
     if keras.backend.backend() != "tensorflow":
         return 1
+    text = os.environ.get("TF_CONFIG", "").strip()
+    if not text or text == "{}":
+        return 1
     try:
-        content = json.loads(os.environ.get("TF_CONFIG") or "{}")
-        cluster = content.get("cluster", {})
-        if cluster:
-            cluster[content["task"]["type"]][int(content["task"]["index"])]
-        return sum(len(cluster.get(kind, ())) for kind in ("chief", "worker"))
+        return len(_addresses(json.loads(text)))
     except (ValueError, AttributeError, TypeError, LookupError) as error:
+        reason = f"has no {error}" if isinstance(error, KeyError) else f"is not valid: {error}"
         raise UserError(
-            f"The environment's TF_CONFIG is not valid ({error}). Unset it, or give it a cluster and this process's task."
+            f"The environment's TF_CONFIG {reason}. Unset it, or give it a cluster and this process's task, such as "
+            '{"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": "worker", "index": 0}}.'
         ) from error
+
+
+def _addresses(content: dict) -> list[str]:
+    """The addresses of the workers of a TF_CONFIG, the chief's first. Raises several kinds of errors where it is not valid."""
+    if not content.get("cluster"):
+        return [""]  # of this process alone
+    cluster, task = content["cluster"], content["task"]
+    kind, index = task["type"], task["index"]
+    if kind not in ("chief", "worker"):
+        raise ValueError(f"the task's type is {kind!r}, not chief or worker")
+    for job in ("chief", "worker"):
+        if not isinstance(cluster.get(job, []), list):
+            raise ValueError(f"the {job}s are {cluster[job]!r}, not a list of addresses")
+    if not str(index).isdecimal() or int(index) >= len(cluster.get(kind, [])):
+        raise ValueError(f"the task is {kind} {index}, but the cluster has {len(cluster.get(kind, []))} of these, from 0")
+    addresses = [*cluster.get("chief", []), *cluster.get("worker", [])]
+    for address in addresses:
+        host, _, port = str(address).rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ValueError(f"{address!r} is no address HOST:PORT")
+    if twice := [address for address in addresses if addresses.count(address) > 1]:
+        raise ValueError(f"{twice[0]} is there more than once")
+    return addresses
 
 
 def join_workers():
@@ -54,8 +80,6 @@ def join_workers():
 
     content = json.loads(os.environ["TF_CONFIG"])
     cluster, task, wait = content["cluster"], content["task"], wait_seconds()
-    if task["type"] not in ("chief", "worker"):
-        raise UserError(f"The task of TF_CONFIG is {task['type']}. Use chief or worker.")
     require_free_port(cluster[task["type"]][int(task["index"])], "TF_CONFIG")
     jobs = {job: len(cluster[job]) for job in ("chief", "worker") if job in cluster}
     # As MultiWorkerMirroredStrategy configures it, but for the times.
@@ -72,7 +96,18 @@ def join_workers():
     atexit.register(_silence_native_output)  # TensorFlow writes many lines where it ends without the others
     try:
         meet(addresses, names.index(f"{task['type']} {int(task['index'])}"), wait)
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        # One that dies now leaves the others in native code, where TensorFlow's own limit does not reach the first of them.
+        late = (
+            f"The {len(names)} workers of TF_CONFIG met, but did not connect within {wait} s: one of them ended meanwhile. "
+            "Start all of them again with the same commands."
+        )
+        with time_limit(wait, late):
+            return tf.distribute.MultiWorkerMirroredStrategy()
+    except Stranger as error:
+        raise UserError(
+            f"The process at {addresses[0]}, {names[0]} of TF_CONFIG, belongs to another run: it has another cluster in its "
+            f"TF_CONFIG, or another version than pf_keras {__version__}. Give all workers the same of both."
+        ) from error
     except (Missing, tf.errors.OpError, RuntimeError) as error:
         absent = [f"{names[number]} ({addresses[number]})" for number in getattr(error, "numbers", ())]
         raise UserError(

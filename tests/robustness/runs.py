@@ -70,15 +70,16 @@ class Run:
         dies_saving: a step at which the process is killed when half of its checkpoint is written.
         storage_fails: `(step, times)`, how often the storage fails while the checkpoint of this step is written.
         environment: more environment variables.
+        flags: more flags of the command.
     """
 
     def __init__(
         self, workdir, fields=None, figures=False, stderr_file=None, signalled=(0, 0), dies_saving=None, storage_fails=(0, 0),
-        environment=None,
+        environment=None, flags=(),
     ):  # fmt: skip
         self.workdir, self.fields, self.figures = Path(workdir), {**TINY, **(fields or {})}, figures
         self.stderr_file = Path(stderr_file or self.workdir.with_name(self.workdir.name + ".stderr"))
-        arguments = ["pf-keras", "--mode=pretrain", f"--workdir={workdir}"]
+        arguments = ["pf-keras", "--mode=pretrain", f"--workdir={workdir}", *flags]
         arguments += [f"--config.{name}={value}" for name, value in self.fields.items()]
         threads = {"TF_NUM_INTRAOP_THREADS": "0", "TF_NUM_INTEROP_THREADS": "0"}  # TensorFlow's default
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **threads, **(environment or {})}

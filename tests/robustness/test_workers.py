@@ -4,12 +4,14 @@ import os
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pf_keras.training.rendezvous import Stranger, meet
 from pf_keras.training.workers import SILENT_SECONDS
 from tests.robustness.runs import Run, digest, metrics
-from tests.robustness.teams import SHARED, Team
+from tests.robustness.teams import SHARED, Team, free_ports
 
 FIELDS = {"pretrain.steps": "12", "run.log_every": "3", "run.checkpoint_every": "3"}
 BUSY = 60  # seconds that a busy machine may add
@@ -97,3 +99,33 @@ def test_four_workers_stop_when_one_is_killed(tmp_path):
     alone.result()
     for line, expected in zip(metrics(team.workdir), metrics(alone.workdir), strict=True):
         assert line["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+
+
+def test_processes_of_another_run_are_turned_away():
+    ports = free_ports(3)
+    ours, others = ([f"localhost:{ports[0]}", f"localhost:{port}"] for port in ports[1:])
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(meet, ours, 0, 60)
+        with pytest.raises(Stranger):
+            meet(others, 1, 60)
+        meet(ours, 1, 60)
+        first.result()
+
+
+@pytest.mark.long
+def test_worker_that_dies_before_tensorflow_registers_it_leaves_nobody_hanging(tmp_path):
+    team = Team(tmp_path / "run", wait=20)
+    first = team.start(0)
+    meet(team.addresses, 1, 120)  # this process is the other worker, and goes no further
+    line = last_line(first, 20 + 2 * BUSY)
+    assert line.startswith("error: The 2 workers of TF_CONFIG met, but did not connect within 20 s")
+
+
+@pytest.mark.long
+def test_address_that_is_no_tpu(tmp_path):
+    """Something accepts connections there and says nothing."""
+    with socket.create_server(("localhost", 0)) as server:
+        address = f"grpc://localhost:{server.getsockname()[1]}"
+        run = Run(tmp_path / "run", SHARED, stderr_file=tmp_path / "stderr", environment={"PF_KERAS_WAIT": "20"},
+                  flags=[f"--tpu={address}"])  # fmt: skip
+        assert f"error: Cannot use the TPU --tpu={address}: " in last_line(run, 20 + 2 * BUSY)

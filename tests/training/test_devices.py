@@ -1,5 +1,6 @@
 """Which devices a run uses, how batches are distributed over hosts and replicas, and the errors where that fails."""
 
+import json
 import os
 import subprocess
 import sys
@@ -132,17 +133,32 @@ def test_precision_follows_the_devices():
         keras.config.set_dtype_policy(before)
 
 
+def cluster(*addresses, kind="worker", index=0):
+    return json.dumps({"cluster": {"worker": addresses}, "task": {"type": kind, "index": index}})
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow reads TF_CONFIG")
 @pytest.mark.parametrize(
-    "text",
+    ("text", "said"),
     [
-        "{",
-        '["worker"]',
-        '{"cluster": {"worker": ["a:1"]}}',
-        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+        ("{", "is not valid: Expecting"),
+        ('["worker"]', "is not valid: "),
+        ("7", "is not valid: "),
+        ('{"cluster": {"worker": ["a:1"]}}', "has no 'task'"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}', "has no 'index'"),
+        (cluster("a:1", index=1), "the task is worker 1, but the cluster has 1 of these"),
+        (cluster("a:1", "b:1", index=-1), "the task is worker -1"),
+        (cluster("a:1", "b:1", kind="ps"), "the task's type is 'ps', not chief or worker"),
+        (cluster("a:1", "b:1", kind="chief"), "the task is chief 0, but the cluster has 0 of these"),
+        (cluster("a:1", "b"), "'b' is no address HOST:PORT"),
+        (cluster("a:1", "b:x"), "'b:x' is no address"),
+        (cluster("a:1", "b:99999"), "'b:99999' is no address"),
+        (cluster("a:1", "a:1"), "a:1 is there more than once"),
+        ('{"cluster": {"worker": "a:1,b:1"}, "task": {"type": "worker", "index": 0}}', "not a list of addresses"),
     ],
 )
-def test_invalid_tf_config_is_an_error(text, monkeypatch):
+def test_invalid_tf_config_is_an_error(text, said, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", text)
-    with pytest.raises(UserError, match="The environment's TF_CONFIG is not valid"):
+    with pytest.raises(UserError, match=f"The environment's TF_CONFIG .*{said}") as caught:
         open_devices()
+    assert "\n" not in str(caught.value) and "Unset it" in str(caught.value)
