@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 
 from pf_keras import __version__
+from pf_keras.errors import patiently
 from pf_keras.training.workdir import Workdir
 
 FILE = "commands.jsonl"
@@ -46,7 +47,7 @@ class Command:
         file, before = self.workdir.path / FILE, self.line
         self.line = json.dumps(self._content(ended, seconds)) + "\n"
         with self.workdir.writing():
-            text = file.read_text() if before else ""
+            text = patiently(file.read_text, file) if before else ""
             if before and before in text:
                 self.workdir.write_text(file, text.replace(before, self.line))
             else:
@@ -96,7 +97,7 @@ def read_commands(workdir: Workdir) -> list[dict]:
     file = workdir.path / FILE
     if not file.exists():
         return []
-    return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+    return [json.loads(line) for line in patiently(file.read_text, file).splitlines() if line.endswith("}")]
 
 
 def typed(argv: Sequence[str]) -> str:

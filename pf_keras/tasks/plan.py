@@ -127,11 +127,14 @@ def facts(config: Config, slice_: Slice, training: str, answer: dict, search: bo
             known[images] = check_steps(config, slice_, {training: images * parts})[training]
             return known[images]
 
+        none = 0
         try:
             largest_batch(compile_batch, batch // parts, answer, count_parameters(config) * STATE_BYTES, slice_.kind.hbm)
         except UserError as error:
             print(f"warning: the search for the largest batch of {training} ended early: {error}", file=sys.stderr)
-        largest = parts * max([0, *(images for images, found in known.items() if found["fits"])])
+            none = None  # a smaller one may fit
+        fitting = [images for images, found in known.items() if found["fits"]]
+        largest = parts * max(fitting) if fitting else none
     return {
         "batch": settings.batch,
         "batch_per_core": batch,

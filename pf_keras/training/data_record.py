@@ -21,7 +21,7 @@ from pf_keras.data.range16 import find_range16
 from pf_keras.data.records import FirstLabel, Records, Split
 from pf_keras.data.selection import as_line
 from pf_keras.data.sources import Source, open_source
-from pf_keras.errors import UserError, reading
+from pf_keras.errors import UserError, patiently, reading
 from pf_keras.filesystem import is_remote, same_path
 from pf_keras.presets.places import find
 from pf_keras.training.workdir import Workdir
@@ -163,7 +163,7 @@ def open_run_data(workdir: Workdir, config: DataConfig, labels: bool = True) -> 
         print(f"validation: {source.validation_note}, {source.validation.size} images", file=sys.stderr)
     with reading(workdir.path):
         saved = workdir.corrupt_file.exists() and _record_of(workdir).get("searched", digests) == digests
-        lines = workdir.corrupt_file.read_text().splitlines() if saved else []
+        lines = patiently(workdir.corrupt_file.read_text, workdir.path).splitlines() if saved else []
     searched = not saved and config.max_bad_fraction > 0
     corrupt = find_corrupt(source) if searched else [json.loads(line) for line in lines]
     source = leave_out(source, corrupt, config.max_bad_fraction)
@@ -252,7 +252,7 @@ def record_labels(workdir: Workdir, labelled: Split, held_out: Split | None = No
         workdir.write_text(workdir.path / "holdout.txt", _as_list(held_out))
     file, text = workdir.path / "labels.txt", _as_list(labelled)
     now = set(text.encode().split(b"\n"))
-    before = set(file.read_bytes().split(b"\n")) if file.exists() else now
+    before = set(patiently(file.read_bytes, file).split(b"\n")) if file.exists() else now
     if before != now:
         gone, new = len(before - now), len(now - before)
         print(f"warning: the labelled images changed since this run began: {gone} are gone, {new} are new", file=sys.stderr)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pf_keras.commands_log import note_start
 from pf_keras.config import Config, differing_fields
-from pf_keras.errors import UserError, reading
+from pf_keras.errors import UserError, patiently, reading
 from pf_keras.filesystem import same_path
 from pf_keras.training.data_record import RunData
 from pf_keras.training.lock import lock, unlock
@@ -99,7 +99,7 @@ class RunIdentity:
 def find_run(workdir: Workdir) -> RunIdentity | None:
     """The run in a workdir, or None if there is none. Raises UserError if it cannot be read."""
     with reading(workdir.path):
-        if not workdir.config_file.exists():
+        if not patiently(workdir.config_file.exists, workdir.path):
             return None
         content = workdir.read_json(workdir.config_file)
     if not isinstance(content, dict) or not {"mode", "config"} <= set(content):

@@ -20,9 +20,10 @@ class MetricsLog:
 
     def lines(self) -> list[dict]:
         """All lines, without one that was cut short when the process was killed."""
-        if not self.file.exists():
+        if not patiently(self.file.exists, self.file):
             return []
-        return [json.loads(line) for line in self.file.read_text().splitlines() if line.endswith("}")]
+        text = patiently(self.file.read_text, self.file)
+        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
 
     def throughput(self) -> float:
         """The median throughput over the log intervals, in images/s. 0 where none was measured."""

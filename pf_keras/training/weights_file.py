@@ -13,7 +13,7 @@ import keras
 from etils import epath
 
 from pf_keras.config import Config
-from pf_keras.errors import UserError, reading
+from pf_keras.errors import UserError, patiently, reading
 from pf_keras.filesystem import is_remote
 from pf_keras.models import build_pretrainer
 from pf_keras.presets.places import HUB
@@ -89,7 +89,7 @@ def _read(init: str) -> tuple[bytes, dict | None]:
     with reading(init):
         if not file.exists():
             raise UserError(f"There is no file {init}. Check --init.")
-        content = file.read_bytes()
+        content = patiently(file.read_bytes, file)
     if init.endswith(".weights.h5"):
         return content, None
     try:

@@ -50,7 +50,7 @@ class Workdir:
     def folder(self, name: str) -> epath.Path:
         """The path of a folder in the workdir, created if it is missing."""
         with self.writing():
-            (self.path / name).mkdir(parents=True, exist_ok=True)
+            patiently(lambda: (self.path / name).mkdir(parents=True, exist_ok=True), self.path)
         return self.path / name
 
     def write_result(self, result: dict) -> None:
@@ -60,7 +60,7 @@ class Workdir:
     def read_json(self, file: epath.Path):
         """The content of a JSON file. Raises UserError where it is damaged."""
         try:
-            return json.loads(file.read_text())
+            return json.loads(patiently(file.read_text, file))
         except ValueError as error:
             raise UserError(f"{file} is damaged: {error}. Restore it, or start a new run in another --workdir.") from error
 
@@ -76,7 +76,7 @@ class Workdir:
         """Remove the files of an earlier answer, before a newer answer is written in their place."""
         with self.writing():
             for file in files:
-                file.unlink(missing_ok=True)
+                patiently(lambda file=file: file.unlink(missing_ok=True), file)
 
     def write_text(self, file: epath.Path, text: str) -> None:
         """Write a text file, whole or not at all: to a temporary name, which is then renamed."""

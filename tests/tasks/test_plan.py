@@ -6,6 +6,7 @@ import keras
 import pytest
 from commands import TINY, command, refused, succeed
 
+from pf_keras.errors import UserError
 from pf_keras.tasks import plan
 from pf_keras.tpu.slices import GIB
 
@@ -113,6 +114,34 @@ def test_parts_for_the_cores_of_a_cpu_are_refused(tmp_path):
 def test_batch_that_the_cores_cannot_split_is_refused(tmp_path):
     line = refused(*flags(tmp_path), "--config.pretrain.batch=100")
     assert "pretrain.batch is 100, which 8 replicas cannot split evenly. Use 96 or 104." in line
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ("run.steps_per_execution=7", "not a multiple of run.steps_per_execution=7"),
+        ("run.eval_batch=100", "run.eval_batch is 100, which 8 replicas cannot split evenly"),
+        ("pretrain.probe_every=7", "pretrain.probe_every is 7, which is not a multiple of run.log_every"),
+        ("finetune.evaluate_every=7", "finetune.evaluate_every is 7, which is not a multiple of run.log_every"),
+    ],
+)
+def test_what_the_run_would_refuse_is_refused(tmp_path, field, words):
+    assert words in refused(*flags(tmp_path), f"--config.{field}")
+
+
+@pytest.mark.parametrize(("room", "largest"), [(100, 32), (10, None)])
+def test_a_search_that_fails_keeps_what_it_found(tmp_path, monkeypatch, room, largest):
+    def answer(images):
+        if images not in (16, 32):
+            raise UserError("libtpu aborted.")
+        return fitting(room)(images)
+
+    answering(monkeypatch, answer)
+    done = command(*flags(tmp_path), "--largest_batch", "--training=pretrain")
+    assert "warning: the search for the largest batch of pretrain ended early: libtpu aborted." in done.err
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert done.code == (0 if largest else 2) and result["fits"] is bool(largest)
+    assert largest is None and result["largest_batch_per_core"] is None or result["largest_batch_per_core"] >= 16
 
 
 def test_workdir_of_another_mode_is_refused(pretrained):

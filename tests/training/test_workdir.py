@@ -1,6 +1,7 @@
 """A workdir belongs to one run, and to one process at a time."""
 
 import csv
+import errno
 import json
 import os
 import subprocess
@@ -8,6 +9,8 @@ import sys
 
 import pytest
 
+from pf_keras import errors
+from pf_keras.commands_log import read_commands
 from pf_keras.config import Config
 from pf_keras.errors import UserError
 from pf_keras.training.data_record import record_labels
@@ -189,3 +192,27 @@ def test_an_unlocked_workdir_is_free_for_another_process(tmp_path):
     assert b"is already running" in subprocess.run(command, capture_output=True).stderr
     unlock()
     assert subprocess.run(command).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "commands.jsonl"])
+def test_reading_is_tried_again_where_network_storage_fails(pretrained, name, monkeypatch, capsys):
+    place, fails = type(Workdir(pretrained.workdir).path), [errno.EIO, errno.ETIMEDOUT]
+    read_text = place.read_text
+
+    def flaky(path, *arguments, **options):
+        if path.name == name and fails:
+            number = fails.pop()
+            raise OSError(number, os.strerror(number))
+        return read_text(path, *arguments, **options)
+
+    monkeypatch.setattr(errors, "RETRY_SECONDS", (0, 0, 0))
+    monkeypatch.setattr(place, "read_text", flaky)
+    workdir = Workdir(pretrained.workdir)
+    if name == "config.json":
+        assert find_run(workdir).mode == "pretrain"
+    elif name == "metrics.jsonl":
+        assert MetricsLog(workdir).lines()
+    else:
+        assert read_commands(workdir)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and "Connection timed out. Trying again in 0 s" in said[0] and "Input/output error" in said[1]
