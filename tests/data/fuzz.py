@@ -2,7 +2,7 @@
 
     python -m tests.data.fuzz images 200000     JPEG, PNG, GIF and BMP in the input pipeline
     python -m tests.data.fuzz reader 100000     every format in the reader
-    python -m tests.data.fuzz served 100000     JPEG, PNG, BMP and WebP in the graph of an export
+    python -m tests.data.fuzz served 100000     JPEG, PNG and BMP in the graph of an export
     python -m tests.data.fuzz records 200000
 
 Each input must decode, or raise the error for bad input. Anything else ends the process with a non-zero code.
