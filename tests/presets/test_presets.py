@@ -150,7 +150,9 @@ def test_every_mode_starts_from_a_preset(shipped, classifying, tmp_path, finetun
     assert json.loads((tmp_path / "tuned" / "config.json").read_text())["config"]["finetune"]["epochs"] == 2  # the preset's
     more = ("--config.pretrain.steps=4", "--config.run.log_every=2")
     assert succeed("--mode=pretrain", "--init=tiny", "--data=digits", f"--workdir={tmp_path}/more", *more)["init"] == "tiny"
-    data = "--data=digits"
+    data, grid = "--data=digits", ("--config.sweep.batches=(8,)", "--config.sweep.learning_rates=(1e-3,)", "--seeds=0")
+    succeed("--mode=sweep", "--init=tiny", data, "--label_fraction=0.05", *grid, f"--workdir={tmp_path}/sweep")
+    assert json.loads((tmp_path / "sweep" / "config.json").read_text())["init_sha256"]
     assert succeed("--mode=embed", "--init=tiny", data, f"--workdir={tmp_path}/embed")["width"] == 16
     probed = succeed("--mode=evaluate", "--init=tiny", data, f"--workdir={tmp_path}/probes")
     assert "pretrained_linear_1" in probed
