@@ -24,6 +24,9 @@ __version__ = "0.2.0"
 # times as fast (docs/performance.md). TensorFlow reads the variable once, when it is imported.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
+# Whether the user asks for the messages of native libraries. Importing JAX sets the variable too.
+ASKED_FOR_MESSAGES = "TF_CPP_MIN_LOG_LEVEL" in os.environ
+
 _HOME = {
     "Config": "pf_keras.config",
     "load_config": "pf_keras.config",

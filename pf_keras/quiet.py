@@ -13,6 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 
+from pf_keras import ASKED_FOR_MESSAGES
 from pf_keras.errors import Stopped, UserError
 
 LIBRARIES = ("absl", "tensorflow", "jax")
@@ -31,7 +32,7 @@ def native_output_diverted() -> Iterator[None]:
     native library crashes the process, the Python traceback is printed on the terminal. If an unexpected error ends the
     body, the place of the log is printed.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if ASKED_FOR_MESSAGES:
         yield
         return
     python_stderr = sys.stderr

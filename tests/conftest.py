@@ -6,8 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from pf_keras.cli import without_collection
-
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as pf_keras sets it, also where a test imports TensorFlow first
 for operations in ("INTRAOP", "INTEROP"):  # tests run side by side, and more threads would wait for each other
@@ -19,6 +17,8 @@ if os.environ.get("KERAS_BACKEND") == "jax":
 
     for name, value in JAX.items():
         os.environ.setdefault(name, value)
+
+from pf_keras.cli import without_collection  # noqa: E402 - it looks at the environment
 
 with without_collection():
     import tensorflow  # noqa: F401

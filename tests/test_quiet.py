@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pf_keras import quiet
 from pf_keras.quiet import native_output_diverted
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,15 @@ def test_native_output_does_not_reach_the_terminal_but_python_output_does():
     )
     assert done.returncode == 0 and done.stderr == "a warning\nafterwards\nnative again\n"
     assert done.stdout == "native noise\n False\n"
+
+
+def test_the_log_level_that_jax_sets_is_not_the_users():
+    done = run(
+        "os.environ['TF_CPP_MIN_LOG_LEVEL'] = '1'  # as importing JAX does\n"
+        "with native_output_diverted():\n"
+        "    os.write(2, b'native noise\\n')"
+    )
+    assert done.returncode == 0 and not done.stderr
 
 
 def test_an_unexpected_error_says_where_the_native_messages_are():
@@ -84,7 +94,7 @@ def test_tensorflows_own_variable_shows_the_messages():
 
 
 def test_a_replaced_stderr_is_left_alone(monkeypatch):
-    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    monkeypatch.setattr(quiet, "ASKED_FOR_MESSAGES", False)
     text = io.StringIO()
     with contextlib.redirect_stderr(text), native_output_diverted():
         print("to the replacement", file=sys.stderr)
@@ -93,7 +103,7 @@ def test_a_replaced_stderr_is_left_alone(monkeypatch):
 
 
 def test_loggers_and_warnings_are_as_before(monkeypatch):
-    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    monkeypatch.setattr(quiet, "ASKED_FOR_MESSAGES", False)
     logging.getLogger("absl").setLevel(logging.DEBUG)
     with pytest.raises(RuntimeError), native_output_diverted():
         assert logging.getLogger("absl").level == logging.ERROR
