@@ -132,5 +132,5 @@ def test_ctrl_c_in_a_terminal_ends_the_progress_bar_with_one_message(tmp_path):
     os.close(terminal)  # which ends a process that hangs
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGINT, shown.decode()
     *_, bar, message = shown.decode().splitlines()
-    assert "step/s" in bar and "loss=" in bar
+    assert ("step/s" in bar or "s/step" in bar) and "loss=" in bar  # by how busy the machine is
     assert message.startswith("stopped by SIGINT at step ") and b"Traceback" not in shown
