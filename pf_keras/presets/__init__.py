@@ -1,4 +1,4 @@
-"""Weights to start from: those that ship with the package, those of a folder, and those of a hub.
+"""Weights to start from: shipped with the package, in a folder, or in a repository of a hub.
 
 A preset is a folder with `config.json`, `model.weights.h5` and a model card `README.md`. Nothing in it is run as code.
 """
