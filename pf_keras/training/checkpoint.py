@@ -168,8 +168,12 @@ def require_checkpoint(directory: str | os.PathLike, step: str = "") -> Checkpoi
 
 
 def _seeds(model: keras.Model) -> list[keras.Variable]:
-    """The state of dropout's random numbers, which Keras does not save with the weights."""
-    others = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
+    """The state of dropout's random numbers, which Keras does not save with the weights.
+
+    The seed of the model's own noise is left out: batches of a run bring their noise, and old checkpoints do not have it.
+    """
+    own = [model.noise_seed.state] if hasattr(model, "noise_seed") else []
+    others = {id(variable) for variable in (*model.weights, *model.metrics_variables, *own)}
     return [variable for variable in model.variables if id(variable) not in others]
 
 

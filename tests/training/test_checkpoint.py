@@ -261,3 +261,14 @@ def test_errors_that_stay_are_not_tried_again(capsys):
     with pytest.raises(OSError, match="No space left"):
         errors.patiently(full, "a disk")
     assert len(calls) == 1 and not capsys.readouterr().err
+
+
+def test_the_seed_of_the_noise_that_batches_bring_is_not_saved(tmp_path):
+    """Checkpoints of version 0.1 have the seeds of dropout alone, and are resumed with them."""
+    from tiny import tiny_config
+
+    from pf_keras.models import build_classifier
+
+    model = build_classifier(tiny_config({"finetune.dropout": "0.2"}), 3)
+    save_checkpoint(tmp_path, 1, model)
+    assert len(require_checkpoint(tmp_path).state["seeds"]) == 1
